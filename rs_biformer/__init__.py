@@ -1,0 +1,76 @@
+"""rs_biformer: semantic segmentation of large aerial and satellite rasters.
+
+The public names below are imported on first use, so that `import rs_biformer` and the command line's `--help` load
+neither torch nor rasterio.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rs_biformer.checkpoint import load_checkpoint
+    from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
+    from rs_biformer.evaluate import evaluate
+    from rs_biformer.nn.attention import BiLevelRoutingAttention, MultiScaleDilatedAttention
+    from rs_biformer.nn.blocks import IRFFN
+    from rs_biformer.nn.model import create_encoder, create_model, list_encoders
+    from rs_biformer.nn.weights import load_published_weights
+    from rs_biformer.predict import predict_scene
+    from rs_biformer.schema import ClassSchema, load_schema
+
+try:
+    __version__ = version("rs_biformer")
+except PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "BiLevelRoutingAttention": "nn.attention",
+    "CheckpointError": "errors",
+    "ClassSchema": "schema",
+    "ConfigError": "errors",
+    "IRFFN": "nn.blocks",
+    "MultiScaleDilatedAttention": "nn.attention",
+    "RasterError": "errors",
+    "RsBiformerError": "errors",
+    "create_encoder": "nn.model",
+    "create_model": "nn.model",
+    "evaluate": "evaluate",
+    "list_encoders": "nn.model",
+    "load_checkpoint": "checkpoint",
+    "load_published_weights": "nn.weights",
+    "load_schema": "schema",
+    "predict_scene": "predict",
+}
+
+__all__ = [
+    "BiLevelRoutingAttention",
+    "CheckpointError",
+    "ClassSchema",
+    "ConfigError",
+    "IRFFN",
+    "MultiScaleDilatedAttention",
+    "RasterError",
+    "RsBiformerError",
+    "__version__",
+    "create_encoder",
+    "create_model",
+    "evaluate",
+    "list_encoders",
+    "load_checkpoint",
+    "load_published_weights",
+    "load_schema",
+    "predict_scene",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # `evaluate` is a room and a function: the function wins here, as the design names it
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

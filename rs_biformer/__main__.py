@@ -1,0 +1,5 @@
+"""`python -m rs_biformer COMMAND`."""
+
+from rs_biformer.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,91 @@
+"""The `rs-biformer` command: one file per sub-command, each nothing but options and one call.
+
+Only here are this package's errors caught: one line on standard error and exit code 2. Command modules import what is
+heavy (torch, rasterio) inside `run`, so that `--help` answers at once.
+"""
+
+import argparse
+import errno
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import NoReturn
+
+from rs_biformer.errors import RsBiformerError
+
+COMMANDS = ("demo", "tile", "train", "evaluate", "predict", "vectorize", "export", "explain", "models", "info")
+DESCRIPTION = "Semantic segmentation of large aerial and satellite rasters with hybrid CNN-BiFormer networks."
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors: what is wrong and where the help is, without the usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line as an argparse parser."""
+    parser = _Parser(
+        prog="rs-biformer",
+        description=DESCRIPTION,
+        epilog="start with: rs-biformer demo",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rs-biformer {_version()}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = _command(name)
+        sub = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    module = _command(args.command)
+    if rest and not getattr(module, "PASS_REST", False):
+        parser.exit(2, f"rs-biformer {args.command}: unknown option {rest[0]}; see rs-biformer {args.command} --help\n")
+    args.rest = rest
+    try:
+        module.run(args)
+    except RsBiformerError as error:
+        return _fail(args.command, str(error))
+    except OSError as error:
+        return _fail(args.command, _describe(error))
+    except KeyboardInterrupt:
+        print(f"rs-biformer {args.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _command(name: str) -> ModuleType:
+    return import_module(f"rs_biformer.cli.{name}")
+
+
+def _version() -> str:
+    from rs_biformer import __version__
+
+    return __version__
+
+
+def _fail(command: str, message: str) -> int:
+    print(f"rs-biformer {command}: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _describe(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{where}the disk is full; free some space or choose another --out and run the same command again"
+    return f"{where}{error.strerror or error}"

@@ -1,0 +1,60 @@
+"""Tiny rasters and paths that many tests share. Nothing here is downloaded; `../shared` is optional."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import Affine, from_origin
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real scenes and reference outputs that lies beside a developer's checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent: real scenes and reference outputs are not part of the project")
+    return SHARED
+
+
+@pytest.fixture
+def write_raster(tmp_path: Path) -> Callable[..., Path]:
+    """Write a (bands, rows, cols) array as a GeoTIFF below tmp_path and return its path."""
+
+    def write(
+        name: str,
+        array: np.ndarray,
+        *,
+        crs: str | None = "EPSG:25832",
+        transform: Affine | None = None,
+        nodata: float | None = None,
+        descriptions: tuple[str, ...] | None = None,
+        mask: np.ndarray | None = None,
+        **profile: object,
+    ) -> Path:
+        array = np.atleast_3d(array) if array.ndim == 3 else array[None]
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            height=array.shape[1],
+            width=array.shape[2],
+            count=array.shape[0],
+            dtype=array.dtype,
+            crs=crs,
+            transform=transform or from_origin(500_000.0, 5_400_000.0, 0.5, 0.5),
+            nodata=nodata,
+            **profile,
+        ) as sink:
+            sink.write(array)
+            if descriptions:
+                sink.descriptions = descriptions
+            if mask is not None:
+                sink.write_mask(mask)
+        return path
+
+    return write

@@ -1,0 +1,109 @@
+"""The floors of docs/architecture.md: a module imports only from lower floors, and rooms of one floor never meet."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rs_biformer
+
+PACKAGE = Path(rs_biformer.__file__).parent
+FLOORS = {
+    "errors": 0,
+    "geometry": 1,
+    "schema": 1,
+    "raster": 2,
+    "nn": 2,
+    "data": 3,
+    "predict": 3,
+    "evaluation": 3,
+    "checkpoint": 3,
+    "synthetic": 3,
+    "train": 4,
+    "demo": 5,
+    "export": 5,
+    "explain": 5,
+    "cli": 6,
+}
+# schema and geometry share a floor and do not meet; the root only names what lives elsewhere.
+OUTSIDE = {"__init__", "__main__"}
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def _room(path: Path) -> str:
+    return path.parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    """Dotted names below rs_biformer that a file imports, anywhere in it, those for type checking too."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").startswith("rs_biformer"):
+            base = node.module.removeprefix("rs_biformer").strip(".")
+            found |= {base} if base else {alias.name for alias in node.names if not alias.name.startswith("__")}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import; write the full name"
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("rs_biformer.") for a in node.names if a.name.startswith("rs_biformer.")}
+    return found
+
+
+def test_every_file_stands_in_a_room_with_a_floor():
+    assert {_room(path) for path in MODULES} - OUTSIDE == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if _room(p) not in OUTSIDE], ids=str)
+def test_a_module_imports_only_from_lower_floors_or_its_own_room(path):
+    room = _room(path)
+    for name in _imports(path):
+        other = name.split(".")[0]
+        assert other == room or FLOORS[other] < FLOORS[room], f"{path} (floor {FLOORS[room]}) imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parts[:2] == ("nn", "decoders")], ids=str)
+def test_decoders_never_see_encoders(path):
+    assert not any(name.startswith("nn.encoders") for name in _imports(path))
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parts[:2] == ("nn", "attention")], ids=str)
+def test_attention_sees_only_regions(path):
+    allowed = ("nn.attention", "errors") if path.name == "__init__.py" else ("nn.attention.regions", "errors")
+    assert all(name.startswith(allowed) for name in _imports(path))
+
+
+def test_there_is_no_import_cycle():
+    names = {".".join(p.with_suffix("").parts).removesuffix(".__init__"): _imports(p) for p in MODULES}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"import cycle: {' -> '.join((*trail, name))}"
+        if name not in done and name in names:
+            for other in names[name]:
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in names:
+        if name not in ("__init__", "cli"):  # both import lazily, by name
+            visit(name, ())
+
+
+def test_only_the_raster_room_opens_rasters():
+    for path in MODULES:
+        if _room(path) != "raster":
+            text = (PACKAGE / path).read_text(encoding="utf-8")
+            assert "rasterio.open" not in text, f"{path} opens rasters; that is the raster room's job"
+
+
+def test_importing_the_package_loads_neither_torch_nor_rasterio():
+    code = (
+        "import sys, rs_biformer, rs_biformer.cli; rs_biformer.cli.build_parser();"
+        "print([n for n in ('torch', 'rasterio', 'pytorch_lightning', 'albumentations', 'matplotlib') if n in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_public_name_can_be_had():
+    for name in rs_biformer.__all__:
+        assert getattr(rs_biformer, name) is not None
