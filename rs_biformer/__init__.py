@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rs_biformer.checkpoint import load_checkpoint
     from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
-    from rs_biformer.evaluate import evaluate
+    from rs_biformer.evaluation import evaluate
     from rs_biformer.nn.attention import BiLevelRoutingAttention, MultiScaleDilatedAttention
     from rs_biformer.nn.blocks import IRFFN
     from rs_biformer.nn.model import create_encoder, create_model, list_encoders
@@ -35,7 +35,7 @@ _HOMES = {
     "RsBiformerError": "errors",
     "create_encoder": "nn.model",
     "create_model": "nn.model",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "list_encoders": "nn.model",
     "load_checkpoint": "checkpoint",
     "load_published_weights": "nn.weights",
@@ -68,7 +68,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # `evaluate` is a room and a function: the function wins here, as the design names it
+    globals()[name] = value
     return value
 
 

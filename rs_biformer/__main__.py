@@ -2,4 +2,5 @@
 
 from rs_biformer.cli import main
 
-raise SystemExit(main())
+if __name__ == "__main__":  # worker processes import this file again
+    raise SystemExit(main())

@@ -1,0 +1,100 @@
+"""How this package uses GDAL: its settings, how a raster is opened, and how its errors become ours.
+
+Everything that depends on GDAL's process-wide state is kept here, so that the other files of the room read as plain
+window arithmetic.
+"""
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.env import set_gdal_config
+from rasterio.errors import CRSError, NotGeoreferencedWarning
+from rasterio.errors import RasterioError as RasterioLibraryError
+
+from rs_biformer.errors import RasterError
+
+CACHE_BYTES = 128 * 2**20
+"""Bytes of decoded blocks that GDAL keeps: a row of 512-pixel RGB tiles of a scene 50,000 pixels wide fits.
+
+GDAL's own default is 5 % of the machine's memory, for every process: eight loading workers would take 40 %.
+"""
+
+_SETTINGS: dict[str, Any] = {
+    # Do not list the folder of every raster (slow in folders of thousands of chips) but still look for the side files
+    # of the one at hand. EMPTY_DIR, which is often advised, hides .msk masks and .tfw world files.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+    "GDAL_TIFF_INTERNAL_MASK": True,
+    # Decoding threads belong to one pool per process, and a pool does not survive a fork: a data loader's worker that
+    # inherited one would wait for ever. Writers ask for threads themselves, see `writer_threads`.
+    "GDAL_NUM_THREADS": "1",
+}
+
+_IMPORTED_BY = os.getpid()
+_WARNINGS = threading.Lock()  # warnings.catch_warnings swaps state that all threads share
+
+
+def _renew_lock() -> None:
+    global _WARNINGS
+    _WARNINGS = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # the thread that held it is not in the child
+
+
+def gdal_env() -> rasterio.Env:
+    """The GDAL settings of this package, a context to be entered around every access to a raster."""
+    _bound_cache()
+    return rasterio.Env(**_SETTINGS)
+
+
+@cache
+def _bound_cache() -> None:
+    # The cache is one per process. As an option of rasterio.Env it would be reset to GDAL's default whenever any
+    # thread leaves its Env, so it is set once, and a user's own GDAL_CACHEMAX is respected.
+    if "GDAL_CACHEMAX" not in os.environ:
+        set_gdal_config("GDAL_CACHEMAX", CACHE_BYTES)
+
+
+def writer_threads() -> str:
+    """Value of GDAL's NUM_THREADS for writing: all cores, but none beside the caller in a forked process."""
+    return "ALL_CPUS" if os.getpid() == _IMPORTED_BY else "1"
+
+
+def open_raster(path: str | os.PathLike[str], mode: str = "r", **profile: Any) -> Any:
+    """`rasterio.open` without the warning that a raster has no georeference, which is no fault here.
+
+    Raises RasterError when the path is missing or is no raster.
+    """
+    if mode == "r" and not os.fspath(path).startswith("/vsi") and not Path(path).exists():
+        raise RasterError(f"{os.fspath(path)} does not exist; give the path of a raster")
+    with raster_errors(path, "opened" if mode == "r" else "written"), _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **profile)
+
+
+@contextmanager
+def raster_errors(path: str | os.PathLike[str], done: str) -> Iterator[None]:
+    """Turn what GDAL and the file system raise into one line: "PATH cannot be `done`: reason"."""
+    try:
+        yield
+    # rasterio raises SystemError where GDAL failed without saying why
+    except (RasterioLibraryError, CRSError, CPLE_BaseError, OSError, SystemError) as error:
+        raise RasterError(f"{os.fspath(path)} cannot be {done}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """The deepest message of the chain: rasterio says "See previous exception for details" and GDAL says why."""
+    messages = []
+    current: BaseException | None = error
+    while current is not None:
+        messages.append(getattr(current, "errmsg", None) or getattr(current, "strerror", None) or str(current))
+        current = current.__cause__
+    return " ".join(messages[-1].split()) or type(error).__name__

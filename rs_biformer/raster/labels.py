@@ -1,0 +1,232 @@
+"""Label rasters: colours, palettes or numbers -> class index; the ISPRS boundary erosion; the way back to colours."""
+
+import os
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.transform import Affine
+
+from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.source import Source, require_same_grid
+from rs_biformer.schema import IGNORE, ClassSchema, Colour
+
+_UNKNOWN = 254  # a schema has at most 254 classes, 0 to 253
+
+
+class LabelRaster:
+    """A label raster read by window as class indices.
+
+    Three image bands are colours, in the order that the colour interpretation says. One band with a colour table is
+    colours as well when the table holds at least half of the schema's class colours; otherwise one band holds the
+    schema's values.
+
+    tolerance: how far each of red, green and blue may lie from a class or ignore colour, 0 to 255; the nearest colour
+    (by the largest of the three differences, then by their sum) wins.
+
+    Raises RasterError when the file is missing, no raster, or has other than 1 or 3 image bands; ConfigError when the
+    tolerance is out of range.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], schema: ClassSchema, *, tolerance: int = 0) -> None:
+        if not 0 <= tolerance <= 255:
+            raise ConfigError(f"tolerance is {tolerance}; it is a difference of 8-bit colours and must be 0 to 255")
+        self.schema, self.tolerance = schema, tolerance
+        self._source = Source(path)
+        self._numbers = _image_bands(self._source)
+        self._palette_codes: NDArray[np.uint32] | None = None
+        if self._source.palette is not None:
+            codes = _pack(self._source.palette[:, :3].T)
+            found = set(_colour_table(schema, tolerance)[codes].tolist()) & set(range(len(schema)))
+            if 2 * len(found) >= len(schema):
+                self._palette_codes = codes
+
+    @property
+    def path(self) -> Path:
+        return self._source.path
+
+    @property
+    def height(self) -> int:
+        return self._source.height
+
+    @property
+    def width(self) -> int:
+        return self._source.width
+
+    @property
+    def crs(self) -> CRS | None:
+        return self._source.crs
+
+    @property
+    def transform(self) -> Affine:
+        return self._source.transform
+
+    def read(self, window: Window) -> tuple[NDArray[np.uint8], Counter[Colour | int | float]]:
+        """Class index per pixel (h, w) uint8, and how many pixels had each colour or value that the schema lacks.
+
+        IGNORE where the schema says ignore, where the raster is masked (nodata, alpha, mask) and where the colour or
+        value is unknown; masked pixels do not count as unknown.
+
+        Raises RasterError when the window leaves the raster or a block cannot be read.
+        """
+        pixels = self._source.read(self._numbers, window)
+        valid = self._source.valid(self._numbers, pixels, window)
+        codes: NDArray | None = None
+        if len(pixels) == 3:
+            codes = _pack(pixels)
+        elif self._palette_codes is not None:
+            codes = self._palette_codes[pixels[0]]
+        if codes is None:
+            index = _index_of_values(pixels[0], self.schema)
+        else:
+            index = _colour_table(self.schema, self.tolerance)[codes]
+        index[~valid] = IGNORE
+        strange = index == _UNKNOWN
+        unknown: Counter[Colour | int | float] = Counter()
+        if strange.any():
+            index[strange] = IGNORE
+            found, counts = np.unique((pixels[0] if codes is None else codes)[strange], return_counts=True)
+            names = found.tolist() if codes is None else [_unpack(code) for code in found.tolist()]
+            unknown.update(dict(zip(names, counts.tolist(), strict=True)))
+        return index, unknown
+
+    def close(self) -> None:
+        """Close the file handles of this process."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _image_bands(source: Source) -> list[int]:
+    """Band numbers that spell the label: one, or those of red, green and blue."""
+    image = [number for number, interp in enumerate(source.interps, 1) if interp != ColorInterp.alpha]
+    if len(image) not in (1, 3):
+        raise RasterError(
+            f"{source.path} has {len(image)} image bands; a label raster has 1 (values) or 3 (colours), alpha apart"
+        )
+    if len(image) == 3:
+        wrong = [dtype for dtype in source.dtypes if dtype != "uint8"]
+        if wrong:
+            raise RasterError(f"{source.path} has colours in {wrong[0]}; a colour-coded label raster must be uint8")
+        order = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+        if set(order) <= set(source.interps):
+            return [source.interps.index(interp) + 1 for interp in order]
+    return image
+
+
+def _pack(channels: NDArray | list[NDArray]) -> NDArray[np.uint32]:
+    """Red, green, blue as one number, the form in which colours are looked up and counted."""
+    red, green, blue = (np.asarray(channel).astype(np.uint32) for channel in channels)
+    red <<= np.uint32(16)
+    green <<= np.uint32(8)
+    return red | green | blue
+
+
+def _unpack(code: int) -> Colour:
+    return code >> 16, (code >> 8) & 255, code & 255
+
+
+def _colour_table(schema: ClassSchema, tolerance: int) -> NDArray[np.uint8]:
+    return _build_colour_table(schema.colours, schema.ignore_colours, tolerance)
+
+
+@lru_cache(maxsize=2)
+def _build_colour_table(
+    colours: tuple[Colour, ...], ignore_colours: tuple[Colour, ...], tolerance: int
+) -> NDArray[np.uint8]:
+    """Class index, IGNORE or _UNKNOWN for each of the 2**24 colours: 16 MB, filled around the schema's colours only."""
+    table = np.full((256, 256, 256), _UNKNOWN, np.uint8)
+    nearest = np.full(table.shape if tolerance else (0,) * 3, np.iinfo(np.uint32).max, np.uint32)
+    for colour, index in (*zip(colours, range(len(colours)), strict=True), *((c, IGNORE) for c in ignore_colours)):
+        if not tolerance:
+            table[colour] = index
+            continue
+        box = tuple(slice(max(0, part - tolerance), part + tolerance + 1) for part in colour)
+        apart = np.ix_(
+            *(abs(np.arange(256, dtype=np.int32)[cut] - part) for cut, part in zip(box, colour, strict=True))
+        )
+        largest = np.maximum(np.maximum(apart[0], apart[1]), apart[2])
+        distance = (largest * 1024 + apart[0] + apart[1] + apart[2]).astype(np.uint32)
+        closer = distance < nearest[box]
+        table[box][closer] = index
+        nearest[box][closer] = distance[closer]
+    flat = table.reshape(-1)
+    flat.setflags(write=False)
+    return flat
+
+
+def _index_of_values(band: NDArray, schema: ClassSchema) -> NDArray[np.uint8]:
+    """Class index, IGNORE or _UNKNOWN of each pixel of a band of label values of any dtype."""
+    values = np.array(schema.values + schema.ignore_values)
+    indices = np.array([*range(len(schema)), *[IGNORE] * len(schema.ignore_values)], np.uint8)
+    if band.dtype == np.uint8:
+        table = np.full(256, _UNKNOWN, np.uint8)
+        possible = (values >= 0) & (values <= 255)
+        table[values[possible]] = indices[possible]
+        return table[band]
+    order = np.argsort(values)
+    values, indices = values[order], indices[order]
+    place = np.minimum(np.searchsorted(values, band), len(values) - 1)
+    return np.where(values[place] == band, indices[place], np.uint8(_UNKNOWN))
+
+
+def encode_colours(index: NDArray[np.uint8], schema: ClassSchema) -> NDArray[np.uint8]:
+    """Class index (h, w) -> colours (3, h, w) uint8; IGNORE becomes the first ignore colour, black if there is none.
+
+    Raises RasterError when an index is neither a class nor IGNORE.
+    """
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(schema)] = schema.colours
+    table[IGNORE] = schema.ignore_colours[0] if schema.ignore_colours else (0, 0, 0)
+    known = np.zeros(256, bool)
+    known[: len(schema)] = known[IGNORE] = True
+    if not known[index].all():
+        strange = int(index[~known[index]].flat[0])
+        raise RasterError(
+            f"a class map holds the index {strange}; schema {schema.name!r} has 0 to {len(schema) - 1} and {IGNORE}"
+        )
+    return np.moveaxis(table[index], -1, 0)
+
+
+def erode_boundaries(index: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
+    """Class index with the pixels near a class boundary set to IGNORE, a new array.
+
+    The rule of the ISPRS benchmark (radius 3): a pixel is left out when a disc of `radius` pixels around it, its rim
+    included, reaches a pixel of another class. IGNORE is no class, and the edge of the array no boundary. A window
+    grown by `radius` on each side gives its inner part the result of the whole raster.
+    """
+    eroded = index.copy()
+    labelled = index != IGNORE
+    height, width = index.shape
+    for down in range(min(radius, height - 1) + 1):
+        for right in range(-min(radius, width - 1), min(radius, width - 1) + 1):
+            if down * down + right * right > radius * radius or (down == 0 and right <= 0):
+                continue  # outside the disc, or the opposite pair has been compared
+            here = (slice(0, height - down), slice(max(0, -right), width - max(0, right)))
+            there = (slice(down, height), slice(max(0, right), width - max(0, -right)))
+            differ = (index[here] != index[there]) & labelled[here] & labelled[there]
+            eroded[here][differ] = IGNORE
+            eroded[there][differ] = IGNORE
+    return eroded
+
+
+def require_pair(scene: Scene, label: LabelRaster) -> None:
+    """Raise RasterError, naming both files and both values, unless scene and label lie on the same grid.
+
+    Sizes must be equal; CRS and transform are compared where both have one (the ISPRS ground truth has no CRS).
+    """
+    require_same_grid(scene, label)

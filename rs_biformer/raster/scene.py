@@ -1,0 +1,205 @@
+"""A Scene: one image or several co-registered ones, read by window, with its validity mask."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.coords import BoundingBox
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.transform import Affine, array_bounds
+
+from rs_biformer.errors import RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.raster.source import Source, ground_sample_distance, require_same_grid
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Where an image band comes from: the source's index, the band's number in it, a palette's channel or None."""
+
+    source: int
+    number: int
+    channel: int | None
+    interp: ColorInterp
+    name: str
+
+
+class Scene:
+    """One raster or several on the same grid, their bands stacked in the order of the paths, read by window.
+
+    bands: which bands, by 1-based number or by name, in the order wanted; all image bands unless given. Numbers count
+    through the files in order (a DSM after a three-band image is band 4); a raster with a colour table counts as its
+    three colours. Names are the descriptions in the file, else the colour interpretation (`red`, `nir`), else
+    `band1`, ...; a name that occurs twice gets its number appended (`gray_2`).
+
+    Alpha bands are no image bands but part of the validity mask, unless selected: four-band imagery such as Potsdam's
+    RGBIR is often written with the fourth band marked as alpha, and `bands=[1, 2, 3, 4]` takes it for what it is.
+
+    height, width in pixels; crs and transform as the first file has them that has any, None and the identity
+    otherwise; dtype is the common one of the bands (`numpy.result_type`).
+
+    Handles are opened when first needed, one per process and thread, so a Scene can be shared between threads, sent
+    to a worker by pickling, and survives a fork. It can be read again after `close`.
+
+    Raises RasterError when a file is missing or no raster, when the files are not on one grid, or a band is unknown.
+    """
+
+    def __init__(self, paths: PathLike | Sequence[PathLike], *, bands: Sequence[int | str] | None = None) -> None:
+        listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        if not listed:
+            raise RasterError("a scene needs at least one raster; no path was given")
+        self._sources = [Source(path) for path in listed]
+        for source in self._sources[1:]:
+            require_same_grid(self._sources[0], source)
+        available = _bands(self._sources)
+        self._bands = [_find(available, band, self.path) for band in bands] if bands is not None else available
+        self._bands = [b for b in self._bands if bands is not None or b.interp != ColorInterp.alpha]
+        if not self._bands:
+            raise RasterError(f"{self.path} has no image band but alpha; select bands by number if it holds image data")
+        self._located = next((s for s in self._sources if s.crs is not None or s.gcps[0]), self._sources[0])
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The raster files, in the order of their bands."""
+        return tuple(source.path for source in self._sources)
+
+    @property
+    def path(self) -> Path:
+        """The first file, which names the scene in messages."""
+        return self._sources[0].path
+
+    @property
+    def name(self) -> str:
+        """The stem of the first file."""
+        return self.path.stem
+
+    @property
+    def height(self) -> int:
+        return self._sources[0].height
+
+    @property
+    def width(self) -> int:
+        return self._sources[0].width
+
+    @property
+    def count(self) -> int:
+        """Number of selected bands."""
+        return len(self._bands)
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        return tuple(band.name for band in self._bands)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype that `read` returns."""
+        dtypes = [
+            np.dtype(np.uint8 if b.channel is not None else self._sources[b.source].dtypes[b.number - 1])
+            for b in self._bands
+        ]
+        return np.result_type(*dtypes)
+
+    @property
+    def crs(self) -> CRS | None:
+        return self._located.crs
+
+    @property
+    def transform(self) -> Affine:
+        return self._located.transform
+
+    @property
+    def gsd(self) -> float | None:
+        """Metres per pixel on the ground; None where the CRS is geographic or nothing is known."""
+        return ground_sample_distance(self.crs, self.transform, self.height, self.width)
+
+    @property
+    def bounds(self) -> BoundingBox:
+        """The box around the scene in units of the CRS (for rotated rasters larger than the scene)."""
+        return BoundingBox(*array_bounds(self.height, self.width, self.transform))
+
+    @property
+    def georeference(self) -> dict[str, Any]:
+        """Keyword arguments that give a MapWriter this scene's place: crs, transform, gcps, rpcs."""
+        source = self._located
+        return {"crs": source.crs, "transform": source.transform, "gcps": source.gcps, "rpcs": source.rpcs}
+
+    def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
+        """The pixels of a window (C, h, w) in `dtype`, and which of them are valid (h, w).
+
+        Invalid are pixels that any of the files masks: by nodata in all of the file's selected bands, an alpha band
+        of 0, a mask, or NaN and infinity in any selected band. Their values are left as the file has them.
+
+        Raises RasterError when the window leaves the scene or a block cannot be read.
+        """
+        image = np.empty((self.count, window.height, window.width), self.dtype)
+        valid = np.ones((window.height, window.width), bool)
+        for index, source in enumerate(self._sources):
+            places = [(place, band) for place, band in enumerate(self._bands) if band.source == index]
+            numbers = list(dict.fromkeys(band.number for _, band in places))
+            pixels = source.read(numbers, window) if numbers else []
+            if numbers:
+                valid &= source.valid(numbers, pixels, window)
+            for place, band in places:
+                values = pixels[numbers.index(band.number)]
+                if band.channel is not None:
+                    assert source.palette is not None
+                    values = source.palette[values, band.channel]
+                image[place] = values
+        return image, valid
+
+    def close(self) -> None:
+        """Close the file handles of this process."""
+        for source in self._sources:
+            source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Scene({', '.join(map(str, self.paths))}: {self.count} x {self.height} x {self.width} {self.dtype})"
+
+
+def _bands(sources: Sequence[Source]) -> list[_Band]:
+    """Every band of every source, alpha included, in order, with unique names."""
+    bands: list[_Band] = []
+    for index, source in enumerate(sources):
+        if source.palette is not None:
+            channels = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+            bands += [_Band(index, 1, channel, interp, interp.name) for channel, interp in enumerate(channels)]
+            continue
+        for number, (interp, description) in enumerate(zip(source.interps, source.descriptions, strict=True), 1):
+            known = interp not in (ColorInterp.undefined, ColorInterp.palette)
+            name = description or (interp.name if known else f"band{len(bands) + 1}")
+            bands.append(_Band(index, number, None, interp, name))
+    seen: set[str] = set()
+    for place, band in enumerate(bands):
+        if band.name in seen:
+            bands[place] = _Band(band.source, band.number, band.channel, band.interp, f"{band.name}_{place + 1}")
+        seen.add(bands[place].name)
+    return bands
+
+
+def _find(available: Sequence[_Band], wanted: int | str, path: Path) -> _Band:
+    if isinstance(wanted, int):
+        if 1 <= wanted <= len(available):
+            return available[wanted - 1]
+    else:
+        exact = [band for band in available if band.name == wanted]
+        loose = [band for band in available if band.name.casefold() == wanted.casefold()]
+        if exact or len(loose) == 1:
+            return (exact or loose)[0]
+    names = ", ".join(f"{number} {band.name}" for number, band in enumerate(available, 1))
+    raise RasterError(f"{path} has no band {wanted!r}; it has {names}")
