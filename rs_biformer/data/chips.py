@@ -1,0 +1,218 @@
+"""The tiles of an index written out as georeferenced GeoTIFF chips, for those who want files.
+
+FOLDER/chips/images/SPLIT/NAME_rROW_cCOL.tif and the label beside it under labels/; FOLDER/chips/tiles.parquet is itself
+a tile index whose scenes are the chips, so that training needs no second code path.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from rasterio.windows import Window as RasterioWindow
+from rasterio.windows import transform as window_transform
+
+from rs_biformer.data.index import FILE_NAME, Manifest, SceneRecord, TileIndex, TileTable, replacing
+from rs_biformer.data.parallel import ordered_map
+from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.raster.labels import LabelRaster
+from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.writer import write_chip
+from rs_biformer.schema import IGNORE, ClassSchema
+
+FOLDER_NAME = "chips"
+STATE_NAME = "chips.json"
+_CHIPS_AT_ONCE = 64
+_CHIP_NAME = re.compile(r"^\.?.+_r\d+_c\d+\.tif")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A task: windows of one scene that begin in the same row, and the image and label chips to write."""
+
+    record: SceneRecord
+    manifest: Manifest
+    windows: tuple[Window, ...]
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...]
+
+
+def write_chips(
+    index: TileIndex, folder: Path, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> TileIndex:
+    """Write the chips of an index to FOLDER/chips and return the index of the chips.
+
+    A chip appears under its name complete or not at all. Chips that an earlier, perhaps interrupted call for the same
+    index and the same files has written are kept; those of another index are removed first.
+
+    Raises ConfigError when chips lie there that this function did not write, RasterError when reading or writing fails.
+    """
+    target = folder / FOLDER_NAME
+    labels = replace(index.manifest.schema, values=(), ignore_values=(IGNORE,))
+    records = tuple(_chip_records(index, target))
+    _prepare(target, _fingerprint(index, target))
+    done, total = 0, len(index)
+    for written in ordered_map(_write_row, list(_rows(index, records)), workers):
+        done += written
+        if progress:
+            progress(done, total)
+    table = index.table
+    zero = np.zeros(total, np.int64)
+    chips = TileIndex(
+        replace(index.manifest, schema=labels, tolerance=0, scenes=records),
+        TileTable(
+            np.arange(total), zero, zero, table.height, table.width, table.split, table.histogram, table.valid_share
+        ),
+        target,
+    )
+    chips.write(target)
+    return chips
+
+
+def _chip_records(index: TileIndex, target: Path) -> Iterator[SceneRecord]:
+    for number in range(len(index)):
+        scene, window, split = index.scene(number), index.window(number), str(index.table.split[number])
+        name = f"{scene.name}_r{window.row}_c{window.col}"
+        yield SceneRecord(
+            name,
+            (str(target.absolute() / "images" / split / f"{name}.tif"),),
+            str(target.absolute() / "labels" / split / f"{name}.tif"),
+            window.height,
+            window.width,
+            scene.crs,
+            tuple(_place(scene, window))[:6],
+            source=scene.source
+            or Path(os.path.relpath(os.path.realpath(scene.images[0]), target.resolve())).as_posix(),
+            source_row=scene.source_row + window.row,
+            source_col=scene.source_col + window.col,
+        )
+
+
+def _place(scene: SceneRecord, window: Window) -> Affine:
+    area = RasterioWindow(window.col, window.row, window.width, window.height)
+    return window_transform(area, Affine(*scene.transform))
+
+
+def _fingerprint(index: TileIndex, target: Path) -> str:
+    """A digest of all that the chips depend on: the index and the size and date of the files."""
+    digest = hashlib.sha256()
+    scenes = index.manifest.scenes
+    digest.update(json.dumps(replace(index.manifest, scenes=()).to_dict(), sort_keys=True).encode())
+    for scene in scenes:
+        for path in (*scene.images, scene.label or ""):
+            facts = Path(path).stat() if path else None
+            seen = (os.path.relpath(path, target) if path else "", facts and (facts.st_size, facts.st_mtime_ns))
+            digest.update(repr((scene.name, scene.crs, scene.transform, seen)).encode())
+    for column in vars(index.table).values():
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
+def _prepare(target: Path, fingerprint: str) -> None:
+    """Make the folder ready for the chips of this index; what is left after it belongs to them."""
+    state = target / STATE_NAME
+    try:
+        if state.is_file():
+            known = json.loads(state.read_text(encoding="utf-8")).get("fingerprint")
+        elif any((target / part).exists() for part in ("images", "labels")):
+            raise ConfigError(f"{target} holds chips of unknown origin; remove them or choose another --out")
+        else:
+            known = None
+        # An index of chips that are not all there yet must not be found.
+        if known != fingerprint:
+            (target / FILE_NAME).unlink(missing_ok=True)
+        for path in [path for part in ("images", "labels") for path in (target / part).glob("*/*")]:
+            if _CHIP_NAME.match(path.name) and (known != fingerprint or path.name.startswith(".")):
+                _remove(path)
+        target.mkdir(parents=True, exist_ok=True)
+        with replacing(state) as temporary:
+            temporary.write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RasterError(f"cannot prepare {target} for chips: {' '.join(str(error).split())}") from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _rows(index: TileIndex, records: tuple[SceneRecord, ...]) -> Iterator[_Row]:
+    table = index.table
+    order = np.lexsort((table.col, table.row, table.scene))
+    keys = np.stack([table.scene[order], table.row[order]])
+    cuts = np.flatnonzero((np.diff(keys) != 0).any(axis=0)) + 1
+    bare = replace(index.manifest, scenes=())
+    for group in np.split(order, cuts):
+        for start in range(0, len(group), _CHIPS_AT_ONCE):
+            part = [int(number) for number in group[start : start + _CHIPS_AT_ONCE]]
+            yield _Row(
+                index.scene(part[0]),
+                bare,
+                tuple(index.window(number) for number in part),
+                tuple(Path(records[number].images[0]) for number in part),
+                tuple(Path(str(records[number].label)) for number in part),
+            )
+
+
+def _write_row(task: _Row) -> int:
+    """Write the chips of a task that are missing; returns the number of its chips."""
+    missing = [
+        number
+        for number, (image, label) in enumerate(zip(task.images, task.labels, strict=True))
+        if not (image.is_file() and label.is_file())
+    ]
+    if missing:
+        _write_missing(task, missing)
+    return len(task.windows)
+
+
+def _write_missing(task: _Row, missing: list[int]) -> None:
+    record, manifest = task.record, task.manifest
+    windows = [task.windows[number] for number in missing]
+    # Windows of a row overlap: the stretch that they span is decoded once.
+    left = min(window.col for window in windows)
+    height, width = max(w.height for w in windows), max(w.col_stop for w in windows) - left
+    assert record.label is not None
+    with (
+        Scene(record.images, bands=manifest.bands) as scene,
+        LabelRaster(record.label, manifest.schema, tolerance=manifest.tolerance) as raster,
+    ):
+        span = Window(windows[0].row, left, height, width)
+        pixels, valid = scene.read(span)
+        index, _ = raster.read(span)
+    index[~valid] = IGNORE
+    crs = CRS.from_wkt(record.crs) if record.crs else None
+    for number, window in zip(missing, windows, strict=True):
+        rows, cols = slice(0, window.height), slice(window.col - left, window.col_stop - left)
+        place = _place(record, window)
+        part = valid[rows, cols]
+        write_chip(
+            task.images[number],
+            pixels[:, rows, cols],
+            crs=crs,
+            transform=place,
+            descriptions=manifest.bands,
+            mask=None if part.all() else part,
+        )
+        write_chip(
+            task.labels[number],
+            index[rows, cols],
+            crs=crs,
+            transform=place,
+            nodata=IGNORE,
+            colormap=_colour_table(manifest.schema),
+        )
+
+
+def _colour_table(schema: ClassSchema) -> dict[int, tuple[int, int, int, int]]:
+    return {**{n: (*colour, 255) for n, colour in enumerate(schema.colours)}, IGNORE: (0, 0, 0, 0)}

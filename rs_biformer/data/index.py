@@ -1,0 +1,432 @@
+"""The tile index: which windows of which scenes belong to which split, and what they hold.
+
+A table of windows and a manifest that says how to read them; no pixels. On disk it is one GeoParquet file (1.1), so
+that QGIS draws the windows as they lie on the ground, with the manifest as JSON in the file's key-value metadata.
+The scenes stay where they are; their paths are stored relative to the index, so a folder that is moved as a whole
+still works.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import shapely
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
+from rasterio.errors import RasterioError
+from rasterio.warp import transform as reproject
+
+from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.schema import ClassSchema
+
+SPLITS = ("train", "val", "test")
+FILE_NAME = "tiles.parquet"
+FORMAT_VERSION = 1
+
+_MANIFEST_KEY = "rs_biformer"
+_HISTOGRAM_PREFIX = "pixels_"
+_GROUP_ROWS = 1 << 17
+_NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # what rasterio gives for a file without a transform
+
+
+@dataclass(frozen=True, slots=True)
+class SceneRecord:
+    """One scene of an index: its files and its georeference.
+
+    images: one file, or several co-registered ones whose bands are stacked in this order.
+    label: None where the scene has no label.
+    crs: WKT, None when unknown. transform: a, b, c, d, e, f of the affine map from (col, row) to (x, y).
+    source, source_row, source_col: for a chip, the scene that it was cut from and where, so that overlapping chips
+        are still recognised as such.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    label: str | None
+    height: int
+    width: int
+    crs: str | None
+    transform: tuple[float, float, float, float, float, float]
+    source: str | None = None
+    source_row: int = 0
+    source_col: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How to read the windows of an index, and what a model must know about them.
+
+    bands: band names in the order in which a scene gives them; dtype: the numpy name of their common type.
+    mean, std: per band in raw units over the valid pixels of the split `statistics_of`, each pixel once.
+    gsd: metres per pixel, None when unknown. tolerance: colour tolerance of the labels, see LabelRaster.
+    """
+
+    schema: ClassSchema
+    window: int
+    overlap: float
+    bands: tuple[str, ...]
+    dtype: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    gsd: float | None
+    tolerance: int
+    scenes: tuple[SceneRecord, ...]
+    statistics_of: str = "train"
+    version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if not len(self.bands) == len(self.mean) == len(self.std):
+            raise ConfigError(
+                f"{len(self.bands)} bands need as many means ({len(self.mean)}) and stds ({len(self.std)})"
+            )
+        names = Counter(scene.name for scene in self.scenes)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ConfigError(f"{names[twice[0]]} scenes are called {twice[0]!r}; scene names must be unique")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and strings, as JSON stores them. Each CRS is written once, however many scenes share it."""
+        systems = list(dict.fromkeys(scene.crs for scene in self.scenes if scene.crs is not None))
+        data = {key: value for key, value in vars(self).items() if key not in ("schema", "scenes")}
+        scenes = [
+            {**_without_defaults(scene), "crs": None if scene.crs is None else systems.index(scene.crs)}
+            for scene in self.scenes
+        ]
+        return {**data, "schema": self.schema.to_dict(), "crs": systems, "scenes": scenes}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Manifest":
+        """The reverse of `to_dict`, from JSON. Raises ConfigError when it was not written by this version."""
+        if data.get("version") != FORMAT_VERSION:
+            raise ConfigError(
+                f"the index has format version {data.get('version')!r} and this is {FORMAT_VERSION}; tile again"
+            )
+        values = dict(data)
+        systems = values.pop("crs")
+        values["schema"] = ClassSchema.from_dict(values["schema"])
+        values["scenes"] = tuple(
+            SceneRecord(
+                **{
+                    **scene,
+                    "images": tuple(scene["images"]),
+                    "transform": tuple(scene["transform"]),
+                    "crs": None if scene["crs"] is None else systems[scene["crs"]],
+                }
+            )
+            for scene in values["scenes"]
+        )
+        for key in ("bands", "mean", "std"):
+            values[key] = tuple(values[key])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class TileTable:
+    """One row per window, as numpy columns of equal length.
+
+    scene: position in Manifest.scenes. row, col, height, width: the window in pixels of that scene.
+    split: "train", "val" or "test". histogram: (windows, classes), valid labelled pixels of each class.
+    valid_share: the share of the window's pixels that have image data and a class.
+    """
+
+    scene: NDArray[np.int64]
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
+    split: NDArray[np.str_]
+    histogram: NDArray[np.int64]
+    valid_share: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.scene)
+
+    def take(self, rows: NDArray) -> "TileTable":
+        """The rows at these positions, or where a boolean array is true."""
+        return TileTable(**{name: column[rows] for name, column in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class TileIndex:
+    """Windows of scenes with their splits. Scene paths are absolute here; `write` makes them relative."""
+
+    manifest: Manifest
+    table: TileTable
+    folder: Path = field(default=Path(), compare=False)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def window(self, number: int) -> Window:
+        """The window in the given row of the table."""
+        table = self.table
+        return Window(*(int(part[number]) for part in (table.row, table.col, table.height, table.width)))
+
+    def scene(self, number: int) -> SceneRecord:
+        """The scene of the window in the given row of the table."""
+        return self.manifest.scenes[int(self.table.scene[number])]
+
+    def select(self, split: str) -> "TileIndex":
+        """The windows of one split, in the same order, with the same manifest."""
+        if split not in SPLITS:
+            raise ConfigError(f"no split {split!r}; use {', '.join(SPLITS)}")
+        return replace(self, table=self.table.take(self.table.split == split))
+
+    def require_disjoint_splits(self) -> None:
+        """Raise ConfigError if a pixel of one scene lies in windows of two splits.
+
+        Scenes are told apart by their first file, links resolved, and chips by what they were cut from: the same
+        raster under two names counts as one.
+        """
+        origins: dict[str, list[int]] = {}
+        for number, scene in enumerate(self.manifest.scenes):
+            origins.setdefault(scene.source or os.path.realpath(scene.images[0]), []).append(number)
+        group_of = np.empty(len(self.manifest.scenes), np.int64)
+        shift = np.array([(scene.source_row, scene.source_col) for scene in self.manifest.scenes]).reshape(-1, 2)
+        for group, members in enumerate(origins.values()):
+            group_of[members] = group
+        groups = group_of[self.table.scene]
+        order = np.argsort(groups, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+            part = self.table.take(rows)
+            if len(np.unique(part.split)) > 1:
+                top, left = part.row + shift[part.scene, 0], part.col + shift[part.scene, 1]
+                clash = _first_clash(top, left, top + part.height, left + part.width, part.split)
+                if clash:
+                    first, second = (self._describe(int(rows[number])) for number in clash)
+                    raise ConfigError(
+                        f"splits overlap: {first} and {second} share pixels; split by scene, or by blocks with a buffer"
+                    )
+
+    def _describe(self, number: int) -> str:
+        window = self.window(number)
+        return (
+            f"the {self.table.split[number]} window at row {window.row}, col {window.col} of {self.scene(number).name}"
+        )
+
+    def write(self, folder: Path | str) -> Path:
+        """Write FOLDER/tiles.parquet and return its path. It appears under its name complete or not at all.
+
+        The same index gives the same bytes. Raises RasterError when the disk refuses.
+        """
+        folder = Path(folder)
+        real = folder.resolve()
+        scenes = tuple(
+            replace(
+                scene,
+                images=tuple(_relative(path, real) for path in scene.images),
+                label=None if scene.label is None else _relative(scene.label, real),
+            )
+            for scene in self.manifest.scenes
+        )
+        manifest = json.dumps(replace(self.manifest, scenes=scenes).to_dict(), ensure_ascii=False)
+        footprints = self.footprints()
+        columns = {
+            "scene": pa.array([scene.name for scene in scenes], pa.string()).take(pa.array(self.table.scene)),
+            **{key: pa.array(getattr(self.table, key), pa.int32()) for key in ("row", "col", "height", "width")},
+            "split": pa.array(self.table.split.tolist(), pa.string()),
+            "valid_share": pa.array(self.table.valid_share, pa.float64()),
+            **{
+                _HISTOGRAM_PREFIX + name: pa.array(self.table.histogram[:, number], pa.int64())
+                for number, name in enumerate(self.manifest.schema.classes)
+            },
+            "geometry": pa.array(shapely.to_wkb(footprints).tolist(), pa.binary()),
+        }
+        table = pa.table(columns)
+        metadata = {_MANIFEST_KEY: manifest, "geo": json.dumps(_geo_metadata(footprints))}
+        path = folder / FILE_NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Without the Arrow schema, which would hold the manifest a second time.
+            with (
+                replacing(path) as temporary,
+                pq.ParquetWriter(temporary, table.schema, compression="zstd", store_schema=False) as sink,
+            ):
+                sink.write_table(table, row_group_size=_GROUP_ROWS)
+                sink.add_key_value_metadata(metadata)
+        except OSError as error:
+            raise RasterError(f"cannot write {path}: {error.strerror or error}") from error
+        return path
+
+    @classmethod
+    def read(cls, path: Path | str) -> "TileIndex":
+        """An index from its folder or file. Raises ConfigError when there is none or it is no tile index."""
+        path = Path(path)
+        file = path / FILE_NAME if path.is_dir() else path
+        if not file.is_file():
+            raise ConfigError(f"no tile index {file}; make one with: rs-biformer tile SCENE... --out {file.parent}")
+        try:
+            with pq.ParquetFile(file) as source:
+                table, metadata = source.read(), source.metadata.metadata or {}
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(f"{file} is no readable Parquet file: {' '.join(str(error).split())}") from None
+        if _MANIFEST_KEY.encode() not in metadata:
+            raise ConfigError(f"{file} is no tile index (it has no manifest); make one with: rs-biformer tile")
+        try:
+            manifest = Manifest.from_dict(json.loads(metadata[_MANIFEST_KEY.encode()]))
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
+        real = file.parent.resolve()
+        scenes = tuple(
+            replace(
+                scene,
+                images=tuple(_absolute(image, real) for image in scene.images),
+                label=None if scene.label is None else _absolute(scene.label, real),
+            )
+            for scene in manifest.scenes
+        )
+        return cls(replace(manifest, scenes=scenes), _table_of(table, manifest), file.parent)
+
+    def footprints(self) -> NDArray:
+        """Polygons of the windows in longitude and latitude (OGC:CRS84); None where the scene's place is unknown."""
+        table, scenes = self.table, self.manifest.scenes
+        col = table.col[:, None] + table.width[:, None] * np.array([0, 0, 1, 1, 0])
+        row = table.row[:, None] + table.height[:, None] * np.array([0, 1, 1, 0, 0])
+        affine = np.array([scene.transform for scene in scenes], np.float64).reshape(-1, 6)[table.scene, :, None]
+        x = affine[:, 0] * col + affine[:, 1] * row + affine[:, 2]
+        y = affine[:, 3] * col + affine[:, 4] * row + affine[:, 5]
+        polygons = np.full(len(self), None, dtype=object)
+        # A CRS without a transform says nothing of the place: it may belong to rational polynomials (RPCs).
+        systems = [scene.crs if scene.transform != _NOWHERE else None for scene in scenes]
+        for wkt in {system for system in systems if system is not None}:
+            rows = np.array([system == wkt for system in systems])[table.scene]
+            polygons[rows] = _lonlat_polygons(wkt, x[rows], y[rows])
+        return polygons
+
+
+def concatenate(tables: list[TileTable]) -> TileTable:
+    """The rows of several tables, in order."""
+    return TileTable(**{name: np.concatenate([vars(table)[name] for table in tables]) for name in vars(tables[0])})
+
+
+def covered_cells(
+    top: NDArray, left: NDArray, bottom: NDArray, right: NDArray, row_edges: NDArray, col_edges: NDArray
+) -> NDArray[np.bool_]:
+    """Which cells between sorted edges lie in any of the rectangles, whose sides all run along edges.
+
+    Second differences at the corners, summed up along both axes, give the number of rectangles over each cell.
+    """
+    over = np.zeros((len(row_edges), len(col_edges)), np.int64)
+    for row, col, step in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
+        np.add.at(over, (np.searchsorted(row_edges, row), np.searchsorted(col_edges, col)), step)
+    return over.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name when the block ends well and vanishes when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _without_defaults(scene: SceneRecord) -> dict[str, Any]:
+    values = {key.name: (getattr(scene, key.name), key.default) for key in fields(scene)}
+    return {key: value for key, (value, default) in values.items() if value != default}
+
+
+def _relative(path: str, folder: Path) -> str:
+    """`path` from `folder` (resolved), with forward slashes; as it is inside GDAL's /vsi or on another drive."""
+    if path.startswith("/vsi"):
+        return path
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return path
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return path if path.startswith("/vsi") else os.path.normpath(folder / path)
+
+
+def _lonlat_polygons(wkt: str, x: NDArray, y: NDArray) -> NDArray:
+    """Polygons in longitude and latitude for closed rings (N, 5) in the CRS; None where the CRS cannot tell."""
+    polygons = np.full(len(x), None, dtype=object)
+    try:
+        system = CRS.from_wkt(wkt)
+        lon, lat = reproject(system, CRS.from_user_input("OGC:CRS84"), x.ravel(), y.ravel())
+    except (RasterioError, CPLE_BaseError):  # another planet, an engineering CRS, a missing datum grid
+        return polygons
+    rings = np.stack([lon, lat], axis=-1).reshape(-1, 5, 2)
+    known = np.isfinite(rings).all(axis=(1, 2))
+    rings = rings[known]
+    # A projected ring that jumps by more than half the globe crosses the antimeridian: unroll it, then cut it there.
+    if system.is_projected:
+        rings[..., 0] -= 360 * np.round((rings[..., 0] - rings[:, :1, 0]) / 360)
+    drawn = shapely.polygons(rings)
+    for number in np.flatnonzero((abs(rings[..., 0]) > 180).any(axis=1)):
+        whole = drawn[number]
+        parts = [
+            shapely.intersection(_shifted(whole, turn), shapely.box(-180, -90, 180, 90)) for turn in (-360, 0, 360)
+        ]
+        drawn[number] = shapely.multipolygons([part for part in parts if part.geom_type == "Polygon" and part.area])
+    polygons[known] = drawn
+    return polygons
+
+
+def _shifted(polygon: shapely.Polygon, degrees: float) -> shapely.Polygon:
+    return shapely.transform(polygon, lambda points: points + [degrees, 0.0])
+
+
+def _geo_metadata(polygons: NDArray) -> dict[str, Any]:
+    """The "geo" entry of GeoParquet 1.1. No "crs" key means longitude and latitude, OGC:CRS84."""
+    drawn = polygons[polygons != None]  # noqa: E711 - element by element
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": sorted({polygon.geom_type for polygon in drawn}),
+        "edges": "planar",
+    }
+    if len(drawn):
+        column["bbox"] = shapely.total_bounds(drawn).tolist()
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+
+
+def _table_of(table: pa.Table, manifest: Manifest) -> TileTable:
+    names = [scene.name for scene in manifest.scenes]
+    wanted = [_HISTOGRAM_PREFIX + name for name in manifest.schema.classes]
+    try:
+        scene = pc.index_in(table["scene"], pa.array(names, pa.string())).to_numpy().astype(np.int64)
+        counts = [table[name].to_numpy() for name in wanted]
+        return TileTable(
+            scene=scene,
+            **{key: table[key].to_numpy().astype(np.int64) for key in ("row", "col", "height", "width")},
+            split=np.array(table["split"].to_pylist(), dtype="<U5"),
+            histogram=np.stack(counts, axis=1).astype(np.int64),
+            valid_share=table["valid_share"].to_numpy(),
+        )
+    except KeyError as error:
+        raise ConfigError(f"the tile index lacks the column {error}; tile again") from None
+
+
+def _first_clash(
+    top: NDArray, left: NDArray, bottom: NDArray, right: NDArray, split: NDArray
+) -> tuple[int, int] | None:
+    """Positions of two rectangles of different splits that share a pixel, or None.
+
+    All rectangles are painted on the coarse grid that their own edges span: the work grows with windows + edges
+    squared, and windows laid on a grid have few distinct edges.
+    """
+    rows, cols = np.unique([top, bottom]), np.unique([left, right])
+    painted = np.zeros((len(rows) - 1, len(cols) - 1), bool)
+    for name in np.unique(split):
+        own = split == name
+        covered = covered_cells(top[own], left[own], bottom[own], right[own], rows, cols)
+        if (covered & painted).any():
+            r, c = np.argwhere(covered & painted)[0]
+            here = (top <= rows[r]) & (rows[r] < bottom) & (left <= cols[c]) & (cols[c] < right)
+            return int(np.flatnonzero(here & ~own)[0]), int(np.flatnonzero(here & own)[0])
+        painted |= covered
+    return None

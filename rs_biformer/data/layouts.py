@@ -1,0 +1,281 @@
+"""Which files make a scene: the official downloads of Vaihingen, Potsdam and LoveDA, or a pattern for one's own.
+
+The folders of the three downloads are found by name anywhere below the folder that the user points to, because the
+archives unpack into different depths; what has no ground truth is listed with `label=None`.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from pathlib import Path
+from string import Formatter
+from typing import Literal
+
+from rs_biformer.errors import ConfigError
+
+Height = Literal["dsm", "ndsm"]
+Image = Literal["rgb", "irrg", "rgbir"]
+
+RASTER_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".img", ".vrt", ".bmp")
+"""What counts as a scene when a folder is given; files named one by one may have any suffix."""
+
+_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class SceneFiles:
+    """One scene before it is opened: its name, its rasters, its label and the split that the data's makers gave it."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Files of one kind: folder name patterns in order of preference, and a file name whose group 1 is the id."""
+
+    folders: tuple[str, ...]
+    file: str
+
+
+@dataclass(frozen=True)
+class _Download:
+    """An official data set: its images (the first is the default), labels, heights, and the ids of its splits."""
+
+    images: dict[str, _Kind]
+    label: _Kind
+    eroded: _Kind
+    heights: dict[str, _Kind]
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+# Train and test are those of the ISPRS contest. It names no validation set: five and seven of the training scenes, the
+# ones that most published work holds out (Volpi and Tuia 2017 among others), so that nothing is chosen on test.
+_DOWNLOADS = {
+    "vaihingen": _Download(
+        images={"irrg": _Kind(("top",), r"top_mosaic_09cm_area(\d+)\.tif")},
+        label=_Kind(("*vaihingen_ground_truth_complete", "gts_for_participants"), r"top_mosaic_09cm_area(\d+)\.tif"),
+        eroded=_Kind(
+            ("*ground_truth_eroded_complete", "*eroded_for_participants"),
+            r"top_mosaic_09cm_area(\d+)_noBoundary\.tif",
+        ),
+        heights={"dsm": _Kind(("dsm",), r"dsm_09cm_matching_area(\d+)\.tif")},
+        train=tuple("1 3 5 7 13 17 21 23 26 32 37".split()),
+        val=tuple("11 15 28 30 34".split()),
+        test=tuple("2 4 6 8 10 12 14 16 20 22 24 27 29 31 33 35 38".split()),
+    ),
+    "potsdam": _Download(
+        images={
+            "rgb": _Kind(("2_ortho_rgb",), r"top_potsdam_(\d+_\d+)_RGB\.tif"),
+            "irrg": _Kind(("3_ortho_irrg",), r"top_potsdam_(\d+_\d+)_IRRG\.tif"),
+            "rgbir": _Kind(("4_ortho_rgbir",), r"top_potsdam_(\d+_\d+)_RGBIR\.tif"),
+        },
+        label=_Kind(("5_labels_all", "5_labels_for_participants"), r"top_potsdam_(\d+_\d+)_label\.tif"),
+        eroded=_Kind(
+            ("5_labels_all_noboundary", "5_labels_for_participants_no_boundary"),
+            r"top_potsdam_(\d+_\d+)_label_noBoundary\.tif",
+        ),
+        heights={
+            "dsm": _Kind(("1_dsm",), r"dsm_potsdam_(\d+_\d+)\.tif"),
+            "ndsm": _Kind(("1_dsm_normalisation",), r"dsm_potsdam_(\d+_\d+)_normalized_lastools\.(?:jpg|tif)"),
+        },
+        train=tuple("2_10 3_10 3_11 3_12 4_11 4_12 5_10 5_12 6_8 6_9 6_10 6_11 6_12 7_7 7_9 7_11 7_12".split()),
+        val=tuple("2_11 2_12 4_10 5_11 6_7 7_8 7_10".split()),
+        test=tuple("2_13 2_14 3_13 3_14 4_13 4_14 4_15 5_13 5_14 5_15 6_13 6_14 6_15 7_13".split()),
+    ),
+}
+_LOVEDA_SPLITS = {"train": "train", "val": "val", "test": "test"}
+
+OFFICIAL = (*_DOWNLOADS, "loveda")
+
+
+def official_scenes(
+    kind: str, folder: Path, *, image: Image | None = None, eroded: bool = False, height: Height | None = None
+) -> tuple[SceneFiles, ...]:
+    """The scenes of an unzipped official download, with the official splits; `val` is drawn from its training scenes.
+
+    kind: one of OFFICIAL. image: which Potsdam orthophoto. eroded: take the ground truth with eroded boundaries.
+    height: stack the surface model (`dsm`, metres) or the normalised one (`ndsm`) as a further band.
+
+    Raises ConfigError when the folder holds no such download or an option does not exist for it.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; give the folder of the unzipped {kind} download")
+    if kind == "loveda":
+        if image or eroded or height:
+            raise ConfigError("LoveDA has one RGB image and one mask per scene: no other image, eroded labels or DSM")
+        return _loveda_scenes(folder)
+    download = _DOWNLOADS[kind]
+    wanted: str = image or list(download.images)[0]
+    if wanted not in download.images:
+        raise ConfigError(f"{kind} has no {wanted} images; it has {', '.join(download.images)}")
+    if height and height not in download.heights:
+        raise ConfigError(f"{kind} has no {height} in its download; it has {', '.join(download.heights)}")
+    images = _require_files(folder, download.images[wanted], f"{kind} {wanted} images")
+    what = "eroded ground truth" if eroded else "ground truth"
+    labels = _require_files(folder, download.eroded if eroded else download.label, f"{kind} {what}")
+    heights = _require_files(folder, download.heights[height], f"{kind} {height}") if height else {}
+    splits = {name: split for split in ("train", "val", "test") for name in getattr(download, split)}
+    scenes = []
+    for name, path in sorted(images.items(), key=lambda item: _natural(item[0])):
+        if height and name not in heights:
+            raise ConfigError(f"{kind} scene {name} has no {height} file; complete the download or leave the DSM out")
+        rasters = (path, heights[name]) if height else (path,)
+        scenes.append(SceneFiles(name, rasters, labels.get(name), splits.get(name)))
+    return tuple(scenes)
+
+
+def _loveda_scenes(folder: Path) -> tuple[SceneFiles, ...]:
+    scenes = []
+    for images in _folders(folder):
+        split = _LOVEDA_SPLITS.get(images.parent.parent.name.lower())
+        if images.name == "images_png" and split:
+            masks = images.parent / "masks_png"
+            for path in sorted(images.glob("*.png"), key=lambda path: _natural(path.stem)):
+                label = masks / path.name
+                scenes.append(SceneFiles(path.stem, (path,), label if label.is_file() else None, split))
+    if not scenes:
+        raise ConfigError(
+            f"{folder} holds no LoveDA scenes: no Train/Urban/images_png/N.png below it; unzip Train.zip and Val.zip "
+            "there, or name scenes and --labels"
+        )
+    return tuple(
+        sorted(scenes, key=lambda scene: (list(_LOVEDA_SPLITS).index(scene.split or ""), _natural(scene.name)))
+    )
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """`root` and the folders below it, a few levels deep, in order."""
+    for path, below, _ in os.walk(root):
+        below[:] = sorted(below) if len(Path(path).relative_to(root).parts) < _DEPTH else []
+        yield Path(path)
+
+
+def _require_files(root: Path, kind: _Kind, what: str) -> dict[str, Path]:
+    """Files by id. Of two with one id, the one in the folder named first in `kind` counts."""
+    found: dict[str, Path] = {}
+    folders = list(_folders(root))
+    for pattern in kind.folders:
+        for folder in folders:
+            if fnmatch(folder.name.lower(), pattern):
+                for path in sorted(folder.iterdir()):
+                    if match := re.fullmatch(kind.file, path.name, re.IGNORECASE):
+                        # Heights are numbered 02_10 and orthophotos 2_10.
+                        found.setdefault("_".join(str(int(part)) for part in match[1].split("_")), path)
+    if not found:
+        example = kind.file.replace(r"(\d+_\d+)", "2_10").replace(r"(\d+)", "1").replace("(?:jpg|tif)", "jpg")
+        raise ConfigError(
+            f"{root} holds no {what}: no {kind.folders[0]}/{example.replace(chr(92), '')} below it; "
+            "unzip the official download there, or name scenes and --labels"
+        )
+    return found
+
+
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    """Sort key that puts 2_10 before 10_2 and area 9 before area 10."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part)
+
+
+def pattern_scenes(inputs: Sequence[Path | str], labels: str, extras: Sequence[str] = ()) -> tuple[SceneFiles, ...]:
+    """Scenes given as files, glob patterns or folders, each with the label that `labels` names for it.
+
+    labels, extras: paths in which `{stem}` stands for the scene's file name without suffix, `{name}` for that stem up
+    to its last "_", `{dir}` for the scene's folder and `{parent}` for that folder's name. Of a folder, all rasters are
+    taken but those that are another one's label or extra.
+
+    Raises ConfigError when nothing is found, a label is missing, or two scenes share a name.
+    """
+    fields = {"stem", "name", "dir", "parent"}
+    patterns = (labels, *extras)
+    for pattern in patterns:
+        _check_pattern(pattern, fields)
+    scenes: list[Path] = []
+    for item in inputs:
+        path = Path(item)
+        if path.is_dir():
+            scenes += _scenes_in(path, patterns)
+        else:
+            scenes += _matching(path)
+    named: dict[str, Path] = {}
+    for path in scenes:
+        other = named.setdefault(path.stem, path)
+        if other.resolve() == path.resolve():
+            continue
+        raise ConfigError(
+            f"two scenes are called {path.stem}: {other} and {path}; rename one, the index needs unique names"
+        )
+    if len(named) > 1 and not any(name for _, name, _, _ in Formatter().parse(labels)):
+        raise ConfigError(
+            f"--labels {labels} is one file for {len(named)} scenes; write where they differ as {{stem}} or {{name}}"
+        )
+    return tuple(
+        SceneFiles(
+            stem, (path, *(_partner(path, extra, "--extra") for extra in extras)), _partner(path, labels, "label")
+        )
+        for stem, path in named.items()
+    )
+
+
+def _check_pattern(pattern: str, fields: set[str]) -> None:
+    try:
+        used = {name for _, name, _, _ in Formatter().parse(pattern) if name is not None}
+    except ValueError as error:
+        raise ConfigError(f"the pattern {pattern!r} cannot be read: {error}; use {{stem}} or {{name}} in it") from None
+    if unknown := used - fields:
+        allowed = ", ".join(f"{{{field}}}" for field in sorted(fields))
+        raise ConfigError(f"the pattern {pattern!r} has {{{min(unknown)}}}; it may have {allowed}")
+
+
+def _fill(path: Path, pattern: str) -> Path:
+    stem = path.stem
+    return Path(pattern.format(stem=stem, name=stem.rpartition("_")[0] or stem, dir=path.parent, parent=_parent(path)))
+
+
+def _parent(path: Path) -> str:
+    return path.absolute().parent.name
+
+
+def _scenes_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    rasters = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in RASTER_SUFFIXES and path.is_file()]
+    partners = {_fill(path, pattern).resolve() for path in rasters for pattern in patterns}
+    scenes = [path for path in rasters if path.resolve() not in partners]
+    if not scenes:
+        raise ConfigError(f"{folder} holds no scenes ({', '.join(RASTER_SUFFIXES)}); give files or another folder")
+    return scenes
+
+
+def _matching(path: Path) -> list[Path]:
+    """The files that a path or a glob pattern names."""
+    if path.exists() or not any(sign in str(path) for sign in "*?["):
+        if path.is_file():
+            return [path]
+        raise ConfigError(f"no scene {path}: there is no such file or folder{_nearest(path)}")
+    anchor = Path(path.anchor) if path.is_absolute() else Path()
+    found = sorted(match for match in anchor.glob(str(path.relative_to(path.anchor))) if match.is_file())
+    if not found:
+        raise ConfigError(f"no file matches {path}; check the pattern, and quote it so that the shell leaves it alone")
+    return found
+
+
+def _partner(path: Path, pattern: str, what: str) -> Path:
+    partner = _fill(path, pattern)
+    if not partner.is_file():
+        raise ConfigError(f"scene {path} has no {what}: {partner} does not exist{_nearest(partner)}")
+    if partner.resolve() == path.resolve():
+        raise ConfigError(f"scene {path} would be its own {what}; the pattern {pattern!r} must name another file")
+    return partner
+
+
+def _nearest(path: Path) -> str:
+    """`; did you mean ...?` when the folder has a file of a similar name."""
+    if not path.parent.is_dir():
+        return f" (nor does the folder {path.parent})"
+    near = get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""

@@ -1,0 +1,177 @@
+"""Who goes where: whole scenes by list, folder or official id, or spatial blocks that keep their distance.
+
+Never window by window: windows overlap, and neighbours that do not are still photographs of the same field.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from math import isclose
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rs_biformer.data.index import SPLITS
+from rs_biformer.data.layouts import SceneFiles
+from rs_biformer.errors import ConfigError
+
+_FOLDER_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_FOLDER_LEVELS = 3
+
+HELP = "use train=NAME,... val=NAME,... test=NAME,... | by-folder | official | blocks:0.7,0.15,0.15 | train"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Spatial blocks, drawn at random: shares of train, val and test in the area, about `size` pixels on a side.
+
+    buffer: pixels that windows of two splits keep from one another, at least.
+    """
+
+    shares: tuple[float, float, float]
+    size: int
+    buffer: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if any(share < 0 for share in self.shares) or not isclose(sum(self.shares), 1, abs_tol=1e-6):
+            raise ConfigError(f"block shares are {self.shares}; train, val and test must be 0 or more and add up to 1")
+        if self.size < 1 or self.buffer < 0:
+            raise ConfigError(f"block size is {self.size} and buffer {self.buffer}; allowed are 1 and 0 pixels or more")
+
+
+def parse_blocks(rule: Sequence[str], *, size: int, buffer: int, seed: int) -> Blocks | None:
+    """Blocks for a rule such as ["blocks:0.7,0.15,0.15"]; None for rules that concern whole scenes."""
+    if not rule or not rule[0].startswith("blocks"):
+        return None
+    parts = rule[0].removeprefix("blocks").removeprefix(":").split(",")
+    try:
+        train, val, test = (float(part) for part in parts)
+    except ValueError:
+        train = val = test = -1.0
+    if train < 0 or len(rule) > 1:
+        raise ConfigError(f"split {' '.join(rule)!r} cannot be read; write blocks:0.7,0.15,0.15 (train, val, test)")
+    return Blocks((train, val, test), size, buffer, seed)
+
+
+def assign_scenes(scenes: Sequence[SceneFiles], rule: Sequence[str]) -> tuple[SceneFiles, ...]:
+    """The scenes with their splits, each in exactly one.
+
+    rule: ["train"] (or val, test) puts all into one; ["official"] takes what the layout says; ["by-folder"] reads the
+    nearest parent folder called train, val or test; ["train=a,b*", "val=c"] lists names or patterns, of which an exact
+    name wins over a pattern.
+
+    Raises ConfigError when a rule cannot be read, a name fits no scene, or a scene ends in no split or in two.
+    """
+    if not rule:
+        raise ConfigError(f"say which scenes train, validate and test; {HELP}")
+    if len(rule) == 1 and rule[0] in SPLITS:
+        return tuple(replace(scene, split=rule[0]) for scene in scenes)
+    if rule == ["official"]:
+        return _require_split(scenes, "official", "that is known for the Vaihingen, Potsdam and LoveDA downloads")
+    if rule == ["by-folder"]:
+        placed = tuple(replace(scene, split=_folder_split(scene)) for scene in scenes)
+        return _require_split(placed, "by-folder", "none of its parent folders is called train, val or test")
+    lists = _parse_lists(rule)
+    names = [scene.name for scene in scenes]
+    for entry in (entry for entries in lists.values() for entry in entries):
+        if not any(fnmatchcase(name, entry) for name in names):
+            near = get_close_matches(entry, names, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"there are {_some(names)}"
+            raise ConfigError(f"split {' '.join(rule)!r}: no scene is called {entry}; {hint}")
+    return tuple(replace(scene, split=_listed_split(scene.name, lists)) for scene in scenes)
+
+
+def _parse_lists(rule: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    lists: dict[str, tuple[str, ...]] = {}
+    for token in rule:
+        split, sign, entries = token.partition("=")
+        if not sign or split not in SPLITS or split in lists or not entries.strip(","):
+            raise ConfigError(f"split {token!r} cannot be read; {HELP}")
+        lists[split] = tuple(entry.strip() for entry in entries.split(",") if entry.strip())
+    return lists
+
+
+def _listed_split(name: str, lists: dict[str, tuple[str, ...]]) -> str:
+    exact = [split for split, entries in lists.items() if name in entries]
+    found = exact or [split for split, entries in lists.items() if any(fnmatchcase(name, e) for e in entries)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"scene {name} is listed in {' and '.join(found)}; a scene belongs to one split")
+    raise ConfigError(f"scene {name} is in no split; list it, give train=* to train on the rest, or leave its file out")
+
+
+def _folder_split(scene: SceneFiles) -> str | None:
+    parents = scene.images[0].absolute().parents
+    found = (_FOLDER_NAMES.get(parent.name.lower()) for parent in list(parents)[:_FOLDER_LEVELS])
+    return next((split for split in found if split), None)
+
+
+def _require_split(scenes: Iterable[SceneFiles], rule: str, why: str) -> tuple[SceneFiles, ...]:
+    scenes = tuple(scenes)
+    for scene in scenes:
+        if scene.split is None:
+            raise ConfigError(f"split {rule}: scene {scene.name} ({scene.images[0]}) has none; {why}; {HELP}")
+    return scenes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def assign_blocks(sizes: Sequence[tuple[int, int]], blocks: Blocks) -> list[NDArray[np.int8]]:
+    """The split of every block of every scene, as positions in SPLITS: one (block rows, block columns) array each.
+
+    sizes: height and width of the scenes. Blocks are dealt in random order, each to the split that lacks most of its
+    share, after every wanted split has got one.
+    """
+    shapes = [(len(_edges(height, blocks.size)) - 1, len(_edges(width, blocks.size)) - 1) for height, width in sizes]
+    areas = np.concatenate(
+        [np.outer(np.diff(_edges(h, blocks.size)), np.diff(_edges(w, blocks.size))).ravel() for h, w in sizes]
+    ).astype(np.float64)
+    lacking = np.array(blocks.shares) * areas.sum()
+    first = [int(split) for split in np.argsort(-lacking, kind="stable") if lacking[split] > 0]
+    dealt = np.empty(len(areas), np.int8)
+    for turn, block in enumerate(np.random.default_rng(blocks.seed).permutation(len(areas))):
+        dealt[block] = first[turn] if turn < len(first) else int(lacking.argmax())
+        lacking[dealt[block]] -= areas[block]
+    ends = np.cumsum([rows * cols for rows, cols in shapes])
+    return [part.reshape(shape) for part, shape in zip(np.split(dealt, ends[:-1]), shapes, strict=True)]
+
+
+def window_splits(
+    windows: NDArray[np.int64], height: int, width: int, dealt: NDArray[np.int8], blocks: Blocks
+) -> NDArray[np.str_]:
+    """The split of each window (n, 4: row, col, height, width) of one scene; "" for those that lie between splits.
+
+    A window belongs to a split when all blocks that it touches do, even grown by half the buffer on each side. Two
+    grown windows of different splits have no pixel in common, so the windows themselves are a buffer apart.
+    """
+    grow = (blocks.buffer + 1) // 2
+    row_edges, col_edges = _edges(height, blocks.size), _edges(width, blocks.size)
+    starts = np.maximum(windows[:, :2] - grow, 0)
+    stops = np.minimum(windows[:, :2] + windows[:, 2:] + grow, (height, width))
+    top, left = (np.searchsorted(e, starts[:, i], "right") - 1 for i, e in enumerate((row_edges, col_edges)))
+    bottom, right = (np.searchsorted(e, stops[:, i], "left") for i, e in enumerate((row_edges, col_edges)))
+    splits = np.full(len(windows), "", dtype="<U5")
+    for number, name in enumerate(SPLITS):
+        others = np.pad((dealt != number).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+        touched = others[bottom, right] - others[top, right] - others[bottom, left] + others[top, left]
+        splits[touched == 0] = name
+    return splits
+
+
+def _edges(length: int, size: int) -> NDArray[np.int64]:
+    """Where blocks begin and end along an axis: equal parts of about `size`, so that no sliver is left at the end."""
+    parts = max(1, round(length / size))
+    return np.round(np.linspace(0, length, parts + 1)).astype(np.int64)

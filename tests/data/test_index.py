@@ -1,0 +1,236 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+from rs_biformer.data.index import Manifest, SceneRecord, TileIndex, TileTable
+from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.schema import PRESETS
+
+SCHEMA = PRESETS["vaihingen"]
+UTM32 = CRS.from_epsg(25832).to_wkt()
+UTM60 = CRS.from_epsg(32660).to_wkt()
+
+
+def record(name, folder="/scenes", crs=UTM32, transform=(0.5, 0.0, 5e5, 0.0, -0.5, 5.4e6), **source):
+    return SceneRecord(
+        name, (f"{folder}/{name}.tif",), f"{folder}/{name}_label.tif", 600, 600, crs, transform, **source
+    )
+
+
+def make_index(scenes, rows):
+    """An index of windows given as (scene, row, col, size, split)."""
+    scene, row, col, size, split = zip(*rows, strict=True)
+    count = len(rows)
+    manifest = Manifest(SCHEMA, 256, 0.5, ("r", "g"), "uint8", (1.0, 2.0), (3.0, 4.0), 0.5, 0, tuple(scenes))
+    columns = (np.array(part, np.int64) for part in (scene, row, col, size, size))
+    histogram = np.arange(count * len(SCHEMA)).reshape(count, -1)
+    return TileIndex(manifest, TileTable(*columns, np.array(split, "<U5"), histogram, np.linspace(0.1, 1, count)))
+
+
+def three_windows():
+    return make_index(
+        [record("a"), record("b", crs=None)], [(0, 0, 0, 256, "train"), (0, 300, 44, 256, "val"), (1, 1, 2, 9, "test")]
+    )
+
+
+def test_an_index_comes_back_as_it_was_written(tmp_path):
+    index = three_windows()
+    again = TileIndex.read(index.write(tmp_path))
+    assert again.manifest == index.manifest
+    for name, column in vars(index.table).items():
+        np.testing.assert_array_equal(getattr(again.table, name), column)
+    assert again.window(1) == Window(300, 44, 256, 256)
+    assert again.scene(2).name == "b"
+    assert TileIndex.read(tmp_path).manifest == again.manifest
+
+
+def test_the_same_index_gives_the_same_bytes(tmp_path):
+    first, second = (three_windows().write(tmp_path / name).read_bytes() for name in ("one", "two"))
+    assert first == second
+
+
+def test_a_folder_that_moves_with_its_scenes_still_finds_them(tmp_path):
+    folder = tmp_path / "here"
+    make_index([record("a", folder=str(folder / "scenes"))], [(0, 0, 0, 256, "train")]).write(folder / "tiles")
+    shutil.move(folder, tmp_path / "there")
+    found = TileIndex.read(tmp_path / "there" / "tiles").manifest.scenes[0]
+    assert found.images == (str(tmp_path / "there" / "scenes" / "a.tif"),)
+    assert found.label == str(tmp_path / "there" / "scenes" / "a_label.tif")
+
+
+def test_select_keeps_the_windows_of_one_split():
+    chosen = three_windows().select("val")
+    assert len(chosen) == 1
+    assert chosen.window(0) == Window(300, 44, 256, 256)
+    with pytest.raises(ConfigError, match="no split 'valid'; use train, val, test"):
+        three_windows().select("valid")
+
+
+def test_the_file_is_geoparquet_that_shows_where_the_windows_lie(tmp_path):
+    path = three_windows().write(tmp_path)
+    meta = json.loads(pq.read_metadata(path).metadata[b"geo"])
+    assert meta["version"] == "1.1.0"
+    column = meta["columns"][meta["primary_column"]]
+    assert column["encoding"] == "WKB"
+    assert column["geometry_types"] == ["Polygon"]
+    assert "crs" not in column  # which is how GeoParquet says longitude and latitude
+    table = pq.read_table(path)
+    assert table["scene"].to_pylist() == ["a", "a", "b"]
+    assert table["pixels_low vegetation"].to_pylist() == [2, 8, 14]
+    drawn = shapely.from_wkb(table["geometry"].to_pylist())
+    assert drawn[2] is None, "a scene without CRS has no footprint"
+    # Easting 500,000 is the central meridian of zone 32, 9 degrees east; a window of 128 m is 0.00115 degrees high.
+    west, south, east, north = drawn[0].bounds
+    assert west == pytest.approx(9.0, abs=1e-6)
+    assert north == pytest.approx(48.7533, abs=1e-3)
+    assert north - south == pytest.approx(128 / 111_200, rel=0.01)
+    assert (east - west) * np.cos(np.radians(north)) == pytest.approx(128 / 111_320, rel=0.01)
+    assert column["bbox"] == pytest.approx(shapely.total_bounds(drawn[:2]).tolist())
+
+
+def test_a_footprint_across_the_antimeridian_is_cut_there():
+    scene = record("a", crs=UTM60, transform=(10.0, 0.0, 831_000.0, 0.0, -10.0, 10_000.0))
+    (drawn,) = make_index([scene], [(0, 0, 0, 600, "train")]).footprints()
+    assert drawn.geom_type == "MultiPolygon"
+    for part in drawn.geoms:
+        west, _, east, _ = part.bounds
+        assert -180 <= west < east <= 180
+        assert east - west < 0.1
+
+
+def test_a_crs_of_no_known_place_gives_no_footprint():
+    index = make_index([record("a", crs='LOCAL_CS["plan",UNIT["metre",1]]')], [(0, 0, 0, 256, "train")])
+    assert index.footprints().tolist() == [None]
+
+
+def test_a_crs_without_a_transform_gives_no_footprint():
+    index = make_index([record("a", transform=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0))], [(0, 0, 0, 256, "train")])
+    assert index.footprints().tolist() == [None]
+
+
+def test_windows_that_touch_do_not_overlap():
+    make_index(
+        [record("a")], [(0, 0, 0, 256, "train"), (0, 0, 256, 256, "val"), (0, 256, 0, 256, "test")]
+    ).require_disjoint_splits()
+
+
+def test_windows_of_two_splits_that_share_a_pixel_are_refused_by_name():
+    index = make_index(
+        [record("a"), record("b")], [(1, 0, 0, 256, "train"), (0, 0, 0, 256, "val"), (0, 255, 255, 256, "test")]
+    )
+    with pytest.raises(
+        ConfigError, match=r"splits overlap: the test .*row 255, col 255 of a.* val .*row 0, col 0 of a"
+    ):
+        index.require_disjoint_splits()
+
+
+def test_one_raster_under_two_names_counts_as_one_scene(tmp_path):
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "b.tif").symlink_to(tmp_path / "a.tif")
+    scenes = [record("a", folder=str(tmp_path)), record("b", folder=str(tmp_path))]
+    with pytest.raises(ConfigError, match="splits overlap"):
+        make_index(scenes, [(0, 0, 0, 256, "train"), (1, 10, 10, 256, "val")]).require_disjoint_splits()
+
+
+def test_chips_that_were_cut_from_overlapping_windows_are_refused():
+    scenes = [record("a_r0_c0", source="a", source_col=0), record("a_r0_c255", source="a", source_col=255)]
+    rows = [(0, 0, 0, 256, "train"), (1, 0, 0, 256, "val")]
+    with pytest.raises(ConfigError, match="splits overlap"):
+        make_index(scenes, rows).require_disjoint_splits()
+    far = [scenes[0], record("a_r0_c256", source="a", source_col=256)]
+    make_index(far, rows).require_disjoint_splits()
+
+
+squares = st.tuples(
+    st.integers(0, 1),
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.integers(1, 8),
+    st.sampled_from(["train", "val", "test"]),
+)
+
+
+@given(st.lists(squares, min_size=1, max_size=12))
+@settings(deadline=None, max_examples=150)
+def test_the_overlap_check_agrees_with_comparing_every_pair(rows):
+    windows = [(scene, Window(row, col, size, size), split) for scene, row, col, size, split in rows]
+    clash = any(a == b and s != t and one.intersects(two) for a, one, s in windows for b, two, t in windows)
+    index = make_index([record("a"), record("b")], rows)
+    if clash:
+        with pytest.raises(ConfigError, match="splits overlap"):
+            index.require_disjoint_splits()
+    else:
+        index.require_disjoint_splits()
+
+
+def test_the_overlap_check_is_quick_for_a_million_windows():
+    row, col = (part.ravel() for part in np.mgrid[0:1000, 0:1000] * 128)
+    count = len(row)
+    size = np.full(count, 256)
+    split = np.where(row < 64_000, "train", "test").astype("<U5")
+    keep = (row + 256 <= 64_000) | (row >= 64_000)
+    table = TileTable(
+        np.zeros(count, np.int64), row, col, size, size, split, np.zeros((count, 6), np.int64), np.ones(count)
+    )
+    TileIndex(three_windows().manifest, table.take(keep)).require_disjoint_splits()
+
+
+def test_a_failed_write_leaves_the_old_index_and_nothing_else(tmp_path, monkeypatch):
+    path = three_windows().write(tmp_path)
+    before = path.read_bytes()
+
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(RasterError, match=r"cannot write .*tiles.parquet: No space left on device"):
+        make_index([record("c")], [(0, 0, 0, 256, "train")]).write(tmp_path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["tiles.parquet"]
+
+
+def test_what_is_no_index_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(ConfigError, match="no tile index .*rs-biformer tile"):
+        TileIndex.read(tmp_path)
+    (tmp_path / "text.parquet").write_text("no parquet")
+    with pytest.raises(ConfigError, match="no readable Parquet file"):
+        TileIndex.read(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(ConfigError, match="has no manifest"):
+        TileIndex.read(tmp_path / "other.parquet")
+
+
+def test_an_index_of_another_version_is_refused():
+    data = three_windows().manifest.to_dict() | {"version": 99}
+    with pytest.raises(ConfigError, match="format version 99 and this is 1; tile again"):
+        Manifest.from_dict(data)
+
+
+def test_the_manifest_is_plain_json_that_names_each_crs_once():
+    manifest = make_index([record("a"), record("b"), record("c", crs=None)], [(0, 0, 0, 9, "val")]).manifest
+    text = json.dumps(manifest.to_dict())
+    assert text.count("PROJCS") == 1
+    assert Manifest.from_dict(json.loads(text)) == manifest
+
+
+def test_scenes_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match="2 scenes are called 'a'"):
+        make_index([record("a"), record("a", folder="/elsewhere")], [(0, 0, 0, 9, "val")])
+
+
+def test_an_index_can_be_read_through_a_link_to_its_folder(tmp_path):
+    real = tmp_path / "deep" / "tiles"
+    make_index([record("a", folder=str(tmp_path))], [(0, 0, 0, 9, "val")]).write(real)
+    link = tmp_path / "link"
+    link.symlink_to(real)
+    assert Path(TileIndex.read(link).manifest.scenes[0].images[0]) == tmp_path / "a.tif"
