@@ -1,0 +1,88 @@
+import pytest
+import yaml
+
+from rs_biformer.errors import ConfigError
+from rs_biformer.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
+from rs_biformer.schema import PRESETS
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_survives_the_round_trip_through_yaml(name, tmp_path):
+    path = tmp_path / "protocol.yaml"
+    path.write_text(yaml.safe_dump(PROTOCOLS[name].to_dict()))
+    assert load_protocol(path) == PROTOCOLS[name] == load_protocol(name)
+
+
+def test_the_official_vaihingen_splits_have_the_published_sizes():
+    sizes = {name: (len(p.train), len(p.test)) for name, p in PROTOCOLS.items()}
+    assert sizes == {"all-classes": (0, 0), "isprs-official": (16, 17), "ssrs-12-4": (12, 4), "mmseg-6class": (16, 17)}
+    official = PROTOCOLS["isprs-official"]
+    assert set(official.train) | set(official.test) == set(PROTOCOLS["mmseg-6class"].train + official.test)
+    assert len(set(official.train + official.test)) == 33
+
+
+def test_only_the_six_class_protocols_average_clutter():
+    clutter = PRESETS["vaihingen"].classes.index("clutter")
+    with_clutter = {name for name, p in PROTOCOLS.items() if clutter in p.averaged(PRESETS["vaihingen"])}
+    assert with_clutter == {"all-classes", "mmseg-6class"}
+
+
+def test_scene_ids_are_read_from_the_official_names():
+    protocol = PROTOCOLS["isprs-official"]
+    assert protocol.scene_id("top_mosaic_09cm_area12") == "12"
+    assert protocol.scene_id("top_mosaic_09cm_area2_noBoundary") == "2"
+    assert protocol.scene_id("somewhere") is None
+
+
+def test_a_training_scene_is_refused_and_the_test_split_passes_without_notes():
+    protocol = PROTOCOLS["ssrs-12-4"]
+    assert protocol.check_scenes([f"area{number}" for number in (5, 21, 15, 30)]) == ()
+    with pytest.raises(ConfigError, match="area3 is training scene 3 of protocol 'ssrs-12-4'"):
+        protocol.check_scenes(["area5", "area3"])
+
+
+def test_missing_and_foreign_scenes_are_noted():
+    notes = PROTOCOLS["ssrs-12-4"].check_scenes(["area5", "area15", "area30", "area99", "village"])
+    assert notes == (
+        "not among the official test scenes: village, area99",
+        "1 of 4 official test scenes were not evaluated: 21",
+    )
+
+
+def test_an_unknown_protocol_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"use all-classes, .*; did you mean isprs-official\?"):
+        load_protocol("isprs-oficial")
+
+
+def test_excluding_a_class_that_the_schema_lacks_is_refused():
+    with pytest.raises(ConfigError, match="leaves 'clutter' out of the means, which schema 'loveda' does not have"):
+        PROTOCOLS["isprs-official"].averaged(PRESETS["loveda"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ignore_boundry: 3", r"no key 'ignore_boundry'.* did you mean ignore_boundary\?"),
+        ("description: nameless", "needs an id"),
+        ("{id: mine, ignore_boundary: -1}", "radius of 0 to 255"),
+        ("{id: mine, ignore_boundary: 1.5}", "whole pixels"),
+        ("{id: mine, exclude: tree}", "must be a list"),
+        ("{id: mine, test: [1]}", "give scene_pattern"),
+        ("{id: mine, scene_pattern: 'area', test: [1]}", "0 groups; it needs exactly one"),
+        ("{id: mine, scene_pattern: '(', test: [1]}", "no regular expression"),
+        ("{id: mine, scene_pattern: '(.)', test: [1], train: [1]}", "in both train and test"),
+        ("- a list", "is a mapping"),
+        ("{", "no valid YAML"),
+    ],
+)
+def test_a_protocol_file_that_cannot_be_meant_is_refused_with_its_path(text, message, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"mine.yaml.*{message}"):
+        load_protocol(path)
+
+
+def test_a_protocol_that_leaves_nothing_to_average_is_refused():
+    schema = PRESETS["vaihingen"]
+    with pytest.raises(ConfigError, match="every class"):
+        Protocol("none", exclude=schema.classes).averaged(schema)
