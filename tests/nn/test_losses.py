@@ -1,0 +1,169 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from rs_biformer.errors import ConfigError
+from rs_biformer.nn.losses import TERMS, create_loss
+
+LOG3 = math.log(3.0)
+
+
+def two_pixels() -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits whose softmax is (3/4, 1/4) at a pixel of class 0 and (1/2, 1/2) at a pixel of class 1."""
+    logits = torch.tensor([[[[LOG3, 0.0]], [[0.0, 0.0]]]])  # (B, K, H, W): the logit of class 0, then of class 1
+    return logits, torch.tensor([[[0, 1]]])
+
+
+# Worked by hand for p(true) = 3/4 and 1/2:
+#   cross-entropy  (ln 4/3 + ln 2) / 2
+#   focal          ((1/4)^2 ln 4/3 + (1/2)^2 ln 2) / 2
+#   dice, class 0: 2 * 3/4 / (3/4 + 1/2 + 1) = 2/3; class 1: 2 * 1/2 / (1/4 + 1/2 + 1) = 4/7; 1 - (2/3 + 4/7) / 2 = 8/21
+#   Lovász, class 0: errors 1/2 (background) and 1/4 (foreground). Jaccard losses of the error sets are 1/2 for the
+#     first alone and 1 for both: 1/2 * 1/2 + 1/4 * 1/2 = 3/8. Class 1: errors 1/2 (foreground), then 1/4: the loss is
+#     already 1 after the first: 1/2. Mean 7/16.
+BY_HAND = {
+    "cross_entropy": (math.log(4 / 3) + math.log(2)) / 2,
+    "focal": (math.log(4 / 3) / 16 + math.log(2) / 4) / 2,
+    "dice": 8 / 21,
+    "lovasz": 7 / 16,
+}
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_has_the_value_worked_by_hand(term):
+    logits, target = two_pixels()
+    assert create_loss(term)(logits, target).item() == pytest.approx(BY_HAND[term], rel=1e-6)
+
+
+def test_terms_add_up_by_their_weights():
+    logits, target = two_pixels()
+    loss = create_loss({"cross_entropy": 0.5, "dice": 2.0, "lovasz": 1.0, "focal": 3.0})(logits, target)
+    expected = 0.5 * BY_HAND["cross_entropy"] + 2 * BY_HAND["dice"] + BY_HAND["lovasz"] + 3 * BY_HAND["focal"]
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_step_down_the_gradient_of_a_term_lowers_it(term):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 5, 6, requires_grad=True)
+    target = torch.randint(0, 4, (2, 5, 6))
+    loss = create_loss(term)
+    before = loss(logits, target)
+    (gradient,) = torch.autograd.grad(before, logits)
+    assert (gradient.abs().sum(1) > 0).float().mean() > 0.9  # a term through an argmax would have none
+    assert loss(logits - 0.1 * gradient / gradient.norm(), target) < before
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_ignored_pixels_change_neither_the_value_nor_the_gradient(term):
+    torch.manual_seed(1)
+    logits, target = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 4, 4))
+    wide = torch.full((1, 3, 4, 8), math.nan)
+    wide[..., :4] = logits
+    wide.requires_grad_()
+    wide_target = torch.full((1, 4, 8), 255)
+    wide_target[..., :4] = target
+    loss = create_loss(term)
+    value = loss(wide, wide_target)
+    assert value.item() == pytest.approx(loss(logits, target).item(), rel=1e-6)
+    value.backward()
+    assert (wide.grad[..., 4:] == 0).all()
+    assert wide.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("ignore_index", [255, -100, 0])
+@pytest.mark.parametrize("term", TERMS)
+def test_a_batch_without_labels_gives_zero_and_zero_gradients(term, ignore_index):
+    network = nn.Conv2d(3, 5, 1)
+    target = torch.full((2, 4, 4), ignore_index)
+    value = create_loss(term, ignore_index=ignore_index)(network(torch.randn(2, 3, 4, 4)), target)
+    value.backward()
+    assert value.shape == ()
+    assert value.item() == 0.0
+    assert all((parameter.grad == 0).all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_batch_of_a_single_class_can_be_learnt(term):
+    logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    target = torch.full((1, 2, 2), 2)
+    loss = create_loss(term)
+    loss(logits, target).backward()
+    assert (logits.grad[:, 2] < 0).all()
+    right = torch.zeros(1, 3, 2, 2)
+    right[:, 2] = 40.0
+    assert loss(right, target).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_is_computed_in_float32_under_autocast(term, dtype):
+    torch.manual_seed(2)
+    logits = (torch.randn(1, 3, 16, 16) * 4).to(dtype).requires_grad_()
+    target = torch.randint(0, 3, (1, 16, 16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = create_loss(term)(logits, target)
+    assert value.dtype == torch.float32
+    assert value.item() == create_loss(term)(logits.float(), target).item()
+    value.backward()
+    assert logits.grad.dtype == dtype
+    assert logits.grad.isfinite().all()
+
+
+def test_class_weights_give_the_weighted_mean_of_the_pixels():
+    logits, target = two_pixels()
+    easy, hard = math.log(4 / 3), math.log(2)
+    weighted = create_loss("cross_entropy", class_weights=(1.0, 3.0))(logits, target)
+    assert weighted.item() == pytest.approx((easy + 3 * hard) / 4, rel=1e-6)
+    focal = create_loss("focal", class_weights=(1.0, 3.0))(logits, target)
+    assert focal.item() == pytest.approx((easy / 16 + 3 * hard / 4) / 4, rel=1e-6)
+
+
+def test_smoothing_spreads_a_share_of_the_label_over_all_classes():
+    logits, target = two_pixels()
+    value = create_loss("cross_entropy", label_smoothing=0.2)(logits, target)
+    first = 0.9 * math.log(4 / 3) + 0.1 * math.log(4)
+    assert value.item() == pytest.approx((first + math.log(2)) / 2, rel=1e-6)
+
+
+def test_class_weights_follow_the_module_but_are_not_saved():
+    loss = create_loss("cross_entropy", class_weights=(1.0, 2.0))
+    assert loss.state_dict() == {}
+    assert loss.to("meta").class_weights.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"terms": "cross_entrpy"}, "did you mean 'cross_entropy'"),
+        ({"terms": {"lovash": 1.0}}, "did you mean 'lovasz'"),
+        ({"terms": "xyz"}, "terms are cross_entropy"),
+        ({"terms": {}}, "at least one term"),
+        ({"terms": {"dice": 0.0}}, "must be positive"),
+        ({"terms": {"dice": math.nan}}, "must be positive"),
+        ({"terms": "dice", "label_smoothing": 0.1}, "cross_entropy alone"),
+        ({"terms": "cross_entropy", "label_smoothing": 1.0}, r"lie in \[0, 1\)"),
+        ({"terms": "dice", "class_weights": (1.0, 1.0)}, "cross_entropy and focal"),
+        ({"terms": "focal", "class_weights": (1.0, 0.0)}, "positive"),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        create_loss(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("logits", "target", "message"),
+    [
+        ((1, 3, 4, 4), torch.zeros(1, 4, 5, dtype=torch.long), "same B, H, W"),
+        ((1, 1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long), "class of its own"),
+        ((1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long), "3 class weights for logits of 2"),
+        ((1, 3, 4, 4), torch.full((1, 4, 4), 3), "class index 3"),
+        ((1, 3, 4, 4), torch.full((1, 4, 4), -1), "class index -1"),
+    ],
+)
+def test_shapes_and_labels_that_do_not_fit_are_refused(logits, target, message):
+    with pytest.raises(ConfigError, match=message):
+        create_loss("cross_entropy", class_weights=(1.0, 1.0, 1.0))(torch.zeros(logits), target)
