@@ -1,0 +1,70 @@
+"""Models that `rs-biformer export` wrote, run by onnxruntime: no torch model is built and no checkpoint needed."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rs_biformer.errors import CheckpointError, ConfigError
+from rs_biformer.nn.normalise import Normalisation
+
+METADATA_KEY = "rs_biformer"
+"""The metadata entry of the file that holds what a checkpoint carries, as JSON."""
+
+
+class OnnxModel:
+    """An exported model as a callable for `predict_scene`: (raw (B, C, S, S), valid (B, S, S)) -> logits (B, K, S, S).
+
+    path: of a file that `export.export_onnx` wrote.
+    details: what the checkpoint carried, as plain values. window: the only size S that the file takes.
+    normalisation: that of the file, which applies it itself; here it tells what to put where nothing is valid.
+
+    Raises ConfigError when onnxruntime is not installed, CheckpointError when the file is no such model.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        onnxruntime = import_onnxruntime()
+        if not Path(path).is_file():
+            raise CheckpointError(f"no model {os.fspath(path)}; `rs-biformer export` writes one")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings are about the machine, not about the model
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        try:
+            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            reason = " ".join(str(error).split())[:160]
+            raise CheckpointError(f"{os.fspath(path)} is no ONNX model, or a damaged one ({reason})") from None
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if METADATA_KEY not in metadata:
+            raise CheckpointError(
+                f"{os.fspath(path)} was not written by `rs-biformer export`: it does not say what it was trained on"
+            )
+        self.details: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        self.normalisation = Normalisation(self.details["mean"], self.details["std"])
+        self._input = self._session.get_inputs()[0]
+        self.window = int(self._input.shape[-1])
+
+    def __call__(self, raw: Tensor, valid: Tensor) -> Tensor:
+        if tuple(raw.shape[-2:]) != (self.window, self.window):
+            raise ConfigError(
+                f"the model was exported for windows of {self.window} and got {raw.shape[-1]}; "
+                f"use --window {self.window}, or export it with another --window"
+            )
+        mean = self.normalisation.mean[:, None, None]
+        filled = torch.where(valid[:, None].cpu(), raw.cpu().to(torch.float32), mean)
+        (probabilities,) = self._session.run(None, {self._input.name: filled.contiguous().numpy()})
+        # The file ends in a softmax; that of the engine undoes the logarithm.
+        return torch.from_numpy(probabilities).log().to(raw.device)
+
+
+def import_onnxruntime() -> Any:
+    """The module, or a ConfigError that says how to get it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ConfigError("onnxruntime is not installed; get it with: pip install 'rs_biformer[onnx]'") from None
+    return onnxruntime
