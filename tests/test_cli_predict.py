@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from tiny_checkpoint import tiny_meta, write_checkpoint
 
-from rs_biformer.cli.predict import find_scenes, parse_size
+from rs_biformer.cli.predict import parse_size
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError
 from rs_biformer.schema import IGNORE, PRESETS
 
@@ -95,31 +95,10 @@ def test_predict_refuses_another_pixel_size_unless_told(rgb, tmp_path):
     assert (tmp_path / "scene_classes.tif").exists()
 
 
-def test_scenes_with_one_stem_are_refused_before_the_start(rgb):
+def test_scenes_with_one_stem_are_refused_before_the_start(rgb, tmp_path):
     first, second = rgb("a/scene.tif"), rgb("b/scene.tif")
     with pytest.raises(ConfigError, match="two scenes are called scene"):
-        find_scenes([str(first), str(second)])
-    assert find_scenes([str(first), str(first)]) == [[first]]
-
-
-def test_scenes_are_found_in_folders_and_by_globs_with_their_partners(rgb, tmp_path, monkeypatch):
-    paths = [rgb(f"in/{name}_image.tif") for name in ("a", "b")]
-    (tmp_path / "in" / "notes.txt").write_text("no raster")
-    assert find_scenes([str(tmp_path / "in")]) == [[path] for path in paths]
-    assert find_scenes([f"{tmp_path}/in/*_image.tif"], ["{dir}/{name}_dsm.tif"]) == [
-        [path, path.with_name(f"{path.stem[0]}_dsm.tif")] for path in paths
-    ]
-    monkeypatch.chdir(tmp_path)
-    assert [paths[0].name for paths in find_scenes(["in/*.tif"])] == ["a_image.tif", "b_image.tif"]
-
-
-def test_an_empty_folder_a_glob_without_a_match_and_a_misspelt_pattern_are_refused(rgb, tmp_path):
-    (tmp_path / "empty").mkdir()
-    for text in (str(tmp_path / "empty"), f"{tmp_path}/*.jp2"):
-        with pytest.raises(ConfigError, match="holds no raster"):
-            find_scenes([text])
-    with pytest.raises(ConfigError, match="--extra"):
-        find_scenes([str(rgb())], ["{stm}.tif"])
+        run("predict", first, second, "--checkpoint", tmp_path / "none.ckpt", "--out", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Predict if asked to, evaluate, show the figures and write them."""
     from rs_biformer.cli import console
-    from rs_biformer.cli.predict import find_scenes
+    from rs_biformer.data.layouts import pattern_scenes
     from rs_biformer.evaluation import evaluate, load_protocol, write_confusion_png, write_json
     from rs_biformer.evaluation.report import TABLE_HEADER, summary_lines, table_rows
 
     _require_consistent(args)
     schema, protocol = _schema(args), load_protocol(args.protocol)
     protocol.averaged(schema)  # refuses classes that do not fit before anything is mapped
-    scenes = find_scenes(args.scene, args.extra) if args.scene else None
+    scenes = [files.images for files in pattern_scenes(args.scene, None, args.extra)] if args.scene else None
     with ExitStack() as stack:
         maps = args.prediction or _predict(args, scenes or [], schema, stack)
         options = {"scenes": scenes, "tolerance": args.tolerance, "max_unknown": args.max_unknown}

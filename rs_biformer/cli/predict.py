@@ -1,5 +1,4 @@
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rs-biformer predict`."""
     add = parser.add_argument
-    add("scenes", nargs="+", metavar="SCENE", help="image files, quoted globs or folders")
+    add("scenes", nargs="+", metavar="SCENE", help="image files, quoted globs or folders (all rasters in it)")
     add("--checkpoint", required=True, type=Path, metavar="FILE", help="from rs-biformer train, or export (.onnx)")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the maps")
     add("--extra", nargs="+", default=[], metavar="PATTERN", help="further rasters per scene, as in rs-biformer tile")
@@ -43,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check that every scene fits the model, then map one after the other."""
     from rs_biformer.cli import console
+    from rs_biformer.data.layouts import pattern_scenes
     from rs_biformer.predict import open_scene, predict_scene
 
-    scenes = find_scenes(args.scenes, args.extra)
+    scenes = [files.images for files in pattern_scenes(args.scenes, None, args.extra)]
     model, meta = load_model(args.checkpoint)
     bands = [int(part) if part.isdigit() else part for part in args.bands.split(",")] if args.bands else None
     fit: dict[str, Any] = {"bands": meta.bands, "dtype": meta.dtype, "gsd": meta.gsd, "select": bands}
@@ -74,44 +74,6 @@ def run(args: argparse.Namespace) -> None:
             )
         for layer in wanted:
             print(args.out / f"{scene.name}_{layer}.tif")
-
-
-def find_scenes(inputs: Sequence[str], extras: Sequence[str] = ()) -> list[list[Path]]:
-    """The rasters of each scene: files as given, globs and folders spelt out, each with its partners.
-
-    Raises ConfigError when something is missing, or two scenes have one stem and so would share a map.
-    """
-    from rs_biformer.data.layouts import RASTER_SUFFIXES
-
-    found: dict[str, Path] = {}
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            matches = sorted(child for child in path.iterdir() if child.suffix.lower() in RASTER_SUFFIXES)
-        elif path.exists() or not set(text) & set("*?[") or text.startswith("/vsi"):
-            matches = [path]
-        else:
-            matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        if not matches:
-            raise ConfigError(f"{text} holds no raster ({', '.join(RASTER_SUFFIXES)}); give files, a folder or a glob")
-        for match in matches:
-            if found.setdefault(match.stem, match) != match:
-                raise ConfigError(
-                    f"two scenes are called {match.stem}: {found[match.stem]} and {match}; their maps would have one "
-                    "name, so predict them into two folders"
-                )
-    return [[path, *(_partner(path, extra) for extra in extras)] for path in found.values()]
-
-
-def _partner(path: Path, pattern: str) -> Path:
-    name = path.stem.rpartition("_")[0] or path.stem
-    try:
-        fields = {"stem": path.stem, "name": name, "dir": path.parent, "parent": path.absolute().parent.name}
-        return Path(pattern.format(**fields))
-    except (KeyError, IndexError, ValueError):
-        raise ConfigError(
-            f"--extra {pattern!r} cannot be read; it may have {{stem}}, {{name}}, {{dir}}, {{parent}}"
-        ) from None
 
 
 def load_model(path: Path) -> tuple[Any, "CheckpointMeta"]:

@@ -183,8 +183,10 @@ def _natural(name: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part)
 
 
-def pattern_scenes(inputs: Sequence[Path | str], labels: str, extras: Sequence[str] = ()) -> tuple[SceneFiles, ...]:
-    """Scenes given as files, glob patterns or folders, each with the label that `labels` names for it.
+def pattern_scenes(
+    inputs: Sequence[Path | str], labels: str | None, extras: Sequence[str] = ()
+) -> tuple[SceneFiles, ...]:
+    """Scenes given as files, glob patterns or folders, each with the label that `labels` names for it; None for none.
 
     labels, extras: paths in which `{stem}` stands for the scene's file name without suffix, `{name}` for that stem up
     to its last "_", `{dir}` for the scene's folder and `{parent}` for that folder's name. Of a folder, all rasters are
@@ -193,7 +195,7 @@ def pattern_scenes(inputs: Sequence[Path | str], labels: str, extras: Sequence[s
     Raises ConfigError when nothing is found, a label is missing, or two scenes share a name.
     """
     fields = {"stem", "name", "dir", "parent"}
-    patterns = (labels, *extras)
+    patterns = extras if labels is None else (labels, *extras)
     for pattern in patterns:
         _check_pattern(pattern, fields)
     scenes: list[Path] = []
@@ -209,15 +211,18 @@ def pattern_scenes(inputs: Sequence[Path | str], labels: str, extras: Sequence[s
         if other.resolve() == path.resolve():
             continue
         raise ConfigError(
-            f"two scenes are called {path.stem}: {other} and {path}; rename one, the index needs unique names"
+            f"two scenes are called {path.stem}: {other} and {path}; their windows and maps go by that name, so rename "
+            "one or take them apart"
         )
-    if len(named) > 1 and not any(name for _, name, _, _ in Formatter().parse(labels)):
+    if labels is not None and len(named) > 1 and not any(name for _, name, _, _ in Formatter().parse(labels)):
         raise ConfigError(
             f"--labels {labels} is one file for {len(named)} scenes; write where they differ as {{stem}} or {{name}}"
         )
     return tuple(
         SceneFiles(
-            stem, (path, *(_partner(path, extra, "--extra") for extra in extras)), _partner(path, labels, "label")
+            stem,
+            (path, *(_partner(path, extra, "--extra") for extra in extras)),
+            None if labels is None else _partner(path, labels, "label"),
         )
         for stem, path in named.items()
     )
@@ -254,7 +259,7 @@ def _scenes_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
 def _matching(path: Path) -> list[Path]:
     """The files that a path or a glob pattern names."""
     if path.exists() or not any(sign in str(path) for sign in "*?["):
-        if path.is_file():
+        if path.is_file() or path.parts[1:2] and path.parts[1].startswith("vsi"):  # inside GDAL's virtual file systems
             return [path]
         raise ConfigError(f"no scene {path}: there is no such file or folder{_nearest(path)}")
     anchor = Path(path.anchor) if path.is_absolute() else Path()

@@ -219,3 +219,15 @@ def test_inputs_that_cannot_be_meant_are_refused(tmp_path, monkeypatch, scenes, 
 def test_the_same_file_given_twice_is_one_scene(tmp_path):
     touch(tmp_path, "a.tif", "a.png")
     assert len(pattern_scenes([tmp_path / "a.tif", str(tmp_path / "*.tif")], f"{tmp_path}/{{stem}}.png")) == 1
+
+
+def test_scenes_without_labels_are_found_too(tmp_path):
+    for name in ("a_image.tif", "a_dsm.tif", "notes.txt"):
+        (tmp_path / name).touch()
+    (scene,) = pattern_scenes([tmp_path], None, ["{dir}/{name}_dsm.tif"])
+    assert scene == SceneFiles("a_image", (tmp_path / "a_image.tif", tmp_path / "a_dsm.tif"), None)
+
+
+def test_paths_of_gdal_file_systems_are_taken_as_they_are():
+    (scene,) = pattern_scenes(["/vsizip/area.zip/scene.tif"], None)
+    assert [str(path) for path in scene.images] == ["/vsizip/area.zip/scene.tif"]

@@ -1,0 +1,163 @@
+"""Random changes of training windows. albumentations is used here and nowhere else.
+
+Geometry is albumentations' (labels and validity move along); brightness, contrast and noise are ours, in units of each
+band's standard deviation, because albumentations' own know only 8-bit or unit-range RGB, and a scene may have any
+number of bands of any dtype.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rs_biformer.errors import ConfigError
+from rs_biformer.schema import IGNORE
+
+Augment = Callable[[NDArray, NDArray, NDArray, np.random.Generator], tuple[NDArray, NDArray, NDArray]]
+"""(image (C, S, S), label (S, S) uint8, valid (S, S) bool, rng) -> the same, changed."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training windows.
+
+    Args:
+        d4: Turn by a multiple of 90 degrees and mirror: nadir imagery has no preferred direction.
+        scale: Zoom in or out by up to this share; 0.25 draws a factor from 0.8 to 1.25. What lies outside the window
+            becomes ignore.
+        rotate: Turn by up to this many degrees on top of d4.
+        brightness: Shift all bands by up to this many of their standard deviations.
+        contrast: Stretch all bands about their mean by up to this share.
+        band: Shift and stretch each band by itself, each by up to this share of the two above's unit.
+        noise: Standard deviation of Gaussian noise, in standard deviations of the band.
+        probability: How often scale and rotate, and how often the changes of values, are made at all.
+    """
+
+    d4: bool = False
+    scale: float = 0.0
+    rotate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    band: float = 0.0
+    noise: float = 0.0
+    probability: float = 0.75
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("scale", 0, 3),
+            ("rotate", 0, 180),
+            ("brightness", 0, 3),
+            ("contrast", 0, 0.9),
+            ("band", 0, 0.9),
+            ("noise", 0, 3),
+            ("probability", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"augment.{name} is {value}; it must lie between {low} and {high}")
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change place."""
+        return self.d4 or self.scale > 0 or self.rotate > 0
+
+    @property
+    def recolours(self) -> bool:
+        """Whether values change."""
+        return self.brightness > 0 or self.contrast > 0 or self.band > 0 or self.noise > 0
+
+
+def create_augment(options: Augmentation, mean: NDArray, std: NDArray) -> Augment | None:
+    """The augmentation as one function, or None where every change is off.
+
+    mean, std: per band, in raw units; what new pixels outside the window hold, and the unit of changes of value.
+    """
+    if not options.moves and not options.recolours:
+        return None
+    move = _create_geometry(options, mean) if options.moves else None
+
+    def augment(
+        image: NDArray, label: NDArray, valid: NDArray, rng: np.random.Generator
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        if move is not None:
+            image, label, valid = move(image, label, valid, rng)
+        if options.recolours and rng.random() < options.probability:
+            image = recolour(image, options, mean, std, rng)
+        return image, label, valid
+
+    return augment
+
+
+def recolour(image: NDArray, options: Augmentation, mean: NDArray, std: NDArray, rng: np.random.Generator) -> NDArray:
+    """Shift and stretch the values of `image` (C, S, S) and add noise; integers are rounded and clipped to their range.
+
+    All bands share one shift and one stretch; `band` adds one of each per band.
+    """
+    bands = len(image)
+    shift = rng.uniform(-1, 1) * options.brightness + rng.uniform(-1, 1, bands) * options.band
+    stretch = (1 + rng.uniform(-1, 1) * options.contrast) * (1 + rng.uniform(-1, 1, bands) * options.band)
+    offset = mean * (1 - stretch) + shift * std
+    changed = image * stretch.astype(np.float32)[:, None, None] + offset.astype(np.float32)[:, None, None]
+    if options.noise:
+        grain = rng.standard_normal(image.shape, dtype=np.float32)
+        changed += grain * (options.noise * std).astype(np.float32)[:, None, None]
+    return to_dtype(changed, image.dtype)
+
+
+def to_dtype(values: NDArray, dtype: np.dtype) -> NDArray:
+    """`values` as `dtype`: rounded and clipped to its range where it is an integer type."""
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(dtype)
+
+
+def _create_geometry(options: Augmentation, mean: NDArray) -> Augment:
+    # At import albumentations asks a server for a newer version of itself.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations as A
+    import cv2
+
+    cv2.setNumThreads(0)  # the loader's workers are the parallelism; OpenCV's pool would oversubscribe the cores
+    steps: list[Any] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # albumentations answers an argument it does not know with a warning
+        if options.scale or options.rotate:
+            steps.append(
+                A.Affine(
+                    scale=(1 / (1 + options.scale), 1 + options.scale),
+                    rotate=(-options.rotate, options.rotate),
+                    interpolation=cv2.INTER_LINEAR,
+                    mask_interpolation=cv2.INTER_NEAREST,
+                    border_mode=cv2.BORDER_CONSTANT,
+                    fill=0.0,
+                    fill_mask=IGNORE,
+                    p=options.probability,
+                )
+            )
+        if options.d4:
+            steps.append(A.D4(p=1.0))
+        pipeline = A.Compose(steps, seed=0)
+    interpolates = len(steps) > int(options.d4)
+    level = mean.astype(np.float32)[:, None, None]
+
+    def move(
+        image: NDArray, label: NDArray, valid: NDArray, rng: np.random.Generator
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        pipeline.set_random_seed(int(rng.integers(2**31)))
+        # Warping takes float32 deviations from the mean, so that the fill value 0 suits every band, and band by band
+        # as a stack of images, because OpenCV fills at most four channels at once.
+        bands = (image - level).astype(np.float32) if interpolates else image
+        # Validity travels inverted: the fill value of masks, IGNORE, then also means "no data".
+        invalid = np.where(valid, 0, IGNORE).astype(np.uint8)
+        moved = pipeline(images=bands[..., None], masks=np.stack([label, invalid]))
+        bands = moved["images"][..., 0]
+        label, invalid = moved["masks"]
+        image = to_dtype(bands + level, image.dtype) if interpolates else bands
+        return np.ascontiguousarray(image), np.ascontiguousarray(label), invalid == 0
+
+    return move

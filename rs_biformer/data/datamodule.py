@@ -1,0 +1,144 @@
+"""Batches of a tile index for Lightning: which windows, in which order, read by how many processes."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from rs_biformer.data.augment import Augmentation, create_augment
+from rs_biformer.data.dataset import SceneReader, TileDataset
+from rs_biformer.data.index import TileIndex
+from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_weights
+from rs_biformer.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class TileDataModule(LightningDataModule):
+    """Training and validation batches of an index.
+
+    A batch is {"image": (B, C, S, S) in the raster's dtype, "label": (B, S, S) uint8 with IGNORE, "valid": (B, S, S)
+    bool}. The options are those of `train.config.DataConfig`. What a training batch holds follows from `seed` and the
+    epoch, not from `workers`.
+
+    Raises ConfigError when the index has no training windows, fewer than one batch draws, or overlapping splits.
+    """
+
+    def __init__(
+        self,
+        index: TileIndex,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        samples_per_epoch: int | None = None,
+        balance: float = 0.0,
+        jitter: float = 0.0,
+        cache: bool = False,
+        overlapping_validation: bool = False,
+        augment: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        index.require_disjoint_splits()
+        self.index = index
+        self.train = _labelled(index.select("train"))
+        self.val = _labelled(index.select("val"))
+        if not overlapping_validation:
+            self.val = without_overlap(self.val)
+        if not len(self.train):
+            raise ConfigError(
+                f"the index has no labelled train windows ({len(index)} in all); tile again with --labels and a --split"
+            )
+        self.samples = samples_per_epoch or len(self.train)
+        if self.samples < batch_size:
+            raise ConfigError(
+                f"an epoch has {self.samples} windows and a batch {batch_size}; lower data.batch_size or raise "
+                "data.samples_per_epoch"
+            )
+        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.jitter, self.cache = jitter, cache
+        self.probabilities = balanced_weights(self.train.table.histogram, balance) if balance else None
+        self.augment = augment or Augmentation()
+        self.reader = SceneReader(index.manifest)
+
+    @property
+    def class_frequencies(self) -> NDArray[np.float64]:
+        """Expected share of each class, (classes,), among the labelled pixels of the training windows as drawn."""
+        histogram = self.train.table.histogram
+        expected = histogram.sum(axis=0) if self.probabilities is None else self.probabilities @ histogram
+        return expected / expected.sum()
+
+    def setup(self, stage: str) -> None:
+        """Decode the scenes into memory where that is asked for and fits."""
+        if self.cache:
+            self.cache = False  # once per run
+            used = np.unique(np.concatenate([self.train.table.scene, self.val.table.scene])).tolist()
+            if not self.reader.keep(used):
+                log.warning("the scenes are too large for data.cache; windows are read from the files instead")
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        manifest = self.index.manifest
+        table = self.index.table
+        elsewhere = replace(self.index, table=table.take(np.flatnonzero(table.split != "train")))
+        dataset = TileDataset(
+            self.train,
+            reader=self.reader,
+            augment=create_augment(self.augment, np.array(manifest.mean), np.array(manifest.std)),
+            jitter=self.jitter,
+            elsewhere=elsewhere,
+            seed=self.seed,
+        )
+        sampler = TrainSampler(
+            len(self.train), self.samples, self.seed, probabilities=self.probabilities, **self._place_among_processes()
+        )
+        return self._loader(dataset, sampler, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
+        if not len(self.val):
+            return []
+        sampler = ValidationSampler(len(self.val), **self._place_among_processes())
+        return self._loader(TileDataset(self.val, reader=self.reader), sampler, drop_last=False)
+
+    def _place_among_processes(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {"replicas": 1, "rank": 0}
+        return {"replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+
+    def _loader(
+        self, dataset: TileDataset, sampler: TrainSampler | ValidationSampler, *, drop_last: bool
+    ) -> DataLoader[dict[str, Tensor]]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.workers,
+            drop_last=drop_last,  # a last batch of one window would have no batch statistics worth the name
+            pin_memory=on_gpu,
+            persistent_workers=self.workers > 0,
+        )
+
+
+def _labelled(index: TileIndex) -> TileIndex:
+    return replace(index, table=index.table.take(np.flatnonzero(index.table.histogram.any(axis=1))))
+
+
+def without_overlap(index: TileIndex) -> TileIndex:
+    """The windows, row by row, that share no pixel with one chosen before: at an overlap of 0.5 about a quarter."""
+    table = index.table
+    edges = np.stack([table.row, table.col, table.row + table.height, table.col + table.width], axis=1)
+    chosen: list[int] = []
+    scene, near = -1, np.empty((0, 4), np.int64)
+    for number in np.lexsort((table.col, table.row, table.scene)):
+        row, col, row_stop, col_stop = edges[number]
+        if table.scene[number] != scene:
+            scene, near = table.scene[number], near[:0]
+        near = near[near[:, 2] > row]  # those further up end before this one and all that follow
+        if not ((near[:, :2] < (row_stop, col_stop)) & (near[:, 2:] > (row, col))).all(axis=1).any():
+            near = np.vstack([near, edges[number]])
+            chosen.append(int(number))
+    return replace(index, table=table.take(np.sort(np.array(chosen, np.int64))))

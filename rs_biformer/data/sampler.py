@@ -1,0 +1,109 @@
+"""Which training windows an epoch sees, in which order: a function of the seed and the epoch alone."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, DistributedSampler
+
+from rs_biformer.errors import ConfigError
+
+
+class Draw(NamedTuple):
+    """One window drawn for training.
+
+    number: its row in the index. draw: counts all draws of the run, so that whatever is random about this one can be
+    derived from it, in whichever process it is read.
+    """
+
+    number: int
+    draw: int
+
+
+def balanced_weights(histogram: NDArray[np.int64], strength: float) -> NDArray[np.float64]:
+    """Probability of each window, (windows,), from its class histogram (windows, classes).
+
+    A window counts by the mean of frequency ** -strength over its labelled pixels, frequency being the class's share
+    of all labelled pixels: 0 makes all windows alike, 1 makes the classes as equal as mixing windows can.
+    Windows without a labelled pixel get 0. Raises ConfigError when no window has one.
+    """
+    pixels = histogram.sum(axis=1)
+    total = histogram.sum(axis=0)
+    if not total.any():
+        raise ConfigError("no training window has a labelled pixel; check the labels and the schema, and tile again")
+    worth = np.zeros(len(total))
+    present = total > 0
+    worth[present] = (total[present] / total.sum()) ** -strength
+    weights = np.divide(histogram @ worth, pixels, out=np.zeros(len(pixels)), where=pixels > 0)
+    return weights / weights.sum()
+
+
+class _Sized(Dataset[None]):
+    """What a DistributedSampler wants to see of a data set: its length."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class TrainSampler(DistributedSampler):
+    """Draws windows for training; every process of a distributed run gets an equal share of each epoch.
+
+    windows: how many there are. samples: how many an epoch draws, over all processes; rounded down to a multiple of
+        their number. probabilities: (windows,) for drawing with repetition, or None for shuffled passes over all
+        windows, which go on from one epoch to the next without repeating a window before all were seen.
+
+    A DistributedSampler only so that Lightning leaves it in place and tells it the epoch.
+    """
+
+    def __init__(
+        self,
+        windows: int,
+        samples: int,
+        seed: int,
+        *,
+        probabilities: NDArray[np.float64] | None = None,
+        replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        super().__init__(_Sized(samples), num_replicas=replicas, rank=rank, shuffle=True, seed=seed)
+        self.windows = windows
+        self.samples = samples - samples % replicas
+        self.probabilities = probabilities
+
+    def __len__(self) -> int:
+        return self.samples // self.num_replicas
+
+    def __iter__(self) -> Iterator[Draw]:
+        start = self.epoch * self.samples
+        numbers = self._drawn() if self.probabilities is not None else self._shuffled(start)
+        for place in range(self.rank, self.samples, self.num_replicas):
+            yield Draw(int(numbers[place]), start + place)
+
+    def _drawn(self) -> NDArray[np.int64]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        return rng.choice(self.windows, size=self.samples, p=self.probabilities)
+
+    def _shuffled(self, start: int) -> NDArray[np.int64]:
+        first, last = start // self.windows, (start + self.samples - 1) // self.windows
+        passes = [
+            np.random.default_rng((self.seed, number)).permutation(self.windows) for number in range(first, last + 1)
+        ]
+        return np.concatenate(passes)[start - first * self.windows :][: self.samples]
+
+
+class ValidationSampler(DistributedSampler):
+    """All windows once and in order, dealt out to the processes; none is repeated to make their shares equal."""
+
+    def __init__(self, windows: int, *, replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(_Sized(windows), num_replicas=replicas, rank=rank, shuffle=False)
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.windows, self.num_replicas))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, self.windows, self.num_replicas))

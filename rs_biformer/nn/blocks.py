@@ -1,0 +1,123 @@
+"""The parts that every encoder shares: feed-forward networks and the transformer block made from parts handed in.
+
+Convolutions work on (B, C, H, W) and attention on (B, H, W, C). For a channels-last tensor either is a free view of
+the other, so nothing here copies as long as memory stays channels-last.
+"""
+
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+
+class IRFFN(nn.Module):
+    """Inverted residual feed-forward network: (B, C, H, W) -> (B, C, H, W).
+
+    Guo et al., "CMT: Convolutional Neural Networks Meet Vision Transformers", CVPR 2022, arXiv:2107.06263. A 1x1
+    expansion, a depth-wise 3x3 with a residual around it, a 1x1 reduction. GELU comes before the batch norm of the
+    first two and there is none after the last, as in the published code; its dropout, zero by default, is left out.
+
+    dim: channels C. hidden_dim: channels between the two 1x1 convolutions.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(dim, hidden_dim, 1)
+        self.expand_norm = nn.BatchNorm2d(hidden_dim)
+        self.depthwise = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        self.depthwise_norm = nn.BatchNorm2d(hidden_dim)
+        self.reduce = nn.Conv2d(hidden_dim, dim, 1)
+        self.reduce_norm = nn.BatchNorm2d(dim)
+        self.activation = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.expand_norm(self.activation(self.expand(x)))
+        x = self.depthwise_norm(self.activation(x + self.depthwise(x)))
+        return self.reduce_norm(self.reduce(x))
+
+
+class MLP(nn.Sequential):
+    """The feed-forward network of a plain transformer, over the last axis: (..., dim) -> (..., dim)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
+
+
+class ChannelsLast(nn.Module):
+    """Lets a module of (B, C, H, W) take and give (B, H, W, C)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm transformer block: (B, H, W, C) -> (B, H, W, C).
+
+    attention, ffn: modules of (B, H, W, C). position: one more, whose output is added first, such as a depth-wise
+    convolution; None for none. drop_path: probability with which a sample skips a branch in training.
+    """
+
+    def __init__(
+        self, dim: int, attention: nn.Module, ffn: nn.Module, position: nn.Module | None = None, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.position = position
+        self.attention_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.attention = attention
+        self.ffn_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.ffn = ffn
+        self.drop_path = StochasticDepth(drop_path, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.position is not None:
+            x = x + self.position(x)
+        x = x + self.drop_path(self.attention(self.attention_norm(x)))
+        return x + self.drop_path(self.ffn(self.ffn_norm(x)))
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution (no bias), batch norm, ReLU, at the stride given and otherwise the size of the input."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Stochastic depth that grows linearly from 0 at the first block to `rate` at the last, by stage and block."""
+    last = max(1, sum(depths) - 1)
+    return [[rate * (sum(depths[:stage]) + block) / last for block in range(n)] for stage, n in enumerate(depths)]
+
+
+def init_transformer(module: nn.Module) -> None:
+    """For `Module.apply`: linear layers from a truncated normal of deviation 0.02, convolutions by He's rule."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out" if module.groups == 1 else "fan_in")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+IRFFN_PARTS = {
+    "conv1.0": "expand",
+    "conv1.2": "expand_norm",
+    "proj": "depthwise",
+    "proj_bn": "depthwise_norm",
+    "conv2.0": "reduce",
+    "conv2.1": "reduce_norm",
+}
+"""Parts of the IRFFN: published name -> ours."""
+
+
+def irffn_published_key(key: str) -> str:
+    """Our name for a parameter of the published IRFFN."""
+    where, _, leaf = key.rpartition(".")
+    return f"{IRFFN_PARTS.get(where, where)}.{leaf}"

@@ -1,0 +1,228 @@
+"""The names of encoders and decoders, and the segmentation model that joins one of each."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch.nn.functional as F
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
+from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+from torch import Tensor, nn
+
+from rs_biformer.errors import ConfigError
+from rs_biformer.nn.decoders.unet_fusion import UNetFusion
+from rs_biformer.nn.encoders import biformer, coat, cswin, resnet_hybrid
+from rs_biformer.nn.encoders.library import is_library_name, library_encoder, library_names
+from rs_biformer.nn.weights import load_published_weights
+
+ENCODERS: dict[str, Callable[..., Any]] = {
+    **resnet_hybrid.VARIANTS,
+    **biformer.VARIANTS,
+    **cswin.VARIANTS,
+    **coat.VARIANTS,
+}
+"""Our encoders: name -> function of in_channels and the arguments in its signature."""
+
+
+def list_encoders() -> list[str]:
+    """The names of our encoders. Every encoder of smp and timm is accepted by its own name as well."""
+    return list(ENCODERS)
+
+
+def create_encoder(
+    name: str, in_channels: int = 3, encoder_weights: str | Path | None = None, **arguments: Any
+) -> nn.Module:
+    """An encoder that keeps smp's contract: `.out_channels`, `.output_stride`, and features from the input down.
+
+    name: one of list_encoders(), or the name of an smp or timm encoder.
+    encoder_weights: None for random ones; the path of a published checkpoint (with a suffix such as .pth); or, for
+    smp's and timm's encoders and for the ResNet of a hybrid, the name of weights to download, such as "imagenet".
+    arguments: what the encoder's own function takes, such as drop_path.
+    Raises ConfigError for unknown names and arguments, CheckpointError for a file that does not fit.
+    """
+    if in_channels < 1:
+        raise ConfigError(f"in_channels is {in_channels}; a raster has 1 band or more")
+    file = Path(encoder_weights) if encoder_weights is not None and Path(encoder_weights).suffix else None
+    if file is None and encoder_weights is not None:
+        arguments["encoder_weights"] = str(encoder_weights)
+    if name in ENCODERS:
+        _check_arguments(name, arguments)
+        encoder = ENCODERS[name](in_channels, **arguments)
+    elif is_library_name(name):
+        encoder = library_encoder(name, in_channels, **arguments)
+    else:
+        raise ConfigError(f"no encoder is called {name!r}{_nearest(name, [*ENCODERS, *library_names()])}")
+    if file is not None:
+        load_published_weights(encoder, file)
+    return encoder
+
+
+def _check_arguments(name: str, arguments: Iterable[str]) -> None:
+    allowed = [key for key in inspect.signature(ENCODERS[name]).parameters if key != "in_channels"]
+    for key in arguments:
+        if key == "encoder_weights" and key not in allowed:
+            raise ConfigError(f"{name} has no weights to download; pass the path of a published checkpoint file")
+        if key not in allowed:
+            raise ConfigError(f"{name} takes no argument {key!r}{_nearest(key, allowed)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(dict.fromkeys(known))
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:4]
+    return f"; did you mean {' or '.join(near)}?"
+
+
+def _unet_fusion(channels: list[int]) -> tuple[nn.Module, int]:
+    decoder = UNetFusion(channels)
+    return decoder, decoder.out_channels
+
+
+def _unet(channels: list[int]) -> tuple[nn.Module, int]:
+    widths = (256, 128, 64, 32, 16)
+    return UnetDecoder(encoder_channels=channels, decoder_channels=widths, n_blocks=len(widths)), widths[-1]
+
+
+def _fpn(channels: list[int]) -> tuple[nn.Module, int]:
+    decoder = FPNDecoder(encoder_channels=channels)
+    return decoder, decoder.out_channels
+
+
+def _upernet(channels: list[int]) -> tuple[nn.Module, int]:
+    return UPerNetDecoder(encoder_channels=channels, decoder_channels=256), 256
+
+
+def _segformer(channels: list[int]) -> tuple[nn.Module, int]:
+    return SegformerDecoder(encoder_channels=channels, segmentation_channels=256), 256
+
+
+class AtStride16(nn.Module):
+    """Gives a decoder that wants its coarsest feature at stride 16 one, by interpolation, from an encoder of stride 32.
+
+    DeepLabV3+ is made for encoders whose last stage is dilated instead. Only some convolutional ones can be: for these
+    pass `output_stride=16` to create_model, and nothing is interpolated here.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        *finer, coarsest = features
+        size = finer[-1].shape[-2:]
+        if coarsest.shape[-2:] != size:
+            coarsest = F.interpolate(coarsest, size=size, mode="bilinear", align_corners=False)
+        return self.decoder([*finer, coarsest])
+
+
+def _deeplabv3plus(channels: list[int]) -> tuple[nn.Module, int]:
+    decoder = DeepLabV3PlusDecoder(
+        encoder_channels=channels,
+        encoder_depth=5,
+        out_channels=256,
+        atrous_rates=(12, 24, 36),
+        output_stride=16,
+        aspp_separable=True,
+        aspp_dropout=0.5,
+    )
+    return AtStride16(decoder), 256
+
+
+DECODERS: dict[str, Callable[[list[int]], tuple[nn.Module, int]]] = {
+    "unet_fusion": _unet_fusion,
+    "unet": _unet,
+    "fpn": _fpn,
+    "upernet": _upernet,
+    "deeplabv3plus": _deeplabv3plus,
+    "segformer": _segformer,
+}
+"""Decoders: name -> function of the encoder's out_channels, giving the decoder and the width of what it returns.
+
+All but the first are smp's, with smp's defaults; "fpn" is the Semantic FPN.
+"""
+
+
+class SegmentationModel(nn.Module):
+    """Encoder, decoder and a classifier of pixels: (B, C, H, W) float -> logits (B, classes, H, W) for any H and W.
+
+    Sizes that the encoder's stride does not divide are padded at the bottom and right by repeating the edge, and the
+    logits cropped. At least two strides are padded to: at one, the coarsest map is a single pixel, of which a batch
+    norm in training can make no statistics when the batch is one image.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.head = head
+        self.stride = int(encoder.output_stride)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        down, right = (max(2 * self.stride, -(-n // self.stride) * self.stride) - n for n in (height, width))
+        if down or right:
+            x = F.pad(x, (0, right, 0, down), mode="replicate")
+        logits = self.head(self.decoder(self.encoder(x)))
+        logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
+
+
+def create_model(
+    encoder: str = "resnet50_biformer",
+    decoder: str = "unet_fusion",
+    classes: int = 6,
+    in_channels: int = 3,
+    **arguments: Any,
+) -> SegmentationModel:
+    """A segmentation model of the named encoder and decoder, with random weights unless `encoder_weights` says else.
+
+    decoder: "unet_fusion" or smp's "unet", "fpn", "upernet", "deeplabv3plus", "segformer". upernet and deeplabv3plus
+    pool the whole image into one pixel and batch-norm it, so training them takes batches of 2 images or more.
+    arguments: of the encoder; see create_encoder.
+    Raises ConfigError for unknown names and arguments.
+    """
+    if decoder not in DECODERS:
+        raise ConfigError(f"no decoder is called {decoder!r}{_nearest(decoder, DECODERS)}")
+    if classes < 1:
+        raise ConfigError(f"classes is {classes}; a class map has 1 class or more")
+    network = create_encoder(encoder, in_channels, **arguments)
+    layers, width = DECODERS[decoder](list(network.out_channels))  # type: ignore[arg-type]
+    head = nn.Conv2d(width, classes, 3, padding=1)
+    initialize_decoder(layers)
+    initialize_head(head)
+    return SegmentationModel(network, layers, head)
+
+
+class SmpEncoder(nn.Module):
+    """One of our encoders in the way smp makes them: first without bands, which smp sets in a second step."""
+
+    def __init__(self, name: str, depth: int, output_stride: int) -> None:
+        super().__init__()
+        if output_stride != 32:
+            raise ConfigError(f"{name} cannot be dilated to output stride {output_stride}; use 32")
+        self.name, self.depth = name, depth
+        self.output_stride = 2**depth
+        self.set_in_channels(3, pretrained=False)
+
+    def set_in_channels(self, in_channels: int, pretrained: bool) -> None:
+        self.encoder = ENCODERS[self.name](in_channels)
+        self.out_channels: list[int] = list(self.encoder.out_channels)[: self.depth + 1]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.encoder(x)[: self.depth + 1]
+
+
+def register_with_smp() -> None:
+    """Make `smp.create_model("unet", "biformer_small", encoder_weights=None)` work for all our encoders."""
+    for name in ENCODERS:
+        params = {"name": name}
+        smp.encoders.encoders[name] = {"encoder": SmpEncoder, "pretrained_settings": {}, "params": params}
+
+
+register_with_smp()

@@ -1,0 +1,82 @@
+"""Optimizer, learning rate schedule and class weights, as functions of the options."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from rs_biformer.errors import ConfigError
+from rs_biformer.train.config import OptimizerConfig, ScheduleConfig
+
+
+def create_optimizer(network: nn.Module, options: OptimizerConfig) -> Optimizer:
+    """AdamW or SGD in which only weights of two and more dimensions decay: norms, biases and scales do not."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if options.name == "sgd":
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.momentum, 0.999))
+
+
+def learning_rate_factor(step: int, steps: int, options: ScheduleConfig) -> float:
+    """What the learning rate is multiplied by at `step` of a run of `steps`; later steps keep the last factor."""
+    rising = round(options.warmup * steps)
+    if step < rising:
+        risen = (step + 1) / (rising + 1)
+        return (1 - math.cos(math.pi * risen)) / 2 if options.name == "onecycle" else risen
+    passed = min(1.0, (step - rising) / max(1, steps - rising))
+    shape = {
+        "constant": lambda: 1.0,
+        "poly": lambda: (1 - passed) ** options.power,
+        "cosine": lambda: (1 + math.cos(math.pi * passed)) / 2,
+        "onecycle": lambda: (1 + math.cos(math.pi * passed)) / 2,
+    }[options.name]()
+    return shape if options.name == "constant" else options.final + (1 - options.final) * shape
+
+
+def create_schedule(optimizer: Optimizer, steps: float, options: ScheduleConfig) -> LambdaLR:
+    """The schedule over `steps` optimizer steps. Raises ConfigError for a run without an end that needs one."""
+    if not math.isfinite(steps) and (options.name != "constant" or options.warmup):
+        raise ConfigError(
+            f"schedule.name is {options.name} with warmup {options.warmup}, and the run has no last step; give "
+            "trainer.max_epochs or trainer.max_steps, or use a constant schedule without warmup"
+        )
+    total = int(steps) if math.isfinite(steps) else 1
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, options))
+
+
+def class_weights(frequencies: Sequence[float], strength: float) -> list[float] | None:
+    """Weight of each class, frequency ** -strength, scaled to a mean of 1 over the pixels; None for strength 0.
+
+    A class that never occurs gets the weight of the rarest that does: its weight can matter to no pixel, but must be a
+    positive number.
+    """
+    if not strength:
+        return None
+    rarest = min(frequency for frequency in frequencies if frequency > 0)
+    raw = [max(frequency, rarest) ** -strength for frequency in frequencies]
+    mean = sum(frequency * weight for frequency, weight in zip(frequencies, raw, strict=True))
+    return [weight / mean for weight in raw]
+
+
+def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The averaging function of an exponential moving average whose decay grows towards `decay`.
+
+    At its n-th update the decay is at most (1 + n) / (10 + n), so that the random start is forgotten in time also by a
+    run of a few hundred steps.
+    """
+
+    def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        if not averaged.is_floating_point():
+            return current  # a count of batches has no average
+        share = 1 - min(decay, (1 + int(updates)) / (10 + int(updates)))
+        return averaged.lerp(current.to(averaged.dtype), share)
+
+    return average

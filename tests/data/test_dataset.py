@@ -1,0 +1,178 @@
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from tiny_index import write_tiny_index
+
+from rs_biformer.data import dataset as room
+from rs_biformer.data.dataset import SceneReader, TileDataset
+from rs_biformer.data.index import TileIndex
+from rs_biformer.data.sampler import Draw
+from rs_biformer.errors import RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.schema import IGNORE
+
+
+@pytest.fixture
+def make_index(tmp_path):
+    def make(scenes=("a",), **options) -> TileIndex:
+        splits = scenes if isinstance(scenes, dict) else dict.fromkeys(scenes, "train")
+        return TileIndex.read(write_tiny_index(tmp_path, splits, **options))
+
+    return make
+
+
+def file_pixels(index: TileIndex, scene: int, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    record, (rows, cols) = index.manifest.scenes[scene], window.slices
+    with rasterio.open(record.images[0]) as image, rasterio.open(record.label) as label:
+        return image.read()[:, rows, cols], label.read(1)[rows, cols]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_an_item_holds_the_pixels_of_its_window_in_the_dtype_of_the_raster(make_index, dtype):
+    index = make_index(("a", "b"), bands=4, dtype=dtype)
+    items = TileDataset(index)
+    assert len(items) == 8
+    for number in (0, 3, 6):
+        image, label = file_pixels(index, int(index.table.scene[number]), index.window(number))
+        item = items[number]
+        assert item["image"].dtype == getattr(torch, dtype) and item["image"].shape == (4, 64, 64)
+        np.testing.assert_array_equal(item["image"].numpy(), image)
+        np.testing.assert_array_equal(item["label"].numpy(), label)
+        assert item["valid"].all()
+
+
+def test_nodata_is_neither_valid_nor_labelled_and_holds_the_mean(make_index):
+    index = make_index(nodata=0)
+    item = TileDataset(index)[0]
+    corner = np.zeros((64, 64), bool)
+    corner[:16, :16] = True
+    np.testing.assert_array_equal(item["valid"].numpy(), ~corner)
+    assert (item["label"].numpy()[corner] == IGNORE).all() and (item["label"].numpy()[~corner] < 3).all()
+    for band, mean in zip(item["image"].numpy(), index.manifest.mean, strict=True):
+        assert (band[corner] == round(mean)).all()
+
+
+def test_nan_never_leaves_the_dataset(make_index):
+    index = make_index(nodata=np.nan, dtype="float32")
+    assert torch.isfinite(TileDataset(index)[0]["image"]).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 64), (64, 20), (33, 90)])
+def test_scenes_smaller_than_a_window_are_padded_by_reflection_and_masked(make_index, size):
+    index = make_index(size=size)
+    item = TileDataset(index)[0]
+    height, width = min(64, size[0]), min(64, size[1])
+    assert item["image"].shape == (3, 64, 64)
+    inside = np.zeros((64, 64), bool)
+    inside[:height, :width] = True
+    np.testing.assert_array_equal(item["valid"].numpy(), inside)
+    assert (item["label"].numpy()[~inside] == IGNORE).all() and (item["label"].numpy()[inside] < 3).all()
+    image, _ = file_pixels(index, 0, index.window(0))
+    np.testing.assert_array_equal(item["image"].numpy()[:, :height, :width], image)
+
+
+def test_padding_reflects_until_it_is_masked_so_the_network_sees_no_edge(make_index):
+    # the padded pixels are invalid, hence they hold the mean and normalise to 0
+    index = make_index(size=(40, 40))
+    item = TileDataset(index)[0]
+    outside = ~item["valid"]
+    assert (item["image"][0][outside] == round(index.manifest.mean[0])).all()
+
+
+def test_the_cache_answers_what_the_files_hold(make_index):
+    index = make_index(("a", "b"), nodata=0, size=(100, 130), stride=32)
+    reader = SceneReader(index.manifest)
+    assert reader.keep([0, 1])
+    from_files, from_memory = TileDataset(index), TileDataset(index, reader=reader)
+    for number in range(len(index)):
+        for name, part in from_files[number].items():
+            torch.testing.assert_close(from_memory[number][name], part, rtol=0, atol=0)
+
+
+def test_reading_does_not_change_what_the_cache_holds(make_index):
+    index = make_index(nodata=0)
+    reader = SceneReader(index.manifest)
+    reader.keep([0])
+    items = TileDataset(index, reader=reader)
+    first = items[1]["image"].clone()
+    items[1]["image"].fill_(0)
+    torch.testing.assert_close(items[1]["image"], first)
+
+
+def test_a_cache_larger_than_its_share_is_declined(make_index, monkeypatch):
+    index = make_index(("a", "b"))
+    reader = SceneReader(index.manifest)
+    monkeypatch.setattr(room, "_memory", lambda: 100_000)
+    assert not reader.keep([0, 1])
+    np.testing.assert_array_equal(
+        TileDataset(index, reader=reader)[0]["image"], file_pixels(index, 0, index.window(0))[0]
+    )
+
+
+def test_no_more_scenes_stay_open_than_allowed(make_index, monkeypatch):
+    monkeypatch.setattr(room, "OPEN_SCENES", 2)
+    index = make_index(tuple("abcde"))
+    items = TileDataset(index)
+    for number in [*range(len(index)), 0]:
+        items[number]
+        assert len(items.reader._open) <= 2
+
+
+def test_a_dataset_can_be_sent_to_a_worker_after_it_has_read(make_index):
+    items = TileDataset(make_index())
+    expected = items[0]
+    again = pickle.loads(pickle.dumps(items))
+    torch.testing.assert_close(again[0]["image"], expected["image"])
+
+
+def test_jitter_stays_in_the_scene_and_moves_label_with_image(make_index):
+    index = make_index(size=(150, 128))
+    items, seen = TileDataset(index, jitter=1.0), set()
+    whole_image, whole_label = file_pixels(index, 0, Window(0, 0, 150, 128))
+    places = np.lib.stride_tricks.sliding_window_view(whole_image[0], (64, 64))
+    for draw in range(40):
+        item = items[Draw(0, draw)]
+        found = np.argwhere((places == item["image"][0].numpy()).all(axis=(2, 3)))
+        assert len(found) == 1
+        row, col = found[0]
+        np.testing.assert_array_equal(item["label"], whole_label[row : row + 64, col : col + 64])
+        seen.add((row, col))
+    assert len(seen) > 10 and max(row for row, _ in seen) <= 64
+
+
+def test_jitter_never_reaches_a_window_of_another_split(make_index):
+    index = make_index(size=(64, 192))
+    splits = np.array(["train", "val", "val"])
+    index = replace(index, table=replace(index.table, split=splits))
+    items = TileDataset(index.select("train"), jitter=1.0, elsewhere=index.select("val"))
+    free = TileDataset(index.select("train"), jitter=1.0)
+    expected = items[0]["image"]
+    assert all(torch.equal(items[Draw(0, draw)]["image"], expected) for draw in range(30))
+    assert not all(torch.equal(free[Draw(0, draw)]["image"], expected) for draw in range(30))
+
+
+def test_a_draw_is_a_function_of_seed_and_number_alone(make_index):
+    index = make_index(size=(150, 150))
+    first, again, other = (TileDataset(index, jitter=1.0, seed=seed) for seed in (0, 0, 1))
+    first[Draw(3, 1)]  # what was read before does not matter
+    torch.testing.assert_close(first[Draw(0, 7)]["image"], again[Draw(0, 7)]["image"])
+    assert not torch.equal(first[Draw(0, 7)]["image"], first[Draw(0, 8)]["image"])
+    assert not torch.equal(first[Draw(0, 7)]["image"], other[Draw(0, 7)]["image"])
+
+
+def test_a_scene_without_label_is_refused(make_index):
+    index = make_index()
+    bare = replace(index.manifest, scenes=(replace(index.manifest.scenes[0], label=None),))
+    with pytest.raises(RasterError, match="scene a has no label"):
+        TileDataset(replace(index, manifest=bare))[0]
+
+
+def test_a_scene_that_changed_size_since_it_was_tiled_is_refused(make_index):
+    index = make_index()
+    taller = replace(index.manifest, scenes=(replace(index.manifest.scenes[0], height=500),))
+    with pytest.raises(RasterError, match="128 x 128 and was 500 x 128"):
+        TileDataset(replace(index, manifest=taller))[0]

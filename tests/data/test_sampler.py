@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_weights
+from rs_biformer.errors import ConfigError
+
+
+def drawn(sampler: TrainSampler, epoch: int) -> list[int]:
+    sampler.set_epoch(epoch)
+    return [draw.number for draw in sampler]
+
+
+def test_an_epoch_of_all_windows_sees_each_of_them_once():
+    assert sorted(drawn(TrainSampler(10, 10, seed=3), epoch=4)) == list(range(10))
+
+
+def test_short_epochs_go_through_all_windows_before_any_comes_again():
+    sampler = TrainSampler(10, 4, seed=3)
+    numbers = [number for epoch in range(5) for number in drawn(sampler, epoch)]
+    assert sorted(numbers[:10]) == sorted(numbers[10:]) == list(range(10))
+    assert numbers[:10] != numbers[10:]
+
+
+def test_an_epoch_larger_than_the_index_repeats_windows_evenly():
+    counts = np.bincount(drawn(TrainSampler(7, 21, seed=0), epoch=0))
+    assert counts.tolist() == [3] * 7
+
+
+def test_order_follows_from_seed_and_epoch():
+    first, again = TrainSampler(50, 50, seed=1), TrainSampler(50, 50, seed=1)
+    assert drawn(first, 2) == drawn(again, 2)
+    assert drawn(first, 2) != drawn(first, 3)
+    assert drawn(first, 2) != drawn(TrainSampler(50, 50, seed=2), 2)
+
+
+def test_no_two_draws_of_a_run_share_their_number():
+    sampler = TrainSampler(5, 8, seed=0)
+    draws = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        draws += [draw.draw for draw in sampler]
+    assert draws == list(range(24))
+
+
+@pytest.mark.parametrize("probabilities", [None, np.array([0.1, 0.2, 0.3, 0.2, 0.2])])
+def test_processes_share_what_one_process_draws(probabilities):
+    alone = TrainSampler(5, 8, seed=0, probabilities=probabilities)
+    shares = [TrainSampler(5, 8, seed=0, probabilities=probabilities, replicas=2, rank=rank) for rank in range(2)]
+    assert [len(share) for share in shares] == [4, 4]
+    assert sorted([*shares[0], *shares[1]], key=lambda draw: draw.draw) == list(alone)
+
+
+def test_processes_get_equally_many_draws_when_the_epoch_does_not_divide():
+    assert [len(list(TrainSampler(9, 7, 0, replicas=3, rank=rank))) for rank in range(3)] == [2, 2, 2]
+
+
+def test_validation_deals_out_every_window_once():
+    shares = [list(ValidationSampler(7, replicas=3, rank=rank)) for rank in range(3)]
+    assert sorted(sum(shares, [])) == list(range(7))
+    assert [len(ValidationSampler(7, replicas=3, rank=rank)) for rank in range(3)] == [len(s) for s in shares]
+
+
+def test_balanced_weights_by_hand():
+    # 30 pixels of class 0 and 10 of class 1: frequencies 3/4 and 1/4, worth 4/3 and 4 at strength 1.
+    histogram = np.array([[20, 0], [10, 10]])
+    raw = np.array([4 / 3, (4 / 3 + 4) / 2])
+    np.testing.assert_allclose(balanced_weights(histogram, 1.0), raw / raw.sum())
+
+
+def test_strength_zero_draws_all_labelled_windows_alike():
+    np.testing.assert_allclose(balanced_weights(np.array([[5, 0], [1, 9], [0, 0]]), 0.0), [0.5, 0.5, 0])
+
+
+def test_full_strength_evens_out_windows_of_single_classes():
+    histogram = np.array([[100, 0, 0]] * 17 + [[0, 100, 0]] * 2 + [[0, 0, 100]])
+    expected = balanced_weights(histogram, 1.0) @ histogram
+    np.testing.assert_allclose(expected / expected.sum(), [1 / 3] * 3)
+
+
+def test_a_class_that_never_occurs_changes_nothing():
+    histogram = np.array([[20, 0], [10, 10]])
+    wider = np.insert(histogram, 1, 0, axis=1)
+    np.testing.assert_allclose(balanced_weights(wider, 0.7), balanced_weights(histogram, 0.7))
+
+
+def test_an_index_without_a_labelled_pixel_is_refused():
+    with pytest.raises(ConfigError, match="labelled pixel"):
+        balanced_weights(np.zeros((3, 2), np.int64), 1.0)
+
+
+def test_draws_follow_the_probabilities():
+    sampler = TrainSampler(3, 20_000, seed=0, probabilities=np.array([0.7, 0.3, 0.0]))
+    shares = np.bincount(drawn(sampler, 0), minlength=3) / 20_000
+    np.testing.assert_allclose(shares, [0.7, 0.3, 0], atol=0.02)

@@ -1,0 +1,47 @@
+"""Makes the weights and inputs of the reference outputs, as their README describes, and compares."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def case(shared: Path, name: str) -> dict:
+    return json.loads((shared / "goldens" / "reference_outputs.json").read_text())[name]
+
+
+def published_weights(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    return {key: _weight(key, shape) for key, shape in shapes.items()}
+
+
+def _weight(key: str, shape: list[int]) -> Tensor:
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.int64)
+    x = np.asarray(np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape))
+    if key.endswith("running_var"):
+        x = 1 + 0.1 * abs(x)
+    elif key.endswith("running_mean"):
+        x = 0.1 * x
+    elif len(shape) <= 1:
+        x = (1 if key.endswith("weight") else 0) + 0.1 * x
+    elif key.startswith("cls_token"):
+        x = 0.02 * x
+    else:
+        x = x / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(x)
+
+
+def reference_input(shape: list[int]) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
+
+
+def assert_equals_reference(output: Tensor, reference: dict) -> None:
+    """`output` (NCHW, float64) has the shape, statistics and sampled values of the published implementation."""
+    assert list(output.shape) == reference["shape"]
+    values = np.array(reference["values"])
+    np.testing.assert_allclose(output.flatten()[reference["index"]], values, rtol=1e-9, atol=1e-9 * abs(values).max())
+    np.testing.assert_allclose(output.mean(), reference["mean"], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(output.std(), reference["std"], rtol=1e-9)

@@ -1,0 +1,160 @@
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rs_biformer.errors import CheckpointError
+from rs_biformer.nn.attention import BiLevelRoutingAttention, MultiScaleDilatedAttention
+from rs_biformer.nn.encoders.biformer import biformer_tiny
+from rs_biformer.nn.model import create_encoder
+from rs_biformer.nn.weights import load_published_weights
+
+
+def legacy_bra():
+    """The state dict of the published attention of 8 channels in its first version."""
+    shapes = {"qkv.qkv": (24, 8), "wo": (8, 8), "lepe": (8, 1, 5, 5)}
+    weights = {f"{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+    return weights | {f"{name}.bias": torch.randn(shape[0]) for name, shape in shapes.items()}
+
+
+def checkpoint_layout(shared, name):
+    layout = json.loads((shared / "goldens" / "published_checkpoint_keys.json").read_text())[name]
+    return layout["container"], {key: torch.zeros(shape) for key, shape in layout["keys"].items()}
+
+
+@pytest.mark.parametrize("name", ["biformer_tiny", "cswin_tiny", "coat_lite_mini", "coat_tiny"])
+def test_published_imagenet_checkpoints_fill_the_encoder_but_for_their_classifier(shared, tmp_path, name):
+    container, weights = checkpoint_layout(shared, name)
+    torch.save({container: weights, "epoch": 300}, tmp_path / "published.pth")
+    encoder = create_encoder(name)
+    report = load_published_weights(encoder, tmp_path / "published.pth")
+    assert len(report.used) + len(report.left) == len(weights)
+    assert all(key.startswith(("head.", "norm", "aggregate.")) for key in report.left)
+    assert all("norm" in key for key in report.missing)
+    filled = {key: value for key, value in encoder.state_dict().items() if key not in report.missing}
+    assert all(not value.any() for value in filled.values())
+
+
+def test_what_was_used_left_and_missing_is_told(shared):
+    _, weights = checkpoint_layout(shared, "biformer_tiny")
+    report = load_published_weights(biformer_tiny(), weights)
+    assert "downsample_layers.0.0.weight" in report.used
+    assert "head.weight" in report.left
+    assert "norm.running_mean" in report.left
+    assert report.missing == tuple(f"norms.{i}.{leaf}" for i in range(4) for leaf in ("weight", "bias"))
+    assert "tensors used" in str(report)
+
+
+@pytest.mark.parametrize("container", [None, "model", "state_dict", "state_dict_ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.backbone."])
+def test_a_state_dict_is_found_in_its_container_and_under_its_prefix(tmp_path, container, prefix):
+    weights = legacy_bra()
+    content = {prefix + key: value for key, value in weights.items()}
+    torch.save(content if container is None else {container: content, "optimizer": {"step": 3}}, tmp_path / "bra.pth")
+    module = BiLevelRoutingAttention(8, 2)
+    report = load_published_weights(module, tmp_path / "bra.pth")
+    assert len(report.used) == 6
+    assert torch.equal(module.project.weight, weights["wo.weight"])
+    assert torch.equal(module.local.bias, weights["lepe.bias"])
+
+
+def test_the_averaged_weights_are_preferred():
+    plain, averaged = legacy_bra(), legacy_bra()
+    module = BiLevelRoutingAttention(8, 2)
+    load_published_weights(module, {"state_dict": plain, "state_dict_ema": averaged})
+    assert torch.equal(module.qkv.weight, averaged["qkv.qkv.weight"])
+
+
+def test_safetensors_files_are_read(tmp_path):
+    weights = legacy_bra()
+    save_file(weights, tmp_path / "bra.safetensors")
+    module = BiLevelRoutingAttention(8, 2)
+    load_published_weights(module, tmp_path / "bra.safetensors")
+    assert torch.equal(module.qkv.weight, weights["qkv.qkv.weight"])
+
+
+def test_convolutions_of_1x1_become_linear_layers():
+    weights = {"qkv.weight": torch.randn(24, 8, 1, 1), "qkv.bias": torch.randn(24)}
+    weights |= {"proj.weight": torch.randn(8, 8), "proj.bias": torch.randn(8)}
+    module = MultiScaleDilatedAttention(8, 2)
+    load_published_weights(module, weights)
+    assert torch.equal(module.qkv.weight, weights["qkv.weight"][..., 0, 0])
+
+
+def test_three_bands_become_more_with_the_same_response_to_grey(shared):
+    _, weights = checkpoint_layout(shared, "biformer_tiny")
+    weights["downsample_layers.0.0.weight"] = torch.randn(32, 3, 3, 3)
+    three, five = biformer_tiny(3), biformer_tiny(5)
+    load_published_weights(three, weights)
+    load_published_weights(five, weights)
+    grey = torch.randn(1, 1, 8, 8)
+    stem3, stem5 = (encoder.downsamples[0][0] for encoder in (three, five))
+    assert stem5.weight.shape == (32, 5, 3, 3)
+    torch.testing.assert_close(stem5.weight[:, 3], stem5.weight[:, 0])
+    expected = stem3(grey.expand(1, 3, 8, 8))
+    assert (stem5(grey.expand(1, 5, 8, 8)) - expected).abs().max() < 2 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("published", "into", "message"),
+    [
+        ("cswin_tiny", "biformer_tiny", "looks like cswin_tiny"),
+        ("biformer_tiny", "biformer_small", "lacks .* looks like biformer_tiny"),
+        ("biformer_tiny", "biformer_base", "looks like biformer_tiny"),
+        ("coat_tiny", "coat_lite_tiny", "looks like coat_tiny"),
+    ],
+)
+def test_a_file_of_another_architecture_is_refused_by_name(shared, published, into, message):
+    _, weights = checkpoint_layout(shared, published)
+    encoder = create_encoder(into)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        load_published_weights(encoder, weights)
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+
+
+def test_a_resnet_is_recognised():
+    resnet = create_encoder("resnet18").state_dict()
+    with pytest.raises(CheckpointError, match="looks like resnet18"):
+        load_published_weights(biformer_tiny(), resnet)
+
+
+def test_a_deeper_network_does_not_fit_though_all_is_there():
+    deeper = create_encoder("resnet34").state_dict()
+    with pytest.raises(CheckpointError, match="have no place"):
+        load_published_weights(create_encoder("resnet18"), deeper)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("the file was executed",))
+
+    (tmp_path / "trap.pth").write_bytes(pickle.dumps({"model": Trap()}, protocol=2))
+    with pytest.raises(CheckpointError, match="cannot be read as weights alone"):
+        load_published_weights(biformer_tiny(), tmp_path / "trap.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds a list"),
+        ({"epoch": 3}, "holds no tensors"),
+        ({"weird.weight": torch.zeros(2)}, "no architecture"),
+    ],
+)
+def test_files_without_known_weights_are_refused(tmp_path, content, message):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_published_weights(biformer_tiny(), tmp_path / "odd.pth")
+
+
+def test_a_missing_and_a_damaged_file_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_published_weights(biformer_tiny(), tmp_path / "absent.pth")
+    for name in ("damaged.pth", "damaged.safetensors"):
+        (tmp_path / name).write_bytes(b"no weights at all")
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            load_published_weights(biformer_tiny(), tmp_path / name)

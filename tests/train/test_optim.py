@@ -1,0 +1,97 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from rs_biformer.errors import ConfigError
+from rs_biformer.train.config import OptimizerConfig, ScheduleConfig
+from rs_biformer.train.optim import (
+    class_weights,
+    create_optimizer,
+    create_schedule,
+    learning_rate_factor,
+    moving_average,
+)
+
+
+def factors(steps: int = 100, **options) -> list[float]:
+    return [learning_rate_factor(step, steps, ScheduleConfig(**options)) for step in range(steps + 1)]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_only_matrices_and_kernels_decay(name):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    optimizer = create_optimizer(network, OptimizerConfig(name=name, weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decay == {id(p): 0.3 if p.ndim > 1 else 0.0 for p in network.parameters()}
+
+
+def test_frozen_parameters_are_not_trained():
+    network = nn.Linear(2, 2)
+    network.bias.requires_grad_(False)
+    optimizer = create_optimizer(network, OptimizerConfig())
+    assert [len(group["params"]) for group in optimizer.param_groups] == [1]
+
+
+def test_a_constant_schedule_is_one_throughout():
+    assert set(factors(name="constant")) == {1.0}
+
+
+def test_poly_follows_its_formula():
+    assert factors(name="poly", power=0.9)[:100] == pytest.approx([(1 - step / 100) ** 0.9 for step in range(100)])
+
+
+@pytest.mark.parametrize("name", ["poly", "cosine", "onecycle"])
+def test_schedules_peak_after_the_warm_up_and_end_at_their_final_share(name):
+    values = factors(name=name, warmup=0.2, final=0.05)
+    assert values.index(max(values)) == 20 and max(values) == pytest.approx(1)
+    assert values[-1] == pytest.approx(0.05)
+    assert all(a < b for a, b in zip(values[:20], values[1:21], strict=True))
+    assert all(a > b for a, b in zip(values[20:-1], values[21:], strict=True))
+    assert 0 < values[0] < 0.1
+
+
+def test_steps_beyond_the_end_keep_the_last_rate():
+    options = ScheduleConfig(name="cosine", final=0.1)
+    assert learning_rate_factor(500, 100, options) == pytest.approx(0.1)
+
+
+def test_the_schedule_drives_the_optimizer():
+    optimizer = create_optimizer(nn.Linear(2, 2), OptimizerConfig(learning_rate=0.5))
+    schedule = create_schedule(optimizer, 10, ScheduleConfig(name="cosine"))
+    rates = []
+    for _ in range(11):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)])
+
+
+def test_an_endless_run_needs_a_constant_schedule():
+    optimizer = create_optimizer(nn.Linear(2, 2), OptimizerConfig())
+    create_schedule(optimizer, math.inf, ScheduleConfig())
+    with pytest.raises(ConfigError, match="no last step"):
+        create_schedule(optimizer, math.inf, ScheduleConfig(name="poly"))
+
+
+def test_class_weights_by_hand():
+    # 4 : 1 in frequency is 1 : 2 in inverse square roots; 0.8 * w + 0.2 * 2 w = 1
+    assert class_weights([0.8, 0.2], 0.5) == pytest.approx([1 / 1.2, 2 / 1.2])
+    assert class_weights([0.8, 0.2], 0.0) is None
+
+
+def test_a_class_without_a_pixel_weighs_as_much_as_the_rarest():
+    weights = class_weights([0.9, 0.0, 0.1], 1.0)
+    assert weights[1] == weights[2] > weights[0]
+
+
+def test_the_moving_average_starts_as_a_plain_one_and_ends_at_its_decay():
+    average = moving_average(0.9)
+    one, zero = torch.ones(1), torch.zeros(1)
+    assert average(zero, one, 0).item() == pytest.approx(1 - 1 / 10)
+    assert average(zero, one, torch.tensor(10_000)).item() == pytest.approx(0.1)
+
+
+def test_counters_are_copied_and_not_averaged():
+    assert moving_average(0.9)(torch.tensor(3), torch.tensor(8), 5).item() == 8

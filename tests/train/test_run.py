@@ -1,0 +1,213 @@
+import csv
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_index import write_tiny_index
+
+from rs_biformer.checkpoint import load_checkpoint, read_checkpoint
+from rs_biformer.data.augment import Augmentation
+from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
+from rs_biformer.train import run
+from rs_biformer.train.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from rs_biformer.train.run import train
+
+AUGMENT = Augmentation(d4=True, scale=0.2, brightness=0.1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory) -> Path:
+    return write_tiny_index(tmp_path_factory.mktemp("scenes"), {"a": "train", "b": "val"})
+
+
+def config_of(index: Path, out: Path, *, encoder: str = "mobilenet_v2", workers: int = 0, **options) -> TrainConfig:
+    """Two epochs of two steps of two windows of 64 px."""
+    trainer = {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
+    return TrainConfig(
+        model=ModelConfig(encoder=encoder),
+        data=DataConfig(index=str(index), batch_size=2, workers=workers, balance=0.5, jitter=0.3, augment=AUGMENT),
+        loss=LossConfig(terms={"cross_entropy": 1.0, "dice": 1.0}, balance=0.5),
+        trainer=trainer | options.pop("trainer", {}),
+        out=str(out),
+        **{"optimizer": OptimizerConfig(name="sgd", learning_rate=0.01), "images_every": 0} | options,
+    )
+
+
+def column(out: Path, name: str) -> list[str]:
+    with (out / "metrics.csv").open(newline="") as file:
+        return [row[name] for row in csv.DictReader(file) if row.get(name)]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path).network.state_dict()
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for (name, first), second in zip(weights(one).items(), weights(other).values(), strict=True):
+        assert torch.equal(first, second), name
+
+
+def test_a_run_leaves_everything_in_its_folder(index, tmp_path):
+    lines: list[str] = []
+    out = train(config_of(index, tmp_path / "run", encoder="resnet18_biformer", images_every=1), say=lines.append)
+    assert {"config.yaml", "metrics.csv", "best.ckpt", "last.ckpt"} <= {path.name for path in out.iterdir()}
+    assert len(column(out, "train/loss")) == 4 and len(column(out, "val/mean_iou")) == 2
+    assert set(column(out, "epoch")) == {"0", "1"}
+    assert any("4 training and 4 validation windows" in line for line in lines)
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert "val/iou/middle" in events.Tags()["scalars"] and events.Tags()["images"] == ["val/samples"]
+
+    model = load_checkpoint(out / "best.ckpt")
+    assert model.meta.encoder == "resnet18_biformer" and model.bands == ("b0", "b1", "b2")
+    best = max(float(value) for value in column(out, "val/mean_iou"))
+    assert model.meta.metrics["mean_iou"] == pytest.approx(best) and model.meta.protocol == "validation-windows"
+    assert model(torch.zeros(1, 3, 50, 70, dtype=torch.uint8)).shape == (1, 3, 50, 70)
+    assert "optimizer_states" not in read_checkpoint(out / "best.ckpt")[0]
+
+
+def test_the_same_seed_gives_the_same_losses_whatever_the_workers(index, tmp_path):
+    one = train(config_of(index, tmp_path / "one"))
+    other = train(config_of(index, tmp_path / "other", workers=2))
+    assert column(one, "train/loss") == column(other, "train/loss") and len(set(column(one, "train/loss"))) == 4
+    assert_same_weights(one / "last.ckpt", other / "last.ckpt")
+
+
+def test_another_seed_gives_other_losses(index, tmp_path):
+    one = train(config_of(index, tmp_path / "one", trainer={"max_epochs": 1}))
+    other = train(config_of(index, tmp_path / "other", trainer={"max_epochs": 1}, seed=1))
+    assert column(one, "train/loss") != column(other, "train/loss")
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(index, tmp_path, monkeypatch, ema):
+    options = dict(optimizer=OptimizerConfig(learning_rate=0.01, ema=ema), schedule=ScheduleConfig(name="cosine"))
+    whole = train(config_of(index, tmp_path / "whole", **options))
+
+    broken = config_of(index, tmp_path / "broken", **options, resume="auto")
+    step = run.SegmentationTask.training_step
+
+    def fails_in_the_second_epoch(self, batch, batch_idx):
+        if self.current_epoch == 1 and batch_idx == 1:
+            raise RsBiformerError("the power went")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.SegmentationTask, "training_step", fails_in_the_second_epoch)
+        with pytest.raises(RsBiformerError, match="the power went"):
+            train(broken)
+    lines: list[str] = []
+    out = train(broken, say=lines.append)  # the same command continues
+    assert f"resuming from {out / 'last.ckpt'}" in lines
+    for name in ("train/loss", "train/learning_rate", "val/mean_iou", "epoch", "step"):
+        assert column(out, name) == column(whole, name), name
+    assert_same_weights(out / "last.ckpt", whole / "last.ckpt")
+    assert_same_weights(out / "best.ckpt", whole / "best.ckpt")
+
+
+def test_averaged_weights_are_what_checkpoints_hold_and_validation_measures(index, tmp_path):
+    options = dict(trainer={"max_epochs": 1}, images_every=0)
+    plain = train(config_of(index, tmp_path / "plain", **options))
+    ema = OptimizerConfig(name="sgd", learning_rate=0.01, ema=0.999)
+    averaged = train(config_of(index, tmp_path / "averaged", optimizer=ema, **options))
+    assert column(plain, "train/loss") == column(averaged, "train/loss")
+    assert column(plain, "val/loss") != column(averaged, "val/loss")
+    content, _ = read_checkpoint(averaged / "last.ckpt")
+    current = {name.removeprefix("model."): value for name, value in content["current_model_state"].items()}
+    raw, mean = weights(plain / "last.ckpt"), weights(averaged / "last.ckpt")
+    changed = [name for name in raw if name.endswith("weight") and not torch.equal(raw[name], mean[name])]
+    assert len(changed) > 10 and all(torch.equal(raw[name], current[name]) for name in raw)
+    assert_same_weights(averaged / "best.ckpt", averaged / "last.ckpt")
+
+
+def test_without_validation_windows_only_the_last_checkpoint_is_kept(tmp_path):
+    index = write_tiny_index(tmp_path / "scenes", {"a": "train"})
+    lines: list[str] = []
+    out = train(config_of(index, tmp_path / "run", trainer={"max_epochs": 1}), say=lines.append)
+    assert (out / "last.ckpt").is_file() and not (out / "best.ckpt").exists()
+    assert any("no val windows" in line for line in lines)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(index, tmp_path):
+    (tmp_path / "metrics.csv").touch()
+    with pytest.raises(ConfigError, match="holds another run.*--resume auto"):
+        train(config_of(index, tmp_path))
+
+
+def test_a_run_of_another_model_is_not_resumed(index, tmp_path):
+    out = train(config_of(index, tmp_path / "run", trainer={"max_epochs": 1}))
+    with pytest.raises(CheckpointError, match="another encoder .mobilenet_v2 then, resnet18 now"):
+        train(config_of(index, out, encoder="resnet18", resume="auto"))
+    with pytest.raises(CheckpointError, match="holds weights alone.*last.ckpt"):
+        train(config_of(index, out, resume=str(out / "best.ckpt")))
+    with pytest.raises(CheckpointError, match="no checkpoint .*nowhere.ckpt"):
+        train(config_of(index, out, resume="nowhere.ckpt"))
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_told_before_training(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
+    with pytest.raises(RasterError, match="1 MiB free and the checkpoints of this run need"):
+        train(config_of(index, tmp_path / "run"))
+
+
+def test_an_index_without_training_windows_is_told_before_training(tmp_path):
+    index = write_tiny_index(tmp_path / "scenes", {"a": "val"})
+    with pytest.raises(ConfigError, match="no labelled train windows"):
+        train(config_of(index, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_index_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="data.index is not set"):
+        train(TrainConfig(out=str(tmp_path)))
+    with pytest.raises(ConfigError, match="no tile index"):
+        train(config_of(tmp_path / "nowhere", tmp_path / "run"))
+
+
+def test_arguments_that_the_model_does_not_know_are_told(index, tmp_path):
+    config = config_of(index, tmp_path / "run")
+    with pytest.raises(ConfigError, match="widht"):
+        train(replace(config, model=ModelConfig(encoder="resnet18_biformer", arguments={"widht": 3})))
+
+
+def test_trainer_options_that_contradict_each_other_are_told(index, tmp_path):
+    with pytest.raises(ConfigError, match="trainer: "):
+        train(config_of(index, tmp_path / "run", trainer={"devices": 0}))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(index, tmp_path):
+    config = config_of(index, tmp_path / "run", optimizer=OptimizerConfig(name="sgd", learning_rate=1e30))
+    with pytest.raises(RsBiformerError, match="lower optimizer.learning_rate"):
+        train(config)
+
+
+@pytest.mark.parametrize("option", [{"fast_dev_run": True}, {"barebones": True, "enable_progress_bar": False}])
+def test_trial_modes_of_the_trainer_work(index, tmp_path, option):
+    out = train(config_of(index, tmp_path / "run", trainer={"max_epochs": 1, **option}, images_every=1))
+    assert not (out / "last.ckpt").exists()
+
+
+def test_an_interrupted_run_says_how_it_goes_on(index, tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupted(self, batch, batch_idx):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.SegmentationTask, "training_step", interrupted)
+    lines: list[str] = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(config_of(index, tmp_path / "run"), say=lines.append)
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores further Ctrl-C
+    assert "--resume auto goes on from the last whole epoch" in lines[-1]
