@@ -1,4 +1,4 @@
-"""Pixel arithmetic: windows, window starts, strips and blend weights.
+"""Pixel arithmetic: windows, window starts and blend weights.
 
 Integers and numpy only: no I/O and no torch, so that tiling, training and prediction can share one definition and the
 tests can check it exhaustively. Rows grow downwards, columns to the right; a stop is exclusive.
@@ -53,7 +53,7 @@ class Window:
         )
 
     def grown(self, margin: int, height: int, width: int) -> "Window":
-        """This window with `margin` more pixels on each side, clipped to a scene of `height` x `width`."""
+        """The window with `margin` more pixels on each side, clipped to a scene of `height` x `width`."""
         row, col = max(0, self.row - margin), max(0, self.col - margin)
         row_stop, col_stop = min(height, self.row_stop + margin), min(width, self.col_stop + margin)
         return Window(row, col, row_stop - row, col_stop - col)
@@ -93,23 +93,6 @@ def grid(height: int, width: int, size: int, stride: int) -> Iterator[Window]:
     for row in window_starts(height, size, stride):
         for col in columns:
             yield Window(row, col, min(size, height), min(size, width))
-
-
-def blocks(height: int, width: int, size: int) -> Iterator[Window]:
-    """The cells of a raster cut into squares of `size` without overlap; the last of a row or column may be smaller."""
-    for row in range(0, height, size):
-        for col in range(0, width, size):
-            yield Window(row, col, min(size, height - row), min(size, width - col))
-
-
-def strips(height: int, size: int, stride: int) -> tuple[tuple[int, int], ...]:
-    """The pixel rows that each row of windows finishes: (start, stop), one pair per window start.
-
-    A row of pixels is finished once no later window reaches it, so the strips cover the height without overlap. The
-    windows that finish a strip begin at its start.
-    """
-    starts = window_starts(height, size, stride)
-    return tuple(zip(starts, (*starts[1:], height), strict=True))
 
 
 def axis_weights(length: int, size: int, stride: int, blend: Blend = "hann") -> tuple[NDArray[np.float32], ...]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.geometry import Window, axis_weights, blocks, grid, reflect_pad, stride_of, strips, window_starts
+from rs_biformer.geometry import Window, axis_weights, grid, reflect_pad, stride_of, window_starts
 
 lengths = st.integers(1, 300)
 sizes = st.integers(1, 80)
@@ -64,16 +64,6 @@ def test_an_impossible_window_or_overlap_is_refused(size, overlap):
         stride_of(size, overlap)
 
 
-@given(lengths, sizes, shares)
-def test_strips_cover_the_height_without_overlap_and_end_inside_their_windows(height, size, overlap):
-    stride = stride_of(size, overlap)
-    pairs = strips(height, size, stride)
-    assert pairs[0][0] == 0 and pairs[-1][1] == height
-    assert all(stop == following for (_, stop), (following, _) in zip(pairs, pairs[1:], strict=False))
-    assert [start for start, _ in pairs] == list(window_starts(height, size, stride))
-    assert all(stop - start <= size for start, stop in pairs)
-
-
 @given(lengths, sizes, shares, blends)
 def test_blend_weights_sum_to_one_at_every_pixel(length, size, overlap, blend):
     stride = stride_of(size, overlap)
@@ -104,14 +94,6 @@ def test_hann_blending_is_symmetric_and_fades_towards_the_neighbour():
 def test_an_unknown_blend_is_refused():
     with pytest.raises(ConfigError, match="hann, average, center"):
         axis_weights(10, 4, 2, "cosine")  # type: ignore[arg-type]
-
-
-@given(lengths, lengths, sizes)
-def test_blocks_tile_a_raster_exactly(height, width, size):
-    seen = np.zeros((height, width), int)
-    for block in blocks(height, width, size):
-        seen[block.slices] += 1
-    assert (seen == 1).all()
 
 
 windows = st.builds(Window, st.integers(0, 9), st.integers(0, 9), st.integers(1, 6), st.integers(1, 6))

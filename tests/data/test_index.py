@@ -161,7 +161,7 @@ squares = st.tuples(
 
 
 @given(st.lists(squares, min_size=1, max_size=12))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_the_overlap_check_agrees_with_comparing_every_pair(rows):
     windows = [(scene, Window(row, col, size, size), split) for scene, row, col, size, split in rows]
     clash = any(a == b and s != t and one.intersects(two) for a, one, s in windows for b, two, t in windows)

@@ -88,7 +88,7 @@ def distance(one: Window, two: Window) -> int:
     buffer=st.integers(0, 12),
     seed=st.integers(0, 100),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_windows_of_two_splits_keep_the_buffer_apart(sizes, size, buffer, seed):
     blocks = Blocks((0.6, 0.2, 0.2), size, buffer, seed)
     for (height, width), dealt in zip(sizes, assign_blocks(sizes, blocks), strict=True):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_biformer.data.statistics import BandStatistics
@@ -20,7 +20,6 @@ def in_parts(image, counted, cuts):
     cuts=st.lists(st.integers(1, 22), unique=True, max_size=5).map(sorted),
     share=st.sampled_from([0.05, 0.6, 1.0]),
 )
-@settings(deadline=None)
 def test_statistics_in_parts_equal_numpy_on_the_whole(seed, dtype, cuts, share):
     rng = np.random.default_rng(seed)
     image = rng.normal(100, 30, (3, 23, 17)).clip(0, 255).astype(dtype)

@@ -61,7 +61,7 @@ def make_scene(folder, name="a", size=(40, 50), seed=0, split="train", dtype="ui
     overlap=st.sampled_from([0, 0.3, 0.5, 0.9]),
     seed=st.integers(0, 1000),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_valid_pixel_lies_in_a_window_inside_the_scene_and_histograms_are_true(
     height, width, window, overlap, seed
 ):

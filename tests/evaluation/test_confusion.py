@@ -22,7 +22,7 @@ def maps(draw):
     return classes, draw(arrays(np.uint8, shape, elements=values)), draw(arrays(np.uint8, shape, elements=values))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(maps())
 def test_every_figure_equals_that_of_scikit_learn(case):
     classes, label, prediction = case

@@ -166,7 +166,7 @@ def test_pictures_are_reduced_alike_and_colour_what_the_rasters_hold(views):
     assert (error[:6, :, 0] < 180).all() and (error[8:] > 240).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(0, 99))
 def test_cells_hold_their_most_frequent_class_and_share_of_errors(height, width, cell, seed):
     rng = np.random.default_rng(seed)

@@ -99,7 +99,7 @@ def predict_in_memory(scene: Memory, model=brightest_band, **options: object) ->
     return sink.pixels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 75),
     st.integers(1, 75),

@@ -25,7 +25,7 @@ plans = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plans)
 def test_every_pixel_is_finished_once_and_after_all_windows_that_cover_it(plan: Plan):
     finished = np.zeros((plan.height, plan.width), int)
@@ -38,7 +38,7 @@ def test_every_pixel_is_finished_once_and_after_all_windows_that_cover_it(plan: 
     assert (finished == 1).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plans)
 def test_blend_weights_sum_to_one_at_every_pixel(plan: Plan):
     total = np.zeros((plan.height, plan.width))
@@ -50,7 +50,7 @@ def test_blend_weights_sum_to_one_at_every_pixel(plan: Plan):
     np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plans)
 def test_the_windows_of_a_strip_fit_the_accumulator(plan: Plan):
     for strip in plan.strips(plan.columns[0]):

@@ -8,10 +8,11 @@ import pytest
 import rasterio
 from affine import Affine
 from conftest import SHARED
+from pieces import blocks
 from rasterio.enums import ColorInterp, MaskFlags
 
 from rs_biformer.errors import RasterError
-from rs_biformer.geometry import Window, blocks
+from rs_biformer.geometry import Window
 from rs_biformer.raster.gdal import open_raster
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.scene import Scene

@@ -7,9 +7,10 @@ import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pieces import blocks
 
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.geometry import Window, blocks
+from rs_biformer.geometry import Window
 from rs_biformer.raster.labels import LabelRaster, encode_colours, erode_boundaries, require_pair
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.writer import write_chip
@@ -207,7 +208,7 @@ def eroded_by_hand(index: np.ndarray, radius: int) -> np.ndarray:
     return result
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     height=st.integers(1, 14),

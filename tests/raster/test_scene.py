@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from pieces import blocks
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
 from rs_biformer.errors import RasterError
-from rs_biformer.geometry import Window, blocks
+from rs_biformer.geometry import Window
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.writer import write_chip
 

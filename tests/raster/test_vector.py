@@ -67,7 +67,7 @@ def read_geopackage(path: Path) -> tuple[list[tuple[int, str, float, shapely.Pol
     return polygons, srs
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 10_000),
     height=st.integers(1, 24),
@@ -87,7 +87,7 @@ def test_strips_give_the_polygons_of_the_whole_map(seed, height, width, scale, r
     assert len(found) == len(whole) == sum(ndimage.label(index == value)[1] for value in (0, 1, 2))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 9))
 def test_polygons_burnt_back_give_the_map(seed, rows):
     index = blobs(seed, 23, 17, 2)

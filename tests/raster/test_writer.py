@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from pieces import blocks
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rio_cogeo import cog_validate
 
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.geometry import Window, blocks
+from rs_biformer.geometry import Window
 from rs_biformer.raster import writer
 from rs_biformer.raster.gdal import open_raster
 from rs_biformer.raster.scene import Scene
