@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import rasterio
 from hypothesis import settings
+from pieces import SHARED
 from rasterio.transform import Affine, from_origin
 
 # A slow or busy machine must not fail a property.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")

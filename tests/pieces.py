@@ -1,8 +1,12 @@
-"""Cells of a raster, for tests that read or write one piece by piece."""
+"""What several tests import: where the real scenes lie, and the cells of a raster."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from rs_biformer.geometry import Window
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+"""Real scenes and reference outputs beside a developer's checkout; not part of the project."""
 
 
 def blocks(height: int, width: int, size: int) -> Iterator[Window]:

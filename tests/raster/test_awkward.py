@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import SHARED
-from pieces import blocks
+from pieces import SHARED, blocks
 from rasterio.enums import ColorInterp, MaskFlags
 
 from rs_biformer.errors import RasterError
