@@ -4,11 +4,11 @@ A label raster spells a class either as a colour (the ISPRS sets) or as a number
 colours and numbers first, becomes IGNORE, which no statistic, loss or metric ever counts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -18,6 +18,7 @@ IGNORE = 255
 """Class index of pixels that have no label; also the nodata value of class maps."""
 
 Colour = tuple[int, int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -138,19 +139,28 @@ PRESETS: dict[str, ClassSchema] = {
 
 def load_schema(name_or_path: str | Path) -> ClassSchema:
     """A preset by name, or a schema from a YAML file. Raises ConfigError that names the presets and nearest match."""
+    return preset_or_file(name_or_path, PRESETS, ClassSchema.from_dict, "class schema")
+
+
+def preset_or_file(name_or_path: str | Path, presets: Mapping[str, T], build: Callable[[Any], T], what: str) -> T:
+    """What `presets` has under a name, or what `build` makes of a YAML file. Raises ConfigError naming the file."""
     text = str(name_or_path)
-    if text in PRESETS:
-        return PRESETS[text]
+    if text in presets:
+        return presets[text]
     path = Path(text)
     if not path.is_file():
-        near = get_close_matches(text, PRESETS, n=1)
+        near = get_close_matches(text, presets, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"no class schema {text!r}: use {', '.join(PRESETS)} or the path of a YAML file{hint}")
+        raise ConfigError(f"no {what} {text!r}: use {', '.join(presets)} or the path of a YAML file{hint}")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return build(read_yaml(path))
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds. Raises ConfigError where it is none."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        return ClassSchema.from_dict(data)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None

@@ -11,10 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rs_biformer.errors import ConfigError
-from rs_biformer.schema import ClassSchema
+from rs_biformer.schema import ClassSchema, preset_or_file
 
 
 @dataclass(frozen=True)
@@ -154,22 +152,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 def load_protocol(name_or_path: str | Path) -> Protocol:
     """A built-in protocol by id, or one from a YAML file whose keys are Protocol's fields. Raises ConfigError."""
-    text = str(name_or_path)
-    if text in PROTOCOLS:
-        return PROTOCOLS[text]
-    path = Path(text)
-    if not path.is_file():
-        near = get_close_matches(text, PROTOCOLS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"no protocol {text!r}: use {', '.join(PROTOCOLS)} or the path of a YAML file{hint}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        return _from_dict(data)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    return preset_or_file(name_or_path, PROTOCOLS, _from_dict, "protocol")
 
 
 def _from_dict(data: Any) -> Protocol:

@@ -15,6 +15,7 @@ import yaml
 
 from rs_biformer.data.augment import Augmentation
 from rs_biformer.errors import ConfigError
+from rs_biformer.schema import read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -280,10 +281,7 @@ def _leaves(data: Any, known: set[str], prefix: str = "") -> Iterator[tuple[str,
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"no config file {path}; see configs/ for complete ones, or write one with --print_config")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {_one_line(str(error))}") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no mapping of sections; see configs/ for complete files")
     return data
