@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo
+# more options for the benchmark, such as --beside SCRIPT.py
+BENCH ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -35,7 +37,7 @@ format: $(READY)
 
 # Benchmarks print their figures; benchmarks/RESULTS.md keeps those that were measured on purpose.
 bench: $(READY)
-	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/inference.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
