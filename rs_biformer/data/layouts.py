@@ -56,8 +56,8 @@ class _Download:
     test: tuple[str, ...]
 
 
-# Train and test are those of the ISPRS contest. It names no validation set: five and seven of the training scenes, the
-# ones that most published work holds out (Volpi and Tuia 2017 among others), so that nothing is chosen on test.
+# Train and test are those of the ISPRS contest. It names no validation set: five and seven of the training scenes,
+# which published code commonly holds out, so that nothing is chosen on test.
 _DOWNLOADS = {
     "vaihingen": _Download(
         images={"irrg": _Kind(("top",), r"top_mosaic_09cm_area(\d+)\.tif")},

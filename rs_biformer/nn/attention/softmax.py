@@ -15,9 +15,8 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tenso
 
     mask: bool, broadcastable to (B, M, L, N), True where a query sees a key. Each query must see one.
 
-    PyTorch's fused kernel, except for few keys in bfloat16 on a CPU, where that kernel's backward pass takes 3 to 4
-    times as long as two matrix products and a softmax (512 x 2 heads, 64 queries, 64 keys, 2 cores with AVX-512: 94
-    against 25 ms; 256 keys: 31 against 22; 1024 keys: 123 against 265).
+    PyTorch's fused kernel, except for few keys in bfloat16 on a CPU, where its backward pass takes longer than two
+    matrix products and a softmax do (benchmarks/softmax.py).
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= FEW_KEYS:
         logits = (q * scale) @ k.transpose(-2, -1)
