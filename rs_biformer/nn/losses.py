@@ -2,9 +2,11 @@
 
 Shape legend: B batch, K classes, H and W pixels, P pixels of the batch that have a label.
 
-The pixels that have a label are gathered once, (B, K, H, W) -> (P, K), before any term looks at them, so that no term
-needs an ignore index of its own and a logit under an ignored pixel, be it inf or NaN, reaches neither the loss nor the
-gradient. What that works around in segmentation_models_pytorch 0.6:
+The pixels that have a label are gathered once, (B, K, H, W) -> (P, K), before any term but `boundary` looks at them, so
+that no term needs an ignore index of its own and a logit under an ignored pixel, be it inf or NaN, reaches neither the
+loss nor the gradient. `boundary` needs neighbours and masks instead.
+
+What that works around in segmentation_models_pytorch 0.6:
 
 - `SoftCrossEntropyLoss` zeroes the ignored pixels but divides by all of them, so nodata dilutes the loss; it takes no
   class weights. torch's cross-entropy serves instead.
@@ -29,6 +31,9 @@ from rs_biformer.schema import IGNORE
 
 FOCAL_GAMMA = 2.0
 """How strongly the focal term turns away from pixels that are already right; the paper's value."""
+
+BOUNDARY_REACH = 2
+"""Pixels by which two outlines may lie apart and still meet in the boundary term; the paper's value (5 x 5)."""
 
 
 def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
@@ -56,10 +61,40 @@ def lovasz(logits: Tensor, target: Tensor) -> Tensor:
     return LovaszLoss("multiclass")(logits.T[None, :, :, None], target[None, :, None])
 
 
-PIXEL_TERMS = ("cross_entropy", "focal")
-"""Terms that weigh pixels. The other two compare areas: each class counts alike whatever its share of the pixels."""
+def boundary(logits: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
+    """1 - the soft F1 score of class outlines, the mean over the classes that have one (Bokhovkin and Burnaev 2019).
 
-TERMS = (*PIXEL_TERMS, "dice", "lovasz")
+    logits (B, K, H, W); target (B, H, W), with any class where it is not labelled; labelled (B, H, W) bool.
+    An outline is what an erosion by 3 x 3 takes from a class; outlines that lie within BOUNDARY_REACH pixels of each
+    other meet. An ignored pixel beside a class makes no outline.
+    """
+    known = labelled[:, None]
+    truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    drawn, predicted = _outline(truth, known), _outline(logits.where(known, 0.0).softmax(1), known)
+    over = (0, 2, 3)
+    drawn_total, predicted_total = drawn.sum(over), predicted.sum(over)
+    precision = (predicted * _dilate(drawn, BOUNDARY_REACH)).sum(over) / predicted_total.clamp_min(1e-6)
+    recall = (drawn * _dilate(predicted, BOUNDARY_REACH)).sum(over) / drawn_total.clamp_min(1e-6)
+    missed = 1 - 2 * precision * recall / (precision + recall).clamp_min(1e-6)
+    present = drawn_total > 0
+    return (missed * present).sum() / present.sum().clamp_min(1)
+
+
+def _outline(share: Tensor, known: Tensor) -> Tensor:
+    """What an erosion by 3 x 3 takes away from each class, (B, K, H, W) in [0, 1]."""
+    outside = (1 - share) * known
+    return (_dilate(outside, 1) - outside) * known
+
+
+def _dilate(share: Tensor, reach: int) -> Tensor:
+    """The maximum over the square of `reach` pixels to each side."""
+    return F.max_pool2d(share, 2 * reach + 1, stride=1, padding=reach)
+
+
+PIXEL_TERMS = ("cross_entropy", "focal")
+"""Terms that weigh pixels. The others compare areas or outlines: each class counts alike whatever its share."""
+
+TERMS = (*PIXEL_TERMS, "dice", "lovasz", "boundary")
 
 
 class SegmentationLoss(nn.Module):
@@ -83,23 +118,22 @@ class SegmentationLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         classes = self._checked_classes(logits, target)
         with torch.autocast(logits.device.type, enabled=False):
-            labelled = (target.flatten() != self.ignore_index).nonzero().squeeze(1)
+            known = target != self.ignore_index
+            labelled = known.flatten().nonzero().squeeze(1)
             # index_select, not a boolean mask: on a GPU the gradient of a mask begins by sorting all indices
             pixels = logits.movedim(1, -1).reshape(-1, classes).index_select(0, labelled).float()
             truth = target.flatten().index_select(0, labelled)
             if not len(truth):
                 return pixels.sum()  # 0.0 of no pixels, with a path back to the logits
             _require_known_labels(truth, classes)
-            return torch.stack([weight * self._term(name, pixels, truth) for name, weight in self.terms.items()]).sum()
-
-    def _term(self, name: str, pixels: Tensor, truth: Tensor) -> Tensor:
-        term: dict[str, Callable[[], Tensor]] = {
-            "cross_entropy": lambda: cross_entropy(pixels, truth, self.class_weights, self.label_smoothing),
-            "focal": lambda: focal(pixels, truth, self.class_weights),
-            "dice": lambda: dice(pixels, truth),
-            "lovasz": lambda: lovasz(pixels, truth),
-        }
-        return term[name]()
+            term: dict[str, Callable[[], Tensor]] = {
+                "cross_entropy": lambda: cross_entropy(pixels, truth, self.class_weights, self.label_smoothing),
+                "focal": lambda: focal(pixels, truth, self.class_weights),
+                "dice": lambda: dice(pixels, truth),
+                "lovasz": lambda: lovasz(pixels, truth),
+                "boundary": lambda: boundary(logits.float(), target.where(known, 0), known),
+            }
+            return torch.stack([weight * term[name]() for name, weight in self.terms.items()]).sum()
 
     def _checked_classes(self, logits: Tensor, target: Tensor) -> int:
         if logits.ndim != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
@@ -139,7 +173,7 @@ def create_loss(
 ) -> nn.Module:
     """A loss of one term, or the weighted sum of several.
 
-    terms: `cross_entropy`, `dice`, `lovasz` or `focal`; or a mapping of these to their weights, such as
+    terms: `cross_entropy`, `dice`, `lovasz`, `focal` or `boundary`; or a mapping of these to their weights, such as
         {"cross_entropy": 1.0, "dice": 1.0}.
     class_weights: one positive number per class, by which `cross_entropy` and `focal` weigh the pixels of that class;
         the mean is over weights, so only their ratios matter.

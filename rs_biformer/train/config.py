@@ -81,7 +81,7 @@ class LossConfig:
     """The loss.
 
     Args:
-        terms: Weight of each loss term; terms are cross_entropy, dice, lovasz and focal.
+        terms: Weight of each loss term; terms are cross_entropy, dice, lovasz, focal and boundary.
         balance: Strength s of the class weights frequency ** -s of cross_entropy and focal; 0 weighs all alike, 0.5 is
             the inverse square root. Frequencies are those of the windows as drawn: what data.balance has evened out
             already is not corrected twice.

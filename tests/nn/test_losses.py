@@ -23,11 +23,14 @@ def two_pixels() -> tuple[torch.Tensor, torch.Tensor]:
 #   Lovász, class 0: errors 1/2 (background) and 1/4 (foreground). Jaccard losses of the error sets are 1/2 for the
 #     first alone and 1 for both: 1/2 * 1/2 + 1/4 * 1/2 = 3/8. Class 1: errors 1/2 (foreground), then 1/4: the loss is
 #     already 1 after the first: 1/2. Mean 7/16.
+#   boundary, either class: the true outline is its own pixel, (1, 0) or (0, 1), the predicted one takes 1/4 there (what
+#     the neighbour has less) and 0 beside. All of it lies near the true one: precision 1, recall 1/4, 1 - 2/4 / (5/4).
 BY_HAND = {
     "cross_entropy": (math.log(4 / 3) + math.log(2)) / 2,
     "focal": (math.log(4 / 3) / 16 + math.log(2) / 4) / 2,
     "dice": 8 / 21,
     "lovasz": 7 / 16,
+    "boundary": 3 / 5,
 }
 
 
@@ -52,7 +55,8 @@ def test_a_step_down_the_gradient_of_a_term_lowers_it(term):
     loss = create_loss(term)
     before = loss(logits, target)
     (gradient,) = torch.autograd.grad(before, logits)
-    assert (gradient.abs().sum(1) > 0).float().mean() > 0.9  # a term through an argmax would have none
+    reached = (gradient.abs().sum(1) > 0).float().mean()  # a term through an argmax would have none
+    assert reached > 0.9
     assert loss(logits - 0.1 * gradient / gradient.norm(), target) < before
 
 
@@ -85,7 +89,28 @@ def test_a_batch_without_labels_gives_zero_and_zero_gradients(term, ignore_index
     assert all((parameter.grad == 0).all() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("term", TERMS)
+def test_the_outline_that_is_too_far_away_is_missed_and_the_near_one_is_met():
+    truth = torch.zeros(1, 12, 24, dtype=torch.long)
+    truth[..., 12:] = 1
+    loss = create_loss("boundary")
+
+    def predicted_edge_at(column: int) -> float:
+        logits = torch.zeros(1, 2, 12, 24)
+        logits[:, 0, :, :column] = logits[:, 1, :, column:] = 60.0
+        return loss(logits, truth).item()
+
+    assert predicted_edge_at(12) == pytest.approx(0.0, abs=1e-6)
+    assert predicted_edge_at(14) == pytest.approx(0.0, abs=1e-6)  # two pixels off
+    assert predicted_edge_at(15) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_an_ignored_area_makes_no_outline():
+    target = torch.zeros(1, 8, 8, dtype=torch.long)
+    target[..., 4:] = 255
+    assert create_loss("boundary")(torch.randn(1, 2, 8, 8), target).item() == 0.0
+
+
+@pytest.mark.parametrize("term", [term for term in TERMS if term != "boundary"])  # a single class has no outline
 def test_a_batch_of_a_single_class_can_be_learnt(term):
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
     target = torch.full((1, 2, 2), 2)
