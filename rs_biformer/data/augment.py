@@ -5,11 +5,12 @@ band's standard deviation, because albumentations' own know only 8-bit or unit-r
 number of bands of any dtype.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,20 @@ from numpy.typing import NDArray
 from rs_biformer.errors import ConfigError
 from rs_biformer.schema import IGNORE
 
-Augment = Callable[[NDArray, NDArray, NDArray, np.random.Generator], tuple[NDArray, NDArray, NDArray]]
-"""(image (C, S, S), label (S, S) uint8, valid (S, S) bool, rng) -> the same, changed."""
+Change = Callable[[NDArray, NDArray, NDArray, np.random.Generator], tuple[NDArray, NDArray, NDArray]]
+"""(image (C, T, T), label (T, T) uint8, valid (T, T) bool, rng) -> the inner S x S pixels, changed."""
+
+
+class Augment(NamedTuple):
+    """How a training window is changed, and how many pixels around it that takes: T = S + 2 margin."""
+
+    change: Change
+    margin: int
+
+    def __call__(
+        self, image: NDArray, label: NDArray, valid: NDArray, rng: np.random.Generator
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        return self.change(image, label, valid, rng)
 
 
 @dataclass(frozen=True)
@@ -27,14 +40,15 @@ class Augmentation:
 
     Args:
         d4: Turn by a multiple of 90 degrees and mirror: nadir imagery has no preferred direction.
-        scale: Zoom in or out by up to this share; 0.25 draws a factor from 0.8 to 1.25. What lies outside the window
-            becomes ignore.
+        scale: Zoom in or out by up to this share; 0.25 draws a factor from 0.8 to 1.25. What comes in at the edges is
+            read from the scene; where it has no more, it becomes ignore.
         rotate: Turn by up to this many degrees on top of d4.
         brightness: Shift all bands by up to this many of their standard deviations.
         contrast: Stretch all bands about their mean by up to this share.
         band: Shift and stretch each band by itself, each by up to this share of the two above's unit.
         noise: Standard deviation of Gaussian noise, in standard deviations of the band.
-        probability: How often scale and rotate, and how often the changes of values, are made at all.
+        blur: Largest standard deviation of a Gaussian blur, in pixels.
+        probability: How often scale and rotate, how often blur, and how often the other changes of values are made.
     """
 
     d4: bool = False
@@ -44,6 +58,7 @@ class Augmentation:
     contrast: float = 0.0
     band: float = 0.0
     noise: float = 0.0
+    blur: float = 0.0
     probability: float = 0.75
 
     def __post_init__(self) -> None:
@@ -54,6 +69,7 @@ class Augmentation:
             ("contrast", 0, 0.9),
             ("band", 0, 0.9),
             ("noise", 0, 3),
+            ("blur", 0, 10),
             ("probability", 0, 1),
         ):
             value = getattr(self, name)
@@ -62,8 +78,18 @@ class Augmentation:
 
     @property
     def moves(self) -> bool:
-        """Whether pixels change place."""
-        return self.d4 or self.scale > 0 or self.rotate > 0
+        """Whether pixels change place or mix."""
+        return self.d4 or self.warps or self.blur > 0
+
+    @property
+    def warps(self) -> bool:
+        """Whether windows are zoomed or turned by any angle."""
+        return self.scale > 0 or self.rotate > 0
+
+    def margin(self, size: int) -> int:
+        """Pixels around a window of `size` that zooming out and turning can bring in, at most."""
+        angle = math.radians(min(self.rotate, 45))
+        return math.ceil(size / 2 * ((1 + self.scale) * (math.cos(angle) + math.sin(angle)) - 1))
 
     @property
     def recolours(self) -> bool:
@@ -71,14 +97,14 @@ class Augmentation:
         return self.brightness > 0 or self.contrast > 0 or self.band > 0 or self.noise > 0
 
 
-def create_augment(options: Augmentation, mean: NDArray, std: NDArray) -> Augment | None:
-    """The augmentation as one function, or None where every change is off.
+def create_augment(options: Augmentation, size: int, mean: NDArray, std: NDArray) -> Augment | None:
+    """The augmentation of windows of `size`, or None where every change is off.
 
-    mean, std: per band, in raw units; what new pixels outside the window hold, and the unit of changes of value.
+    mean, std: per band, in raw units; what new pixels outside the scene hold, and the unit of changes of value.
     """
     if not options.moves and not options.recolours:
         return None
-    move = _create_geometry(options, mean) if options.moves else None
+    move = _create_geometry(options, size, mean) if options.moves else None
 
     def augment(
         image: NDArray, label: NDArray, valid: NDArray, rng: np.random.Generator
@@ -89,7 +115,7 @@ def create_augment(options: Augmentation, mean: NDArray, std: NDArray) -> Augmen
             image = recolour(image, options, mean, std, rng)
         return image, label, valid
 
-    return augment
+    return Augment(augment, options.margin(size))
 
 
 def recolour(image: NDArray, options: Augmentation, mean: NDArray, std: NDArray, rng: np.random.Generator) -> NDArray:
@@ -116,7 +142,7 @@ def to_dtype(values: NDArray, dtype: np.dtype) -> NDArray:
     return values.astype(dtype)
 
 
-def _create_geometry(options: Augmentation, mean: NDArray) -> Augment:
+def _create_geometry(options: Augmentation, size: int, mean: NDArray) -> Change:
     # At import albumentations asks a server for a newer version of itself.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
@@ -126,10 +152,11 @@ def _create_geometry(options: Augmentation, mean: NDArray) -> Augment:
     steps: list[Any] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # albumentations answers an argument it does not know with a warning
-        if options.scale or options.rotate:
+        if options.warps:
             steps.append(
                 A.Affine(
                     scale=(1 / (1 + options.scale), 1 + options.scale),
+                    keep_ratio=True,
                     rotate=(-options.rotate, options.rotate),
                     interpolation=cv2.INTER_LINEAR,
                     mask_interpolation=cv2.INTER_NEAREST,
@@ -139,10 +166,13 @@ def _create_geometry(options: Augmentation, mean: NDArray) -> Augment:
                     p=options.probability,
                 )
             )
+            steps.append(A.CenterCrop(size, size))
         if options.d4:
             steps.append(A.D4(p=1.0))
+        if options.blur:
+            steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.0, options.blur), p=options.probability))
         pipeline = A.Compose(steps, seed=0)
-    interpolates = len(steps) > int(options.d4)
+    interpolates = options.warps or options.blur > 0
     level = mean.astype(np.float32)[:, None, None]
 
     def move(

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from rs_biformer.data.augment import Augmentation, create_augment
-from rs_biformer.data.dataset import SceneReader, TileDataset
+from rs_biformer.data.dataset import TileDataset
 from rs_biformer.data.index import TileIndex
+from rs_biformer.data.reader import BLOCK, SceneReader
 from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_weights
 from rs_biformer.errors import ConfigError
 
@@ -37,7 +38,12 @@ class TileDataModule(LightningDataModule):
         samples_per_epoch: int | None = None,
         balance: float = 0.0,
         jitter: float = 0.0,
+        focus: float = 0.0,
+        mosaic: float = 0.0,
+        nearby: bool = False,
+        ignore_boundary: int = 0,
         cache: bool = False,
+        block_cache: int = 0,
         overlapping_validation: bool = False,
         augment: Augmentation | None = None,
         seed: int = 0,
@@ -60,10 +66,13 @@ class TileDataModule(LightningDataModule):
                 "data.samples_per_epoch"
             )
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
-        self.jitter, self.cache = jitter, cache
+        self.jitter, self.focus, self.mosaic = jitter, focus, mosaic
+        self.nearby, self.cache = nearby, cache
         self.probabilities = balanced_weights(self.train.table.histogram, balance) if balance else None
         self.augment = augment or Augmentation()
-        self.reader = SceneReader(index.manifest)
+        self.reader = SceneReader(
+            index.manifest, cache=block_cache * 2**20 // max(1, workers), ignore_boundary=ignore_boundary
+        )
 
     @property
     def class_frequencies(self) -> NDArray[np.float64]:
@@ -87,13 +96,21 @@ class TileDataModule(LightningDataModule):
         dataset = TileDataset(
             self.train,
             reader=self.reader,
-            augment=create_augment(self.augment, np.array(manifest.mean), np.array(manifest.std)),
+            augment=create_augment(self.augment, manifest.window, np.array(manifest.mean), np.array(manifest.std)),
             jitter=self.jitter,
+            focus=self.focus,
+            mosaic=self.mosaic,
+            probabilities=self.probabilities,
             elsewhere=elsewhere,
             seed=self.seed,
         )
         sampler = TrainSampler(
-            len(self.train), self.samples, self.seed, probabilities=self.probabilities, **self._place_among_processes()
+            len(self.train),
+            self.samples,
+            self.seed,
+            probabilities=self.probabilities,
+            cells=_cells(self.train) if self.nearby else None,
+            **self._place_among_processes(),
         )
         return self._loader(dataset, sampler, drop_last=True)
 
@@ -125,6 +142,14 @@ class TileDataModule(LightningDataModule):
 
 def _labelled(index: TileIndex) -> TileIndex:
     return replace(index, table=index.table.take(np.flatnonzero(index.table.histogram.any(axis=1))))
+
+
+def _cells(index: TileIndex) -> NDArray[np.int64]:
+    """A number per window that those share whose centres lie in one square of two blocks a side."""
+    table, side = index.table, 2 * BLOCK
+    rows, cols = (table.row + table.height // 2) // side, (table.col + table.width // 2) // side
+    places = np.stack([table.scene, rows, cols], axis=1)
+    return np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def without_overlap(index: TileIndex) -> TileIndex:

@@ -9,6 +9,9 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from rs_biformer.errors import ConfigError
 
+MIXED = 16
+"""Cells that training visits at a time when it reads nearby windows together."""
+
 
 class Draw(NamedTuple):
     """One window drawn for training.
@@ -39,6 +42,18 @@ def balanced_weights(histogram: NDArray[np.int64], strength: float) -> NDArray[n
     return weights / weights.sum()
 
 
+def nearby_order(cells: NDArray[np.int64], mixed: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """An order of draws, (draws,), that visits their cells one after the other while about `mixed` are in work.
+
+    cells: of each draw, any number that draws from one place share. Each cell gets a random rank, each draw is put off
+    by up to `mixed` ranks, so blocks decoded for a cell serve all its draws before they are forgotten, and a batch
+    still mixes many places.
+    """
+    names, own = np.unique(cells, return_inverse=True)
+    rank = rng.permutation(len(names))
+    return np.argsort(rank[own] + rng.uniform(0, mixed, len(cells)), kind="stable")
+
+
 class _Sized(Dataset[None]):
     """What a DistributedSampler wants to see of a data set: its length."""
 
@@ -66,6 +81,7 @@ class TrainSampler(DistributedSampler):
         seed: int,
         *,
         probabilities: NDArray[np.float64] | None = None,
+        cells: NDArray[np.int64] | None = None,
         replicas: int = 1,
         rank: int = 0,
     ) -> None:
@@ -73,6 +89,7 @@ class TrainSampler(DistributedSampler):
         self.windows = windows
         self.samples = samples - samples % replicas
         self.probabilities = probabilities
+        self.cells = cells
 
     def __len__(self) -> int:
         return self.samples // self.num_replicas
@@ -80,6 +97,9 @@ class TrainSampler(DistributedSampler):
     def __iter__(self) -> Iterator[Draw]:
         start = self.epoch * self.samples
         numbers = self._drawn() if self.probabilities is not None else self._shuffled(start)
+        if self.cells is not None:
+            rng = np.random.default_rng((self.seed, self.epoch, MIXED))
+            numbers = numbers[nearby_order(self.cells[numbers], MIXED, rng)]
         for place in range(self.rank, self.samples, self.num_replicas):
             yield Draw(int(numbers[place]), start + place)
 

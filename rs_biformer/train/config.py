@@ -50,8 +50,16 @@ class DataConfig:
             as common ones.
         jitter: Furthest shift of a training window from its indexed place, as a share of the window. A shift that
             would touch a window of another split is not made.
-        cache: Keep the decoded scenes in memory where they fit into 40 % of it; otherwise they are read from their
-            files by window.
+        focus: How often a window is moved to show, near its centre, one of the classes that its place has, each as
+            likely as the others, instead of being shifted at random.
+        mosaic: How often a training window is put together from the quarters of four.
+        nearby: Draw the windows of an epoch area by area, 16 areas of 1024 pixels mixed at a time, so that compressed
+            blocks of data sets larger than memory are decoded once and not several times.
+        ignore_boundary: Pixels around class boundaries that get no label, in training and validation; 3 is the ISPRS
+            rule.
+        cache: Keep the decoded scenes in memory, shared by the workers, where they fit into 40 % of it; otherwise
+            they are read from their files by block.
+        block_cache: MiB of decoded blocks that all workers together keep when the scenes are not.
         overlapping_validation: Score all validation windows. By default only those that do not overlap, which cost a
             quarter at an overlap of 0.5 and count no pixel twice.
         augment: Random changes of training windows; all are off by default.
@@ -63,7 +71,12 @@ class DataConfig:
     samples_per_epoch: int | None = None
     balance: float = 0.0
     jitter: float = 0.0
+    focus: float = 0.0
+    mosaic: float = 0.0
+    nearby: bool = False
+    ignore_boundary: int = 0
     cache: bool = False
+    block_cache: int = 512
     overlapping_validation: bool = False
     augment: Augmentation = field(default_factory=Augmentation)
 
@@ -74,6 +87,10 @@ class DataConfig:
         _require(samples is None or samples >= 1, "data.samples_per_epoch", samples, "null, or 1 or more")
         _require(0 <= self.balance <= 2, "data.balance", self.balance, "between 0 (off) and 2")
         _require(0 <= self.jitter <= 1, "data.jitter", self.jitter, "between 0 (off) and 1 (a whole window)")
+        for name in ("focus", "mosaic"):
+            _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "between 0 (never) and 1")
+        _require(0 <= self.ignore_boundary <= 64, "data.ignore_boundary", self.ignore_boundary, "0 to 64 pixels")
+        _require(self.block_cache >= 0, "data.block_cache", self.block_cache, "0 MiB or more")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ SIZE = 32
 
 
 def create(bands: int = 3, **options):
-    return create_augment(Augmentation(**options), np.full(bands, 100.0), np.full(bands, 20.0))
+    return create_augment(Augmentation(**options), SIZE, np.full(bands, 100.0), np.full(bands, 20.0))
 
 
 def window(bands: int, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

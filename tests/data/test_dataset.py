@@ -7,8 +7,8 @@ import rasterio
 import torch
 from tiny_index import write_tiny_index
 
-from rs_biformer.data import dataset as room
-from rs_biformer.data.dataset import SceneReader, TileDataset
+from rs_biformer.data.augment import Augmentation, create_augment
+from rs_biformer.data.dataset import TileDataset
 from rs_biformer.data.index import TileIndex
 from rs_biformer.data.sampler import Draw
 from rs_biformer.errors import RasterError
@@ -83,45 +83,6 @@ def test_padding_reflects_until_it_is_masked_so_the_network_sees_no_edge(make_in
     assert (item["image"][0][outside] == round(index.manifest.mean[0])).all()
 
 
-def test_the_cache_answers_what_the_files_hold(make_index):
-    index = make_index(("a", "b"), nodata=0, size=(100, 130), stride=32)
-    reader = SceneReader(index.manifest)
-    assert reader.keep([0, 1])
-    from_files, from_memory = TileDataset(index), TileDataset(index, reader=reader)
-    for number in range(len(index)):
-        for name, part in from_files[number].items():
-            torch.testing.assert_close(from_memory[number][name], part, rtol=0, atol=0)
-
-
-def test_reading_does_not_change_what_the_cache_holds(make_index):
-    index = make_index(nodata=0)
-    reader = SceneReader(index.manifest)
-    reader.keep([0])
-    items = TileDataset(index, reader=reader)
-    first = items[1]["image"].clone()
-    items[1]["image"].fill_(0)
-    torch.testing.assert_close(items[1]["image"], first)
-
-
-def test_a_cache_larger_than_its_share_is_declined(make_index, monkeypatch):
-    index = make_index(("a", "b"))
-    reader = SceneReader(index.manifest)
-    monkeypatch.setattr(room, "_memory", lambda: 100_000)
-    assert not reader.keep([0, 1])
-    np.testing.assert_array_equal(
-        TileDataset(index, reader=reader)[0]["image"], file_pixels(index, 0, index.window(0))[0]
-    )
-
-
-def test_no_more_scenes_stay_open_than_allowed(make_index, monkeypatch):
-    monkeypatch.setattr(room, "OPEN_SCENES", 2)
-    index = make_index(tuple("abcde"))
-    items = TileDataset(index)
-    for number in [*range(len(index)), 0]:
-        items[number]
-        assert len(items.reader._open) <= 2
-
-
 def test_a_dataset_can_be_sent_to_a_worker_after_it_has_read(make_index):
     items = TileDataset(make_index())
     expected = items[0]
@@ -176,3 +137,69 @@ def test_a_scene_that_changed_size_since_it_was_tiled_is_refused(make_index):
     taller = replace(index.manifest, scenes=(replace(index.manifest.scenes[0], height=500),))
     with pytest.raises(RasterError, match="128 x 128 and was 500 x 128"):
         TileDataset(replace(index, manifest=taller))[0]
+
+
+def test_focus_shows_each_class_of_the_place_as_often(make_index):
+    index = make_index(size=(256, 256), window=64)
+    label = np.zeros((256, 256), np.uint8)
+    label[100:104, 100:104] = 2  # one small spot, in the window at 64, 64
+    with rasterio.open(index.manifest.scenes[0].label, "r+") as sink:
+        sink.write(label, 1)
+    number = next(n for n in range(len(index)) if (index.table.row[n], index.table.col[n]) == (64, 64))
+    items = TileDataset(index, focus=1.0)
+    centres = [items[Draw(number, draw)]["label"][16:48, 16:48] for draw in range(60)]
+    spots = sum(bool((centre == 2).any()) for centre in centres)
+    assert 20 < spots  # by area it would be one in 250
+    plain = TileDataset(index, jitter=1.0)
+    assert sum(bool((plain[Draw(number, draw)]["label"][16:48, 16:48] == 2).any()) for draw in range(60)) < spots
+
+
+def test_turning_and_zooming_show_what_the_scene_has_around_the_window(make_index):
+    index = make_index(size=(256, 256))
+    options = Augmentation(scale=0.5, rotate=45, probability=1.0)
+    augment = create_augment(options, 64, np.array(index.manifest.mean), np.array(index.manifest.std))
+    items = TileDataset(index, augment=augment)
+    inner = next(n for n in range(len(index)) if (index.table.row[n], index.table.col[n]) == (64, 64))
+    corner = next(n for n in range(len(index)) if (index.table.row[n], index.table.col[n]) == (0, 0))
+    assert all(items[Draw(inner, draw)]["valid"].all() for draw in range(20))
+    assert not all(items[Draw(corner, draw)]["valid"].all() for draw in range(20))
+    item = items[Draw(inner, 3)]  # brightness tells the class, so image and label must have moved together
+    guessed = ((item["image"].float().mean(0) - 30) / 60).floor().clamp(0, 2)
+    assert (guessed == item["label"]).float().mean() > 0.9
+
+
+def test_context_never_shows_windows_of_another_split(make_index):
+    index = make_index(size=(192, 192))
+    splits = np.where((index.table.row == 64) & (index.table.col == 64), "train", "val")
+    index = replace(index, table=replace(index.table, split=splits))
+    options = Augmentation(scale=1.0, probability=1.0)
+    augment = create_augment(options, 64, np.array(index.manifest.mean), np.array(index.manifest.std))
+    items = TileDataset(index.select("train"), augment=augment, elsewhere=index.select("val"))
+    for draw in range(20):
+        item = items[Draw(0, draw)]
+        shown = item["valid"].numpy()
+        rows, cols = np.nonzero(shown)
+        zoom = min(64, rows.max() - rows.min() + 1) / 64  # the window itself, shrunk, is all that is seen
+        assert shown.sum() <= (64 * zoom + 1) ** 2
+        assert (item["label"].numpy()[~shown] == IGNORE).all()
+
+
+def test_a_mosaic_has_the_quarters_of_several_windows(make_index):
+    index = make_index(("a", "b", "c", "d"))
+    items = TileDataset(index, mosaic=1.0)
+    pictures = [file_pixels(index, int(index.table.scene[n]), index.window(n))[0] for n in range(len(index))]
+    for draw in range(10):
+        image = items[Draw(5, draw)]["image"].numpy()
+        assert (image[:, :16, :16] == pictures[5][:, :16, :16]).all()
+        for part in (np.s_[:, :16, 48:], np.s_[:, 48:, :16], np.s_[:, 48:, 48:]):
+            assert any((image[part] == picture[part]).all() for picture in pictures)
+
+
+def test_a_mosaic_draws_by_the_probabilities(make_index):
+    index = make_index(("a", "b"))
+    probabilities = np.zeros(len(index))
+    probabilities[6] = 1.0
+    items = TileDataset(index, mosaic=1.0, probabilities=probabilities)
+    picture = file_pixels(index, 1, index.window(6))[0]
+    for draw in range(5):
+        assert (items[Draw(0, draw)]["image"].numpy()[:, 48:, 48:] == picture[:, 48:, 48:]).all()

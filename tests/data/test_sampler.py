@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_weights
+from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_weights, nearby_order
 from rs_biformer.errors import ConfigError
 
 
@@ -92,3 +92,24 @@ def test_draws_follow_the_probabilities():
     sampler = TrainSampler(3, 20_000, seed=0, probabilities=np.array([0.7, 0.3, 0.0]))
     shares = np.bincount(drawn(sampler, 0), minlength=3) / 20_000
     np.testing.assert_allclose(shares, [0.7, 0.3, 0], atol=0.02)
+
+
+def test_nearby_draws_follow_each_other_and_all_are_made():
+    cells = np.repeat(np.arange(40), 25)
+    order = nearby_order(cells, 4, np.random.default_rng(0))
+    assert sorted(order) == list(range(1000))
+    first, last = (
+        np.array([found(np.flatnonzero(cells[order] == cell)) for cell in range(40)]) for found in (min, max)
+    )
+    assert (last - first < 6 * 25).all()  # a cell is left for good soon after it is begun
+    mixture = [len(set(cells[order][start : start + 32])) for start in range(0, 960, 32)]
+    assert np.mean(mixture) > 3
+
+
+def test_reading_nearby_changes_the_order_alone():
+    cells = np.arange(50) // 10
+    plain, near = (TrainSampler(50, 50, 3, cells=places) for places in (None, cells))
+    for epoch in (0, 1):
+        plain.set_epoch(epoch), near.set_epoch(epoch)
+        assert sorted(draw.number for draw in plain) == sorted(draw.number for draw in near)
+    assert [draw.number for draw in near] == [draw.number for draw in near]

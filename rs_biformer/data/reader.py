@@ -1,0 +1,185 @@
+"""Windows of indexed scenes, image and label together, from decoded blocks that are kept while memory allows.
+
+A window seldom lies on the compressed blocks of its file: one of 256 pixels touches two or three of 512, and its
+neighbours touch them again. So what is decoded are square blocks, labels already as class indices, and a window is put
+together from them.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rs_biformer.data.index import Manifest
+from rs_biformer.errors import RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.raster.labels import LabelRaster, erode_boundaries
+from rs_biformer.raster.scene import Scene
+from rs_biformer.schema import IGNORE
+
+Pixels = tuple[NDArray, NDArray[np.uint8], NDArray[np.bool_]]
+"""Image (C, h, w) in its own dtype, class index (h, w) with IGNORE, valid (h, w)."""
+
+BLOCK = 512
+"""Pixels along each side of a decoded block: the usual tile of aerial GeoTIFFs, or a whole number of them."""
+
+OPEN_SCENES = 64
+"""Scenes that one process keeps open. Chips are scenes as well, and there may be more of them than file handles."""
+
+CACHE_SHARE = 0.4
+"""Share of the machine's memory that decoded scenes may take."""
+
+UNKNOWN_MEMORY = 8 * 2**30
+"""Bytes of memory supposed where the system does not tell (Windows)."""
+
+
+class _Block(NamedTuple):
+    """The pixels of one block; valid is None where all of them are."""
+
+    image: NDArray
+    label: NDArray[np.uint8]
+    valid: NDArray[np.bool_] | None
+
+    @property
+    def size(self) -> int:
+        return self.image.nbytes + self.label.nbytes + (0 if self.valid is None else self.valid.nbytes)
+
+
+class SceneReader:
+    """Reads windows of the scenes of an index.
+
+    cache: bytes of decoded blocks that each process keeps, the least recently used go first; those of the window in
+        hand are kept in any case. ignore_boundary: pixels around class boundaries that get no label, as in
+        `raster.labels.erode_boundaries`.
+
+    Files are opened when first needed, in the process that reads, and the least recently read are closed again.
+    Blocks that `keep` has decoded stay; forked workers share them.
+
+    Raises RasterError for a scene without a label or of another size than when it was tiled.
+    """
+
+    def __init__(self, manifest: Manifest, *, cache: int = 0, ignore_boundary: int = 0) -> None:
+        self.manifest = manifest
+        self.ignore_boundary = ignore_boundary
+        self._bound = cache
+        self._held = 0
+        self._blocks: OrderedDict[tuple[int, int, int], _Block] = OrderedDict()
+        self._open: OrderedDict[int, tuple[Scene, LabelRaster]] = OrderedDict()
+
+    def read(self, number: int, window: Window) -> Pixels:
+        """The pixels of a window of scene `number`, a copy. What has no valid image has no label."""
+        image = np.empty((len(self.manifest.bands), window.height, window.width), self.manifest.dtype)
+        label = np.empty((window.height, window.width), np.uint8)
+        valid = np.ones((window.height, window.width), bool)
+        cells = list(_cells(window))
+        for row, col in cells:
+            block = self._block(number, row, col)
+            place, part = _overlap(window, row, col)
+            image[:, *place], label[place] = block.image[:, *part], block.label[part]
+            if block.valid is not None:
+                valid[place] = block.valid[part]
+        self._evict(len(cells))
+        return image, label, valid
+
+    def keep(self, numbers: Iterable[int]) -> bool:
+        """Decode these scenes into memory; False, and nothing is kept, when they would take more than CACHE_SHARE."""
+        records = [(number, self.manifest.scenes[number]) for number in numbers]
+        pixel = len(self.manifest.bands) * np.dtype(self.manifest.dtype).itemsize + 2
+        size = sum(record.height * record.width * pixel for _, record in records)
+        if size > CACHE_SHARE * _memory():
+            return False
+        self._bound = max(self._bound, size)
+        for number, record in records:
+            for row, col in _cells(Window(0, 0, record.height, record.width)):
+                self._block(number, row, col)
+        self.close()
+        return True
+
+    def close(self) -> None:
+        """Close the files of this process; what is kept in memory stays."""
+        while self._open:
+            self._shut(*self._open.popitem()[1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_blocks": OrderedDict(), "_held": 0}
+
+    def _block(self, number: int, row: int, col: int) -> _Block:
+        key = number, row, col
+        block = self._blocks.get(key)
+        if block is None:
+            block = self._blocks[key] = self._decode(number, row, col)
+            self._held += block.size
+        self._blocks.move_to_end(key)
+        return block
+
+    def _evict(self, newest: int) -> None:
+        while self._held > self._bound and len(self._blocks) > newest:
+            self._held -= self._blocks.popitem(last=False)[1].size
+
+    def _decode(self, number: int, row: int, col: int) -> _Block:
+        scene, raster = self._scene(number)
+        top, left = row * BLOCK, col * BLOCK
+        window = Window(top, left, min(BLOCK, scene.height - top), min(BLOCK, scene.width - left))
+        image, valid = scene.read(window)
+        around = window.grown(self.ignore_boundary, scene.height, scene.width)
+        label, _ = raster.read(around)
+        if self.ignore_boundary:
+            label = erode_boundaries(label, self.ignore_boundary)
+        label = label[
+            window.row - around.row : window.row_stop - around.row,
+            window.col - around.col : window.col_stop - around.col,
+        ].copy()
+        label[~valid] = IGNORE
+        return _Block(image, label, None if valid.all() else valid)
+
+    def _scene(self, number: int) -> tuple[Scene, LabelRaster]:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        record = self.manifest.scenes[number]
+        if record.label is None:
+            raise RasterError(f"scene {record.name} has no label; tile it with --labels to train or validate on it")
+        scene = Scene(record.images, bands=self.manifest.bands)
+        if (scene.height, scene.width) != (record.height, record.width):
+            raise RasterError(
+                f"{scene.path} is {scene.height} x {scene.width} and was {record.height} x {record.width} when it was "
+                "tiled; tile again"
+            )
+        self._open[number] = scene, LabelRaster(record.label, self.manifest.schema, tolerance=self.manifest.tolerance)
+        if len(self._open) > OPEN_SCENES:
+            self._shut(*self._open.popitem(last=False)[1])
+        return self._open[number]
+
+    @staticmethod
+    def _shut(scene: Scene, label: LabelRaster) -> None:
+        scene.close()
+        label.close()
+
+
+def _cells(window: Window) -> Iterator[tuple[int, int]]:
+    """Row and column, counted in blocks, of the blocks that a window touches."""
+    for row in range(window.row // BLOCK, -(-window.row_stop // BLOCK)):
+        for col in range(window.col // BLOCK, -(-window.col_stop // BLOCK)):
+            yield row, col
+
+
+def _overlap(window: Window, row: int, col: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """What a window and a block share: as slices of the window and as slices of the block."""
+    top, left = row * BLOCK, col * BLOCK
+    first, last = max(window.row, top), min(window.row_stop, top + BLOCK)
+    start, stop = max(window.col, left), min(window.col_stop, left + BLOCK)
+    return (
+        (slice(first - window.row, last - window.row), slice(start - window.col, stop - window.col)),
+        (slice(first - top, last - top), slice(start - left, stop - left)),
+    )
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return UNKNOWN_MEMORY
