@@ -1,11 +1,13 @@
 """Batches of a tile index for Lightning: which windows, in which order, read by how many processes."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -17,6 +19,23 @@ from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_w
 from rs_biformer.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+
+class TrainLoader(DataLoader[dict[str, Tensor]]):
+    """A loader that begins an epoch where the Trainer stands in it, so that a resumed run sees the same windows.
+
+    Lightning makes the first iterator before it has restored a checkpoint. So nothing is fetched, nor any worker
+    started, before the first batch is asked for; by then epoch and progress are known.
+    """
+
+    trainer: Trainer | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
+        if self.trainer is not None:
+            assert isinstance(self.sampler, TrainSampler) and self.batch_size is not None
+            self.sampler.set_epoch(self.trainer.current_epoch)
+            self.sampler.skip(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready * self.batch_size)
+        yield from super().__iter__()
 
 
 class TileDataModule(LightningDataModule):
@@ -112,32 +131,30 @@ class TileDataModule(LightningDataModule):
             cells=_cells(self.train) if self.nearby else None,
             **self._place_among_processes(),
         )
-        return self._loader(dataset, sampler, drop_last=True)
+        # a last batch of one window would have no batch statistics worth the name
+        loader = TrainLoader(dataset, sampler=sampler, drop_last=True, **self._loading())
+        loader.trainer = self.trainer
+        return loader
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         if not len(self.val):
             return []
         sampler = ValidationSampler(len(self.val), **self._place_among_processes())
-        return self._loader(TileDataset(self.val, reader=self.reader), sampler, drop_last=False)
+        return DataLoader(TileDataset(self.val, reader=self.reader), sampler=sampler, **self._loading())
 
     def _place_among_processes(self) -> dict[str, int]:
         if self.trainer is None:
             return {"replicas": 1, "rank": 0}
         return {"replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
 
-    def _loader(
-        self, dataset: TileDataset, sampler: TrainSampler | ValidationSampler, *, drop_last: bool
-    ) -> DataLoader[dict[str, Tensor]]:
+    def _loading(self) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.workers,
-            drop_last=drop_last,  # a last batch of one window would have no batch statistics worth the name
-            pin_memory=on_gpu,
-            persistent_workers=self.workers > 0,
-        )
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.workers,
+            "pin_memory": on_gpu,
+            "persistent_workers": self.workers > 0,
+        }
 
 
 def _labelled(index: TileIndex) -> TileIndex:

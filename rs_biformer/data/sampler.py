@@ -90,17 +90,23 @@ class TrainSampler(DistributedSampler):
         self.samples = samples - samples % replicas
         self.probabilities = probabilities
         self.cells = cells
+        self._done = 0
 
     def __len__(self) -> int:
         return self.samples // self.num_replicas
 
+    def skip(self, draws: int) -> None:
+        """Leave out the first `draws` of this process in the next iteration."""
+        self._done = draws
+
     def __iter__(self) -> Iterator[Draw]:
+        done, self._done = self._done, 0
         start = self.epoch * self.samples
         numbers = self._drawn() if self.probabilities is not None else self._shuffled(start)
         if self.cells is not None:
             rng = np.random.default_rng((self.seed, self.epoch, MIXED))
             numbers = numbers[nearby_order(self.cells[numbers], MIXED, rng)]
-        for place in range(self.rank, self.samples, self.num_replicas):
+        for place in range(self.rank + done * self.num_replicas, self.samples, self.num_replicas):
             yield Draw(int(numbers[place]), start + place)
 
     def _drawn(self) -> NDArray[np.int64]:

@@ -1,5 +1,9 @@
-"""Sample predictions as images in the log."""
+"""What a run does besides training: pictures in the log, figures of its speed, a checkpoint when it is stopped."""
 
+import logging
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,13 +11,99 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from rs_biformer.raster.labels import encode_colours
 from rs_biformer.schema import IGNORE, ClassSchema
 from rs_biformer.train.task import Batch, SegmentationTask
 
+log = logging.getLogger(__name__)
+
 SAMPLES = 4
+
+WAITING_TOO_LONG = 0.1
+"""Share of the time spent waiting for data above which a run says so."""
+
+
+class SaveWhenTerminated(Callback):
+    """Writes the checkpoint to go on from when the process is told to end (SIGTERM, as SLURM does before it preempts).
+
+    Lightning raises between two steps, so what is written is a whole step. A validation that is cut short is not made
+    up for: the resumed run goes on with the next epoch.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save where it was SIGTERM that ended the run."""
+        if isinstance(exception, SIGTERMException) and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+
+
+class Speed(Callback):
+    """Logs windows per second, the share of time spent waiting for data, and peak memory.
+
+    The first steps of an epoch are left out: there workers start and kernels are chosen.
+    """
+
+    WARM_UP = 2
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._waited = self._worked = 0.0
+        self._windows = self._steps = 0
+        self._last = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """The batch is there."""
+        now = time.perf_counter()
+        if self._steps >= self.WARM_UP:
+            self._waited += now - self._last
+        self._last = now
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """The step is done."""
+        now = time.perf_counter()
+        if self._steps >= self.WARM_UP:
+            self._worked += now - self._last
+            self._windows += len(batch["label"]) * trainer.world_size
+        self._steps += 1
+        self._last = now
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the figures of the epoch, and warn where data are what it waited for."""
+        if not self._windows:
+            return self._start()
+        spent = self._waited + self._worked
+        share = self._waited / spent
+        figures = {"speed/windows_per_second": self._windows / spent, "speed/waiting_for_data": share}
+        pl_module.log_dict(figures | peak_memory(trainer), sync_dist=False)
+        if share > WAITING_TOO_LONG:
+            log.warning(
+                "%.0f %% of the time was spent waiting for data; try data.cache=true, data.nearby=true or more "
+                "data.workers",
+                100 * share,
+            )
+        self._start()
+
+
+def peak_memory(trainer: Trainer) -> dict[str, float]:
+    """Gigabytes at most so far, of the GPU where there is one, else of this process; nothing on Windows."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return {"speed/peak_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9}
+    if sys.platform == "win32":
+        return {}
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"speed/peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
 
 
 class SamplePredictions(Callback):

@@ -12,7 +12,7 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import nn
 
 from rs_biformer import __version__
@@ -21,12 +21,15 @@ from rs_biformer.data.datamodule import TileDataModule
 from rs_biformer.data.index import Manifest, TileIndex
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError
 from rs_biformer.nn.losses import create_loss
-from rs_biformer.train.callbacks import SamplePredictions
+from rs_biformer.train.callbacks import SamplePredictions, SaveWhenTerminated, Speed
 from rs_biformer.train.config import TRAINER_DEFAULTS, ModelConfig, TrainConfig
 from rs_biformer.train.optim import class_weights, moving_average
 from rs_biformer.train.task import SegmentationTask
 
 log = logging.getLogger(__name__)
+
+TERMINATED = 143
+"""Exit code of a process that SIGTERM ended, by the convention of shells: 128 + 15."""
 
 CONFIG_NAME, BEST_NAME, LAST_NAME, METRICS_NAME = "config.yaml", "best.ckpt", "last.ckpt", "metrics.csv"
 
@@ -60,6 +63,9 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = log.info) -> Path
             _restore_metrics(trainer, out / METRICS_NAME, resumed)
         try:
             trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
+        except SIGTERMException:
+            say(f"terminated after step {trainer.global_step}; --resume auto goes on from there in {out}")
+            raise SystemExit(TERMINATED) from None
         except SystemExit:  # what Lightning makes of Ctrl-C
             say(f"stopped; --resume auto goes on from the last whole epoch in {out}")
             raise KeyboardInterrupt from None
@@ -133,6 +139,8 @@ def _create_trainer(config: TrainConfig, out: Path, *, has_validation: bool) -> 
         callbacks.append(WeightAveraging(avg_fn=moving_average(config.optimizer.ema)))
     if config.images_every and not bare:
         callbacks.append(SamplePredictions(config.images_every))
+    if not bare:
+        callbacks.append(Speed())
     if saves:
         callbacks += _checkpoints(out, has_validation=has_validation)
     loggers = [CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="tensorboard")]
@@ -149,7 +157,8 @@ def _checkpoints(out: Path, *, has_validation: bool) -> list[Callback]:
         )
 
     last = keep(LAST_NAME, every_n_epochs=1, save_on_train_epoch_end=True)
-    return [keep(BEST_NAME, monitor="val/mean_iou", mode="max"), last] if has_validation else [last]
+    best = [keep(BEST_NAME, monitor="val/mean_iou", mode="max")] if has_validation else []
+    return [*best, last, SaveWhenTerminated(out / LAST_NAME)]
 
 
 def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
@@ -247,6 +256,8 @@ def _quiet() -> Iterator[None]:
         "The number of training batches": "few steps per epoch are what small data sets have",
         "GPU available but not used": "the user said trainer.accelerator=cpu",
         "`isinstance.treespec, LeafSpec": "inside Lightning, with newer torch",
+        "You're resuming from a checkpoint that ended before the epoch ended": "TrainLoader goes on in the middle",
+        "`ModelCheckpoint.monitor=.* could not find": "a run terminated during a validation goes on without it",
     }
     banners = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # what hardware there is, why it stopped
     before = banners.level

@@ -1,4 +1,5 @@
 import csv
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -31,12 +32,15 @@ def index(tmp_path_factory) -> Path:
     return write_tiny_index(tmp_path_factory.mktemp("scenes"), {"a": "train", "b": "val"})
 
 
-def config_of(index: Path, out: Path, *, encoder: str = "mobilenet_v2", workers: int = 0, **options) -> TrainConfig:
+def config_of(
+    index: Path, out: Path, *, encoder: str = "mobilenet_v2", samples_per_epoch: int | None = None, **options
+) -> TrainConfig:
     """Two epochs of two steps of two windows of 64 px."""
+    data = dict(index=str(index), batch_size=2, workers=options.pop("workers", 0), samples_per_epoch=samples_per_epoch)
     trainer = {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
     return TrainConfig(
         model=ModelConfig(encoder=encoder),
-        data=DataConfig(index=str(index), batch_size=2, workers=workers, balance=0.5, jitter=0.3, augment=AUGMENT),
+        data=DataConfig(**data, balance=0.5, jitter=0.3, augment=AUGMENT),
         loss=LossConfig(terms={"cross_entropy": 1.0, "dice": 1.0}, balance=0.5),
         trainer=trainer | options.pop("trainer", {}),
         out=str(out),
@@ -89,9 +93,37 @@ def test_another_seed_gives_other_losses(index, tmp_path):
     assert column(one, "train/loss") != column(other, "train/loss")
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(index, tmp_path, monkeypatch, ema):
-    options = dict(optimizer=OptimizerConfig(learning_rate=0.01, ema=ema), schedule=ScheduleConfig(name="cosine"))
+@pytest.mark.parametrize(("workers", "ema", "stopped_at"), [(0, 0.9, 2), (2, 0.0, 3), (2, 0.0, 4), (0, 0.0, 5)])
+def test_a_terminated_run_goes_on_after_its_last_step(index, tmp_path, monkeypatch, workers, ema, stopped_at):
+    """Steps 1 to 4 make the first epoch; stopped after the fourth, its validation is left out."""
+    options = dict(workers=workers, optimizer=OptimizerConfig(learning_rate=0.01, ema=ema))
+    options |= dict(schedule=ScheduleConfig(name="cosine"), samples_per_epoch=8)
+    whole = train(config_of(index, tmp_path / "whole", **options))
+    step = run.SegmentationTask.training_step
+
+    def terminated(self, batch, batch_idx):
+        if self.global_step == stopped_at - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    broken, lines = config_of(index, tmp_path / "broken", **options, resume="auto"), []
+    with monkeypatch.context() as patch:
+        patch.setattr(run.SegmentationTask, "training_step", terminated)
+        with pytest.raises(SystemExit) as stopped:
+            train(broken, say=lines.append)
+    assert stopped.value.code == 143 and f"terminated after step {stopped_at}" in lines[-1]
+    out = train(broken)
+    for name in ("train/loss", "train/learning_rate"):
+        assert column(out, name) == column(whole, name), name
+    assert column(out, "val/mean_iou") == column(whole, "val/mean_iou")[stopped_at == 4 :]
+    assert_same_weights(out / "last.ckpt", whole / "last.ckpt")
+
+
+@pytest.mark.parametrize(("ema", "workers"), [(0.0, 0), (0.9, 0), (0.0, 2)])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(index, tmp_path, monkeypatch, ema, workers):
+    options = dict(
+        workers=workers, optimizer=OptimizerConfig(learning_rate=0.01, ema=ema), schedule=ScheduleConfig(name="cosine")
+    )
     whole = train(config_of(index, tmp_path / "whole", **options))
 
     broken = config_of(index, tmp_path / "broken", **options, resume="auto")
