@@ -29,11 +29,22 @@ class ModelConfig:
         encoder: Name of an encoder: ours (`rs-biformer models` lists them), smp's or timm's.
         decoder: Name of a decoder: unet_fusion, unet, fpn, upernet, deeplabv3plus or segformer.
         arguments: Further arguments of create_model, such as those of the encoder.
+        weights: File to begin from: a .ckpt of an earlier run, also of other classes or bands, or the encoder's
+            published weights (.pth or .safetensors).
+        freeze: Epochs in which the encoder stays as it began. With several devices this needs trainer.strategy
+            ddp_find_unused_parameters_true.
+        compile: Compile the network with torch.compile; takes a minute or more before the first step.
     """
 
     encoder: str = "resnet50_biformer"
     decoder: str = "unet_fusion"
     arguments: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    freeze: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.freeze >= 0, "model.freeze", self.freeze, "0 or more epochs")
 
 
 @dataclass(frozen=True)
@@ -174,6 +185,8 @@ class TrainConfig:
         resume: auto continues out/last.ckpt where there is one and starts afresh otherwise; or a checkpoint to
             continue. null refuses a folder that holds a run.
         images_every: Epochs between sample predictions in TensorBoard; 0 draws none.
+        early_stopping: Validations without a better val/mean_iou after which the run ends; 0 never ends it.
+        loggers: Where figures go besides metrics.csv: tensorboard, mlflow, wandb (the last two need their packages).
         trainer: Options of Lightning's Trainer except logger and callbacks, which are the command's.
     """
 
@@ -187,6 +200,13 @@ class TrainConfig:
     seed: int = 0
     resume: str | None = None
     images_every: int = 5
+    early_stopping: int = 0
+    loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self) -> None:
+        _require(self.early_stopping >= 0, "early_stopping", self.early_stopping, "0 (off) or more validations")
+        for name in self.loggers:
+            _require(name in LOGGERS, "loggers", name, f"a list of {', '.join(LOGGERS)}")
 
     def to_yaml(self) -> str:
         """The run as YAML that `rs-biformer train --config` reads."""
@@ -194,6 +214,8 @@ class TrainConfig:
         plain["trainer"] = {key: value for key, value in plain["trainer"].items() if _is_plain(value)}
         return yaml.safe_dump(plain, sort_keys=False)
 
+
+LOGGERS = ("tensorboard", "mlflow", "wandb")
 
 SECTIONS = {
     "model": ModelConfig,
@@ -242,7 +264,9 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     except ArgumentError as error:
         raise ConfigError(_one_line(str(error))) from None
     sections = {name: getattr(built, name) for name in SECTIONS}
-    plain = {name: getattr(built, name) for name in ("out", "seed", "resume", "images_every")}
+    plain = {
+        item.name: getattr(built, item.name) for item in fields(TrainConfig) if item.name not in (*SECTIONS, "trainer")
+    }
     return TrainConfig(**sections, **plain, trainer=built.trainer.as_dict())
 
 

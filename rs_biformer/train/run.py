@@ -2,16 +2,17 @@
 
 import csv
 import logging
+import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import nn
 
@@ -23,6 +24,7 @@ from rs_biformer.errors import CheckpointError, ConfigError, RasterError
 from rs_biformer.nn.losses import create_loss
 from rs_biformer.train.callbacks import SamplePredictions, SaveWhenTerminated, Speed
 from rs_biformer.train.config import TRAINER_DEFAULTS, ModelConfig, TrainConfig
+from rs_biformer.train.finetune import FreezeEncoder, begin_from
 from rs_biformer.train.optim import class_weights, moving_average
 from rs_biformer.train.task import SegmentationTask
 
@@ -54,6 +56,10 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = log.info) -> Path
     seed_everything(config.seed, workers=True, verbose=False)
     data = _create_data(config, index)
     task = _create_task(config, meta, data)
+    if config.model.weights is not None and resumed is None:
+        say(begin_from(config.model.weights, task.model, meta))
+    if config.model.compile:
+        task.model.compile()  # in place: the names of the weights stay
     _prepare_folder(out, task, config)
     with _quiet():
         trainer = _create_trainer(config, out, has_validation=len(data.val) > 0)
@@ -141,13 +147,29 @@ def _create_trainer(config: TrainConfig, out: Path, *, has_validation: bool) -> 
         callbacks.append(SamplePredictions(config.images_every))
     if not bare:
         callbacks.append(Speed())
+    if config.model.freeze:
+        callbacks.append(FreezeEncoder(config.model.freeze))
+    if config.early_stopping and has_validation:
+        callbacks.append(EarlyStopping("val/mean_iou", mode="max", patience=config.early_stopping))
     if saves:
         callbacks += _checkpoints(out, has_validation=has_validation)
-    loggers = [CSVLogger(out, name="", version=""), TensorBoardLogger(out, name="", version="tensorboard")]
+    loggers = [] if bare else [CSVLogger(out, name="", version=""), *_create_loggers(config.loggers, out)]
     try:
-        return Trainer(**options, logger=False if bare else loggers, callbacks=callbacks)
+        return Trainer(**options, logger=loggers, callbacks=callbacks)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+def _create_loggers(names: Sequence[str], out: Path) -> list[Logger]:
+    create: dict[str, Callable[[], Logger]] = {
+        "tensorboard": lambda: TensorBoardLogger(out, name="", version="tensorboard"),
+        "mlflow": lambda: MLFlowLogger(out.name, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), save_dir=str(out)),
+        "wandb": lambda: WandbLogger(name=out.name, save_dir=out),
+    }
+    try:
+        return [create[name]() for name in names]
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"loggers: {error}; install the package or leave the logger out") from None
 
 
 def _checkpoints(out: Path, *, has_validation: bool) -> list[Callback]:

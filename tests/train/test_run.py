@@ -1,6 +1,10 @@
 import csv
+import importlib.util
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from tiny_index import write_tiny_index
 
 from rs_biformer.checkpoint import load_checkpoint, read_checkpoint
 from rs_biformer.data.augment import Augmentation
+from rs_biformer.data.reader import SceneReader
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
 from rs_biformer.train import run
 from rs_biformer.train.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
@@ -243,3 +248,52 @@ def test_an_interrupted_run_says_how_it_goes_on(index, tmp_path, monkeypatch):
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores further Ctrl-C
     assert "--resume auto goes on from the last whole epoch" in lines[-1]
+
+
+def test_a_logger_whose_package_is_missing_is_told_before_training(index, tmp_path):
+    if importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    with pytest.raises(ConfigError, match="loggers: .*wandb.*install the package"):
+        train(config_of(index, tmp_path / "run", loggers=["wandb"]))
+
+
+def test_a_run_stops_when_validation_no_longer_improves(index, tmp_path):
+    options = dict(optimizer=OptimizerConfig(name="sgd", learning_rate=1e-20), trainer={"max_epochs": 9})
+    out = train(config_of(index, tmp_path / "run", early_stopping=2, **options))
+    assert len(column(out, "val/mean_iou")) == 3  # the first, and two that were no better
+
+
+def test_speed_memory_and_waiting_are_logged(index, tmp_path):
+    out = train(config_of(index, tmp_path / "run", samples_per_epoch=16, trainer={"max_epochs": 1}))
+    (waiting,), (speed,), (memory,) = (
+        [float(value) for value in column(out, f"speed/{name}")]
+        for name in ("waiting_for_data", "windows_per_second", "peak_memory_gb")
+    )
+    assert 0 < waiting < 1 and speed > 0 and 0.1 < memory < 100
+
+
+def test_a_run_that_waits_for_data_says_so(index, tmp_path, monkeypatch, caplog):
+    read = SceneReader.read
+    monkeypatch.setattr(SceneReader, "read", lambda self, *place: time.sleep(0.3) or read(self, *place))
+    train(config_of(index, tmp_path / "run", samples_per_epoch=8, trainer={"max_epochs": 1}))
+    assert "of the time was spent waiting for data; try data.cache" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_processes_validate_like_one(index, tmp_path):
+    """Layer and group norms only, and a learning rate that moves nothing, so that both measure the same weights."""
+
+    def figures(processes: int) -> list[tuple[str, ...]]:
+        out = tmp_path / f"with_{processes}"
+        command = [sys.executable, "-m", "rs_biformer", "train", "--data.index", str(index), "--out", str(out)]
+        options = {
+            "model.encoder": "mit_b0", "model.decoder": "fpn", "optimizer.learning_rate": "1e-30",
+            "data.batch_size": "2", "data.workers": "0", "trainer.max_epochs": "1", "trainer.accelerator": "cpu",
+            "trainer.devices": str(processes), "trainer.strategy": "ddp" if processes > 1 else "auto",
+        }  # fmt: skip
+        parts = [part for key, value in options.items() for part in (f"--{key}", value)]
+        subprocess.run([*command, *parts], check=True, capture_output=True, timeout=250)
+        return [column(out, f"val/{name}") for name in ("mean_iou", "overall_accuracy", "mean_f1", "iou/middle")]
+
+    one, two = figures(1), figures(2)
+    assert one == two and len(one[0]) == 1
