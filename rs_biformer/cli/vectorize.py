@@ -2,20 +2,36 @@
 
 import argparse
 
-HELP = "turn a class map into polygons (GeoPackage or GeoJSON)"
+HELP = "turn a class map into polygons (GeoPackage, FlatGeobuf, GeoParquet or GeoJSON)"
 EXAMPLE = "rs-biformer vectorize out/area3_classes.tif --out area3.gpkg --min-area 10"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
     parser.add_argument("map", metavar="MAP", help="class map, as `predict` writes it")
-    parser.add_argument("--out", required=True, metavar="FILE", help="polygons to write: FILE.gpkg or FILE.geojson")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="polygons to write: FILE.gpkg, .fgb, .parquet or .geojson"
+    )
     parser.add_argument(
         "--min-area",
         type=float,
         default=0.0,
         metavar="AREA",
-        help="leave out smaller polygons: square metres; pixels for a map without a georeference (default: keep all)",
+        help="patches smaller than this become part of the neighbour with the longest common border: square metres; "
+        "pixels for a map without a georeference (default: keep all)",
+    )
+    parser.add_argument(
+        "--simplify",
+        type=float,
+        default=1.0,
+        metavar="PIXELS",
+        help="how far outlines may leave the edges of the pixels, in pixels; neighbours stay joined without gaps or "
+        "overlaps; 0 keeps every corner (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--confidence",
+        metavar="RASTER",
+        help="one band on the map's grid, as `predict --confidence` writes it: each polygon gets its mean",
     )
 
 
@@ -25,5 +41,12 @@ def run(args: argparse.Namespace) -> None:
     from rs_biformer.raster.vector import vectorize
 
     with console.progress("vectorize", "row") as progress:
-        number = vectorize(args.map, args.out, min_area=args.min_area, progress=progress)
+        number = vectorize(
+            args.map,
+            args.out,
+            confidence=args.confidence,
+            min_area=args.min_area,
+            simplify=args.simplify,
+            progress=progress,
+        )
     print(f"{number} polygon(s) written to {args.out}")

@@ -1,0 +1,195 @@
+"""Polygons with attributes -> a vector file, batch by batch: GeoPackage, FlatGeobuf, GeoJSON by GDAL, GeoParquet.
+
+Batches travel as Arrow record batches, so that no format needs more than one of them in memory; GDAL's vector drivers
+come with pyogrio, since rasterio is built without them.
+"""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+
+from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.raster.gdal import raster_errors
+from rs_biformer.raster.source import Grid
+
+_DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".geojson": "GeoJSON", ".json": "GeoJSON"}
+_FORMATS = (*_DRIVERS, ".parquet")
+_GROUP_BYTES = 32 * 2**20
+"""Of a row group of GeoParquet: a reader skips whole groups by their box."""
+_BATCH = 2000
+"""Polygons read back at a time; GDAL prepares several such batches ahead."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Polygons in the map's CRS, counterclockwise, with their class (index and name), area and mean confidence."""
+
+    outlines: NDArray[np.object_]
+    classes: NDArray[np.uint8]
+    names: list[str]
+    areas: NDArray[np.float64]
+    confidences: NDArray[np.float64] | None
+
+    def record_batch(self) -> pa.RecordBatch:
+        """The attributes, with the outlines as well-known binary in the column `geometry`."""
+        columns = {
+            "class_index": pa.array(self.classes, pa.int32()),
+            "class_name": pa.array(self.names, pa.string()),
+            "area": pa.array(self.areas, pa.float64()),
+        }
+        if self.confidences is not None:
+            columns["confidence"] = pa.array(self.confidences, pa.float64(), from_pandas=True)  # NaN is null
+        columns["geometry"] = pa.array(shapely.to_wkb(self.outlines), pa.binary())
+        return pa.RecordBatch.from_pydict(columns, schema=_schema(self.confidences is not None))
+
+
+def _schema(with_confidence: bool) -> pa.Schema:
+    fields = [("class_index", pa.int32()), ("class_name", pa.string()), ("area", pa.float64())]
+    if with_confidence:
+        fields.append(("confidence", pa.float64()))
+    geometry = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
+    return pa.schema([*(pa.field(*field) for field in fields), geometry])
+
+
+def require_format(out: Path, grid: Grid) -> None:
+    """Raise unless a file of this name can hold polygons of this map: ConfigError, or RasterError for want of a CRS."""
+    suffix = out.suffix.lower()
+    if suffix not in _FORMATS:
+        raise ConfigError(f"{out} is to hold polygons; its name must end in {', '.join(_FORMATS)}")
+    if grid.crs is None and _DRIVERS.get(suffix) == "GeoJSON":
+        raise RasterError(f"{grid.path} has no CRS and GeoJSON is longitude and latitude; write a .gpkg instead")
+
+
+def write_features(out: Path, batches: Iterable[Features], crs: CRS | None, *, with_confidence: bool) -> int:
+    """Write polygons in the format that the file's name asks for and return their number.
+
+    The layer is named as the file. GeoJSON is longitude and latitude (RFC 7946), the others keep the CRS. The file
+    appears complete, with its spatial index, or not at all.
+
+    Raises RasterError when the file cannot be written, a full disk among the reasons, and whatever `batches` raises.
+    """
+    source = _Batches(batches)
+    with raster_errors(out, "written"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as folder:
+            partial = Path(folder) / out.name
+            reader = pa.RecordBatchReader.from_batches(_schema(with_confidence), source.record_batches())
+            try:
+                if out.suffix.lower() == ".parquet":
+                    _write_geoparquet(partial, reader, crs)
+                else:
+                    _write_by_gdal(partial, reader, crs, out.stem)
+                    _verify(partial, source.count)
+            except Exception as error:
+                source.reraise()
+                if not isinstance(error, (RuntimeError, OSError, pa.ArrowException)):  # what GDAL and Arrow raise
+                    raise
+                message = f"{out} cannot be written: {error}; make room or choose another folder"
+                raise RasterError(message.replace(f"{folder}/", "")) from error
+            partial.replace(out)
+    return source.count
+
+
+class _Batches:
+    """Record batches, with their number of rows and the exception that ended them, which Arrow's C stream loses."""
+
+    def __init__(self, batches: Iterable[Features]) -> None:
+        self._batches = batches
+        self._error: BaseException | None = None
+        self.count = 0
+
+    def record_batches(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for features in self._batches:
+                self.count += len(features.outlines)
+                yield features.record_batch()
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def reraise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def _write_by_gdal(path: Path, reader: pa.RecordBatchReader, crs: CRS | None, layer: str) -> None:
+    from pyogrio.raw import write_arrow  # a second build of GDAL: loaded when it is needed
+
+    driver = _DRIVERS[path.suffix.lower()]
+    options = {"RFC7946": "YES", "COORDINATE_PRECISION": "8"} if driver == "GeoJSON" else {}  # 8 decimals: a millimetre
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'crs' was not provided")  # no CRS is no fault here
+        write_arrow(
+            reader,
+            path,
+            layer=layer,
+            driver=driver,
+            geometry_name="geometry",
+            geometry_type="Polygon",
+            crs=None if crs is None else crs.to_wkt(version="WKT2_2019"),
+            layer_options=options,
+        )
+
+
+def _verify(path: Path, count: int) -> None:
+    """Read everything back: a disk that is full when GDAL closes a file costs its tail or its index, unreported."""
+    from pyogrio import read_info
+    from pyogrio.raw import open_arrow
+
+    with open_arrow(path, use_pyarrow=True, batch_size=_BATCH) as (_, reader):
+        found = sum(batch.num_rows for batch in reader)
+    indexed = _DRIVERS[path.suffix.lower()] == "GeoJSON" or read_info(path)["capabilities"]["fast_spatial_filter"]
+    if found != count or (count and not indexed):
+        raise OSError(f"{found} of {count} polygons are in the file, {'with' if indexed else 'without'} their index")
+
+
+def _write_geoparquet(path: Path, reader: pa.RecordBatchReader, crs: CRS | None) -> None:
+    """GeoParquet 1.1: a box per row, which lets a reader skip row groups, and the CRS as PROJJSON."""
+    box = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
+    schema = reader.schema.append(pa.field("bbox", box)).remove_metadata()
+    extent = np.array([np.inf, np.inf, -np.inf, -np.inf])
+    # Beside a stored Arrow schema, metadata that is added at the end would not show in the schema that readers see.
+    with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as writer:
+        for table in _grouped(reader):
+            bounds = shapely.bounds(shapely.from_wkb(np.asarray(table["geometry"], object)))
+            extent[:2] = np.minimum(extent[:2], bounds[:, :2].min(axis=0))
+            extent[2:] = np.maximum(extent[2:], bounds[:, 2:].max(axis=0))
+            boxes = pa.StructArray.from_arrays(list(bounds.T), fields=list(box))
+            writer.write_table(pa.Table.from_arrays([*table.columns, boxes], schema=schema))
+        writer.add_key_value_metadata({"geo": json.dumps(_geo_metadata(crs, extent))})
+
+
+def _grouped(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    group: list[pa.RecordBatch] = []
+    for batch in reader:
+        group.append(batch)
+        if sum(part.nbytes for part in group) >= _GROUP_BYTES:
+            yield pa.Table.from_batches(group)
+            group = []
+    if sum(map(len, group)):
+        yield pa.Table.from_batches(group)
+
+
+def _geo_metadata(crs: CRS | None, extent: NDArray[np.float64]) -> dict[str, Any]:
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": ["Polygon"],
+        "crs": None if crs is None else crs.to_dict(projjson=True),
+        "orientation": "counterclockwise",
+        "edges": "planar",
+        "covering": {"bbox": {name: ["bbox", name] for name in ("xmin", "ymin", "xmax", "ymax")}},
+    }
+    if np.isfinite(extent).all():
+        column["bbox"] = extent.tolist()
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
