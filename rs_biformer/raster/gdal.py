@@ -18,14 +18,19 @@ from rasterio._err import CPLE_BaseError
 from rasterio.env import set_gdal_config
 from rasterio.errors import CRSError, NotGeoreferencedWarning
 from rasterio.errors import RasterioError as RasterioLibraryError
+from rasterio.windows import Window as RasterioWindow
 
-from rs_biformer.errors import RasterError
+from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.raster.paths import gdal_name, is_remote
 
 CACHE_BYTES = 128 * 2**20
 """Bytes of decoded blocks that GDAL keeps: a row of 512-pixel RGB tiles of a scene 50,000 pixels wide fits.
 
 GDAL's own default is 5 % of the machine's memory, for every process: eight loading workers would take 40 %.
 """
+
+_LEAST_CACHE = 2**20  # GDAL takes smaller figures for megabytes (below 100,000) as well
 
 _SETTINGS: dict[str, Any] = {
     # Do not list the folder of every raster (slow in folders of thousands of chips) but still look for the side files
@@ -35,6 +40,15 @@ _SETTINGS: dict[str, Any] = {
     # Decoding threads belong to one pool per process, and a pool does not survive a fork: a data loader's worker that
     # inherited one would wait for ever. Writers ask for threads themselves, see `writer_threads`.
     "GDAL_NUM_THREADS": "1",
+}
+
+_HTTP = {
+    # A scene is read for hours: a server that is busy for a moment must not end it, and one that is gone must.
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "1",  # seconds, about twice as many each time
+    "GDAL_HTTP_CONNECTTIMEOUT": "20",
+    "GDAL_HTTP_LOW_SPEED_TIME": "60",  # less than LIMIT bytes a second for so long ends a request
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "10",
 }
 
 _IMPORTED_BY = os.getpid()
@@ -52,15 +66,42 @@ os.register_at_fork(after_in_child=_renew_lock)  # the thread that held it is no
 def gdal_env() -> rasterio.Env:
     """The GDAL settings of this package, a context to be entered around every access to a raster."""
     _bound_cache()
+    _be_patient()
     return rasterio.Env(**_SETTINGS)
 
 
 @cache
+def _be_patient() -> None:
+    # Once for the process, as setting them for every read would take longer than a small one; variables of the
+    # environment win.
+    for name, value in _HTTP.items():
+        if name not in os.environ:
+            set_gdal_config(name, value)
+
+
+@cache
 def _bound_cache() -> None:
-    # The cache is one per process. As an option of rasterio.Env it would be reset to GDAL's default whenever any
-    # thread leaves its Env, so it is set once, and a user's own GDAL_CACHEMAX is respected.
+    _set_cache(CACHE_BYTES)
+
+
+def set_cache(size: int) -> None:
+    """Bound GDAL's cache of decoded blocks to `size` bytes, for the whole process, until it is set again.
+
+    There is one cache for all rasters and threads. A user's own environment variable GDAL_CACHEMAX wins. Blocks that
+    are in the cache leave it when others need their room, so the bound holds from the next reads and writes on.
+
+    Raises ConfigError below 1 MiB, where GDAL would decode a block again for each of its windows.
+    """
+    if size < _LEAST_CACHE:
+        raise ConfigError(f"GDAL's cache is to be {size} bytes; it must be {_LEAST_CACHE} (1 MiB) or more")
+    _bound_cache()  # now, so that the first gdal_env does not set it back
+    _set_cache(size)
+
+
+def _set_cache(size: int) -> None:
+    # As an option of rasterio.Env it would be reset to GDAL's default whenever any thread leaves its Env.
     if "GDAL_CACHEMAX" not in os.environ:
-        set_gdal_config("GDAL_CACHEMAX", CACHE_BYTES)
+        set_gdal_config("GDAL_CACHEMAX", size)
 
 
 def writer_threads() -> str:
@@ -73,11 +114,16 @@ def open_raster(path: str | os.PathLike[str], mode: str = "r", **profile: Any) -
 
     Raises RasterError when the path is missing or is no raster.
     """
-    if mode == "r" and not os.fspath(path).startswith("/vsi") and not Path(path).exists():
+    if mode == "r" and not is_remote(path) and not Path(path).exists():
         raise RasterError(f"{os.fspath(path)} does not exist; give the path of a raster")
     with raster_errors(path, "opened" if mode == "r" else "written"), _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **profile)
+        return rasterio.open(gdal_name(path), mode, **profile)
+
+
+def area(window: Window) -> RasterioWindow:
+    """A window as rasterio writes it: column first."""
+    return RasterioWindow(window.col, window.row, window.width, window.height)
 
 
 @contextmanager

@@ -9,42 +9,38 @@ import os
 import shutil
 import tempfile
 import threading
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
-import rasterio.shutil
 from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
+from rasterio.io import MemoryFile
 from rasterio.transform import Affine
-from rasterio.windows import Window as RasterioWindow
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors, reason, writer_threads
+from rs_biformer.raster import tiff
+from rs_biformer.raster.cog import COMPRESSIONS, Encoding, verify, write_cog
+from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors, reason
+from rs_biformer.raster.overviews import Overviews
 from rs_biformer.raster.source import is_georeferenced
+from rs_biformer.raster.staging import Staging, close_folder, open_folder
 from rs_biformer.schema import IGNORE, ClassSchema
 
-COMPRESSIONS = ("deflate", "lzw", "zstd", "none")
-
-TILE = 512
 _FULL = 16 * 2**20  # bytes of free space below which a disk counts as full
-_STAGING_ROWS = 16
-"""Rows of a block of the file that a stream is written to before it becomes a COG.
 
-A block that is not full when GDAL's cache overflows is compressed and written twice. With low blocks the cache has to
-hold 16 rows of the raster and not 512, whatever the height of the strips; the COG driver reads them 32 at a time.
-"""
+_SIDE_FILES = (".aux.xml", ".ovr", ".msk")
+"""Files that GDAL reads with a raster: those of the raster that was replaced would be taken for the new one's."""
 
-_SHARE_OF_RAW = {"u": 0.25, "i": 0.25, "f": 1.5}
-"""Free disk space asked for, per byte of raw pixels: staging file, map and overviews together, compressed.
+_SHARE_OF_RAW = {"mode": 0.25, "average": 1.0}
+"""Free disk space asked for, per byte of raw pixels: pieces, tiles and map together, compressed.
 
-Class maps compress to a few per cent and probabilities to two thirds; what is asked for is a little worse than that,
-so that a map that would fit is not refused. A disk that fills up all the same is an error when it happens.
+Class maps compress to a few per cent and probabilities to a third or two thirds; what is asked for is a little worse
+than that, so that a map that would fit is not refused. A disk that fills up all the same is an error when it happens.
 """
 
 
@@ -53,19 +49,28 @@ class MapWriter:
 
     A class map (`schema` given, one uint8 band) gets the schema's colours as its colour table, transparent at nodata,
     and the class names as the tag CLASS_NAMES, a JSON list. Probabilities (`schema` given, a band per class) get the
-    class names as band descriptions. Overviews of integers hold the most frequent value and nodata only, so never a
-    class that is not there; those of floats hold the mean.
+    class names as band descriptions.
 
     path: must end in .tif or .tiff; its folder is made if absent. crs, transform: as a Scene has them; `gcps` (points
     and CRS) and `rpcs` are kept where there is no transform, see Scene.georeference.
+    dtype: float16 is written as 16-bit floats, which readers give as float32.
     nodata: None for none; pixels that are never written hold it (or 0). tags: text by name for the file.
-    cog: False leaves the overviews and the second pass out: a tiled GeoTIFF. compress: one of COMPRESSIONS.
+    descriptions: a name per band. scale: what a stored value is multiplied by to give the quantity, for readers.
+    overviews: `mode` (classes) or `average` (quantities), see `overviews.halved`. Left out, it is `average` for floats
+    and for a band per class, and `mode` otherwise.
+    cog: False leaves the overviews out and keeps the bands of a pixel together: a scene rather than a map.
+    compress: one of COMPRESSIONS.
 
-    Memory does not grow with the raster beyond GDAL's block cache. Nothing is left on the disk unless the `with`
-    block ends without an exception.
+    state: what the pixels depend on, as plain JSON values. With it, what was written survives an exception and the end
+    of the process, in the folder `.NAME.partial` beside the target, and the next writer with an equal state goes on
+    from there: `has` tells what is done. Without it nothing is left on the disk unless the `with` block ends without an
+    exception. restart: throw away what an earlier writer left, whatever its state.
 
-    Raises RasterError when the file cannot be written (a full disk among the reasons), ConfigError when the options
-    cannot be meant.
+    The finished file is a function of the pixels and the options: not of the windows, their order, threads or
+    interruptions. Memory does not grow with the raster.
+
+    Raises RasterError when the file cannot be written (a full disk or another process at it among the reasons),
+    ConfigError when the options cannot be meant or the folder holds the pieces of another state.
     """
 
     def __init__(
@@ -83,53 +88,100 @@ class MapWriter:
         count: int = 1,
         nodata: float | None = IGNORE,
         tags: Mapping[str, str] | None = None,
+        descriptions: Sequence[str] | None = None,
+        scale: float = 1,
+        overviews: Overviews | None = None,
         cog: bool = True,
         compress: str = "deflate",
+        state: Mapping[str, Any] | None = None,
+        restart: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.height, self.width, self.count, self.dtype = height, width, count, np.dtype(dtype)
-        self._cog, self._compress = cog, compress
-        self._require_options()
-        self._profile: dict[str, Any] = {
-            "driver": "GTiff",
-            "height": height,
-            "width": width,
-            "count": count,
-            "dtype": self.dtype.name,
-            "nodata": nodata,
-            **_place(crs, transform, gcps, rpcs),
-        }
-        self._schema, self._nodata, self._tags = schema, nodata, dict(tags or {})
-        self._written: list[tuple[Window, int]] = []  # what went where: window and CRC-32 of its pixels
+        self.height, self.width = height, width
+        self._encoding = Encoding(
+            np.dtype(dtype),
+            count,
+            compress,
+            overviews or _overviews_of(np.dtype(dtype), count, schema),
+            "band" if cog else "pixel",
+        )
+        self._require_options(descriptions)
+        self._place = _place(crs, transform, gcps, rpcs)
+        self._schema, self._nodata, self._tags, self._cog = schema, nodata, dict(tags or {}), cog
+        self._descriptions, self._scale = descriptions, scale
+        self._state, self._restart = state, restart
         self._folder: Path | None = None
-        self._sink: Any = None
+        self._lock: int | None = None
+        self._staging: Staging | None = None
+        self._finished: Path | None = None
 
-    def _require_options(self) -> None:
-        if self._compress not in COMPRESSIONS:
-            raise ConfigError(f"compress is {self._compress!r}; it must be one of {', '.join(COMPRESSIONS)}")
+    def _require_options(self, descriptions: Sequence[str] | None) -> None:
+        encoding = self._encoding
+        if encoding.compress not in COMPRESSIONS:
+            raise ConfigError(f"compress is {encoding.compress!r}; it must be one of {', '.join(COMPRESSIONS)}")
+        if encoding.overviews not in get_args(Overviews):
+            raise ConfigError(
+                f"overviews is {encoding.overviews!r}; it must be one of {', '.join(get_args(Overviews))}"
+            )
         if self.path.suffix.lower() not in (".tif", ".tiff"):
             raise ConfigError(f"{self.path} is to be a GeoTIFF; its name must end in .tif or .tiff")
-        if self.height < 1 or self.width < 1 or self.count < 1:
-            raise ConfigError(f"a raster of {self.count} x {self.height} x {self.width} cannot be; each must be >= 1")
-        if self.dtype.kind not in _SHARE_OF_RAW:
-            raise ConfigError(f"a raster of {self.dtype} cannot be written; use integers or floats")
+        if self.height < 1 or self.width < 1 or encoding.count < 1:
+            raise ConfigError(
+                f"a raster of {encoding.count} x {self.height} x {self.width} cannot be; each must be >= 1"
+            )
+        if encoding.dtype.kind not in "uif":
+            raise ConfigError(f"a raster of {encoding.dtype} cannot be written; use integers or floats")
+        if descriptions is not None and len(descriptions) != encoding.count:
+            raise ConfigError(f"{len(descriptions)} descriptions for {encoding.count} band(s); give one for each")
 
     def __enter__(self) -> Self:
         with raster_errors(self.path, "written"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         self._require_space()
         with raster_errors(self.path, "written"):
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.parent))
+            folder = self._open_folder()
         try:
-            self._open()
+            with gdal_env(), _write_errors(self.path):
+                self._staging = Staging(folder, self._encoding, self._nodata)
+                self._metadata = self._describe()
         except BaseException:
-            self._discard()
+            self._close_folder(keep=True)
             raise
         return self
 
+    def _open_folder(self) -> Path:
+        if self._state is None:
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.parent))
+        else:
+            self._lock = open_folder(self._kept, self._whole_state(), restart=self._restart, target=self.path)
+            self._folder = self._kept
+        return self._folder
+
+    def _whole_state(self) -> dict[str, Any]:
+        """What the pieces depend on: the caller's state, and how they are stored."""
+        encoding = self._encoding
+        return {
+            **(self._state or {}),
+            "raster": [encoding.count, self.height, self.width, encoding.dtype.name, repr(self._nodata)],
+        }
+
+    def _close_folder(self, keep: bool) -> None:
+        assert self._folder is not None
+        if self._lock is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            close_folder(self._folder, self._lock, keep=keep)
+
+    @property
+    def _kept(self) -> Path:
+        """The folder that outlives this writer if it has a state."""
+        return self.path.with_name(f".{self.path.name}.partial")
+
     def _require_space(self) -> None:
-        raw = self.height * self.width * self.count * self.dtype.itemsize
-        needed = int(raw * _SHARE_OF_RAW[self.dtype.kind])
+        raw = self.height * self.width * self._encoding.count * self._encoding.dtype.itemsize
+        needed = int(raw * _SHARE_OF_RAW[self._encoding.overviews])
+        if self._state is not None and self._kept.is_dir():
+            needed -= sum(path.stat().st_size for path in self._kept.iterdir())
         free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise RasterError(
@@ -137,27 +189,35 @@ class MapWriter:
                 f"{free / 1e9:.3g} GB free; make room or choose another folder"
             )
 
-    def _open(self) -> None:
-        assert self._folder is not None
-        compress = "deflate" if self._cog and self._compress == "none" else self._compress
-        with gdal_env(), _write_errors(self.path):
-            self._sink = open_raster(
-                self._folder / "stream.tif",
+    def _describe(self) -> tiff.Directory:
+        """The tags of the finished file, from an empty one that GDAL makes."""
+        names = self._descriptions
+        if names is None and self._schema is not None and self._encoding.count == len(self._schema) > 1:
+            names = self._schema.classes
+        with MemoryFile() as memory:
+            with open_raster(
+                memory.name,
                 "w",
-                **self._profile,
-                **_compression(compress, self.dtype, self.count, names=_GTIFF_PREDICTORS),
-                **_photometric(self.count),
-                **({"zlevel": 1} if self._cog and compress == "deflate" else {}),
-                tiled=True,
-                blockxsize=TILE,
-                blockysize=_STAGING_ROWS if self._cog else TILE,
-                interleave="band" if self._cog else "pixel",
-                bigtiff="IF_SAFER",
-                num_threads=writer_threads(),
-            )
-            self._sink.update_tags(**self._tags)
-            if self._schema is not None:
-                _describe(self._sink, self._schema, self._nodata)
+                **self._encoding.profile,
+                **self._place,
+                height=self.height,
+                width=self.width,
+                nodata=self._nodata,
+                sparse_ok=True,
+            ) as sink:
+                sink.update_tags(**self._tags)
+                if names is not None:
+                    sink.descriptions = tuple(names)
+                if self._scale != 1:
+                    sink.scales = (self._scale,) * self._encoding.count
+                if self._schema is not None:
+                    _write_schema(sink, self._schema, self._nodata)
+            return tiff.read_directory(bytes(memory.getbuffer()))
+
+    def has(self, window: Window) -> bool:
+        """Whether a window was written, by this writer or by one before it that had the same state."""
+        assert self._staging is not None, "MapWriter is a context manager: ask inside `with`"
+        return window in self._staging
 
     def write(self, window: Window, array: ArrayLike) -> None:
         """Write pixels (h, w), or (C, h, w) for several bands, at a window; in any order, but no pixel twice.
@@ -165,69 +225,66 @@ class MapWriter:
         Raises RasterError when the window leaves the raster, the shape does not fit it, a value does not fit the
         dtype, or the disk is full.
         """
-        assert self._sink is not None, "MapWriter is a context manager: write inside `with`"
+        assert self._staging is not None, "MapWriter is a context manager: write inside `with`"
         pixels = np.asarray(array)
         pixels = pixels[None] if pixels.ndim == 2 else pixels
+        count = self._encoding.count
         if window.row_stop > self.height or window.col_stop > self.width:
             raise RasterError(f"{self.path} is {self.height} x {self.width} pixels; {window} leaves it")
-        if pixels.shape != (self.count, window.height, window.width):
+        if pixels.shape != (count, window.height, window.width):
             raise RasterError(
-                f"{self.path}: pixels of shape {pixels.shape} do not fit {self.count} band(s) of "
+                f"{self.path}: pixels of shape {pixels.shape} do not fit {count} band(s) of "
                 f"{window.height} x {window.width}"
             )
-        pixels = _as_dtype(pixels, self.dtype, self.path)
+        pixels = _as_dtype(pixels, self._encoding.dtype, self.path)
         with gdal_env(), _write_errors(self.path):
-            self._sink.write(pixels, window=_area(window))
-        self._written.append((window, zlib.crc32(pixels.data)))
+            self._staging.put(window, pixels)
+
+    def complete(self) -> None:
+        """Make the finished file and read it back; it gets its name when the `with` block ends.
+
+        That happens by itself at the end of the block. Where several maps belong together, call it for each of them
+        inside the block: then a full disk at the last map takes nothing from the others.
+        """
+        assert self._folder is not None and self._staging is not None
+        self._finished = self._folder / "map.partial"
+        with gdal_env(), _write_errors(self.path):
+            checksums = write_cog(
+                self._finished,
+                self._metadata,
+                self._encoding,
+                self._staging.read,
+                height=self.height,
+                width=self.width,
+                nodata=self._nodata,
+                overviews=self._cog,
+            )
+            verify(self._finished, self._encoding, checksums)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        published = False
         try:
             if kind is None:
-                self._finish()
+                self._publish()
+                published = True
         finally:
-            self._discard()
+            self._close_folder(keep=not published)
 
-    def _finish(self) -> None:
-        assert self._folder is not None
-        done = self._folder / "stream.tif"
-        with gdal_env(), _write_errors(self.path):
-            self._sink.close()
-            if self._cog:
-                done = self._folder / "cog.tif"
-                rasterio.shutil.copy(
-                    self._folder / "stream.tif",
-                    done,
-                    driver="COG",
-                    **_compression(self._compress, self.dtype, self.count, names=_COG_PREDICTORS),
-                    blocksize=TILE,
-                    bigtiff="IF_SAFER",
-                    overview_resampling="AVERAGE" if self.dtype.kind == "f" else "MODE",
-                    num_threads=writer_threads(),
-                )
-            self._verify(done)
-            done.replace(self.path)
+    def _publish(self) -> None:
+        if self._finished is None:
+            self.complete()
+        assert self._finished is not None
+        with _write_errors(self.path):
+            self._finished.replace(self.path)
+            for suffix in _SIDE_FILES:
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
-    def _verify(self, done: Path) -> None:
-        """Read everything back. GDAL reports a full disk while it closes a file, and rasterio drops that report."""
-        with open_raster(done) as file:
-            for window, checksum in self._written:
-                if zlib.crc32(file.read(window=_area(window)).data) != checksum:
-                    raise OSError(f"rows {window.row} to {window.row_stop} are not in the file as they were written")
-            levels = len(file.overviews(1))
-        for level in range(levels):
-            with open_raster(done, overview_level=level) as file:
-                for _, area in file.block_windows(1):
-                    file.read(window=area)
 
-    def _discard(self) -> None:
-        """Remove the staging folder; the map itself has left it if all went well."""
-        if self._sink is not None and not self._sink.closed:
-            with gdal_env(), suppress(Exception):  # what cannot be flushed is thrown away in any case
-                self._sink.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+def _overviews_of(dtype: np.dtype, count: int, schema: ClassSchema | None) -> Overviews:
+    is_share_per_class = schema is not None and count == len(schema) > 1
+    return "average" if dtype.kind == "f" or is_share_per_class else "mode"
 
 
 def write_chip(
@@ -266,8 +323,9 @@ def write_chip(
                 dtype=pixels.dtype.name,
                 nodata=nodata,
                 **_place(crs, transform, None, None),
-                **_compression("deflate", pixels.dtype, count, names=_GTIFF_PREDICTORS),
-                **_photometric(count),
+                compress="deflate",
+                predictor=3 if pixels.dtype.kind == "f" else 1 if count == 1 and pixels.itemsize == 1 else 2,
+                **({"photometric": "MINISBLACK", "alpha": "NO"} if count == 4 else {}),  # near infrared is no mask
             ) as sink:
                 if colormap is not None:
                     sink.write_colormap(1, {value: tuple(colour) for value, colour in colormap.items()})
@@ -303,23 +361,6 @@ def _write_errors(path: Path) -> Iterator[None]:
         ) from cause
 
 
-_GTIFF_PREDICTORS = ("1", "2", "3")
-_COG_PREDICTORS = ("NO", "STANDARD", "FLOATING_POINT")
-
-
-def _compression(compress: str, dtype: np.dtype, count: int, *, names: tuple[str, str, str]) -> dict[str, str]:
-    """Creation options: floats and images compress better as differences of neighbours, class maps do not."""
-    if compress == "none":
-        return {"compress": "NONE"}
-    kind = 2 if dtype.kind == "f" else 0 if count == 1 and dtype.itemsize == 1 else 1
-    return {"compress": compress.upper(), "predictor": names[kind]}
-
-
-def _photometric(count: int) -> dict[str, str]:
-    """GDAL takes the last of four 8-bit bands for alpha unless told otherwise; near infrared is no mask."""
-    return {"photometric": "MINISBLACK", "alpha": "NO"} if count == 4 else {}
-
-
 def _place(crs: CRS | str | None, transform: Affine, gcps: Any, rpcs: Any) -> dict[str, Any]:
     """The parts of a georeference that a GeoTIFF can hold together, as rasterio's creation arguments."""
     if is_georeferenced(transform):
@@ -332,11 +373,9 @@ def _place(crs: CRS | str | None, transform: Affine, gcps: Any, rpcs: Any) -> di
     return place
 
 
-def _describe(sink: Any, schema: ClassSchema, nodata: float | None) -> None:
+def _write_schema(sink: Any, schema: ClassSchema, nodata: float | None) -> None:
     """Class names, and the colour table if the raster is a class map."""
     sink.update_tags(CLASS_NAMES=json.dumps(schema.classes))
-    if sink.count == len(schema) and sink.count > 1:
-        sink.descriptions = schema.classes
     if sink.count == 1 and sink.dtypes[0] == "uint8":
         colours = {index: (*colour, 255) for index, colour in enumerate(schema.colours)}
         if nodata is not None:
@@ -344,16 +383,16 @@ def _describe(sink: Any, schema: ClassSchema, nodata: float | None) -> None:
         sink.write_colormap(1, colours)
 
 
-def _area(window: Window) -> RasterioWindow:
-    return RasterioWindow(window.col, window.row, window.width, window.height)
-
-
 def _as_dtype(pixels: NDArray, dtype: np.dtype, path: Path) -> NDArray:
     """Pixels in the raster's dtype, contiguous; RasterError rather than a value that wraps around."""
-    if pixels.dtype == dtype or (pixels.dtype.kind == "f" and dtype.kind == "f"):
-        return np.ascontiguousarray(pixels, dtype)
-    with np.errstate(invalid="ignore"):  # NaN to integer warns; it is refused below
+    if pixels.dtype == dtype:
+        return np.ascontiguousarray(pixels)
+    with np.errstate(invalid="ignore", over="ignore"):  # what does not fit is refused below
         converted = np.ascontiguousarray(pixels, dtype)
-    if not np.array_equal(converted, pixels):
+    if pixels.dtype.kind == dtype.kind == "f":
+        fits = np.array_equal(np.isinf(converted), np.isinf(pixels))
+    else:
+        fits = np.array_equal(converted, pixels)
+    if not fits:
         raise RasterError(f"{path}: values {pixels.min()} to {pixels.max()} ({pixels.dtype}) do not fit {dtype}")
     return converted

@@ -18,7 +18,7 @@ from rio_cogeo import cog_validate
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster import writer
+from rs_biformer.raster import cog, writer
 from rs_biformer.raster.gdal import open_raster
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.writer import MapWriter, write_chip
@@ -92,6 +92,30 @@ def test_probabilities_keep_their_values_names_and_mean_overviews(tmp_path):
     with rasterio.open(path, overview_level=0) as file:
         means = shares[:, 2:600, 2:530].reshape(6, 299, 2, 264, 2).mean((2, 4))
         assert np.allclose(file.read()[:, 1:, 1:], means, atol=1e-6)
+
+
+def test_overviews_of_a_quantity_in_integers_are_means_when_asked_for(tmp_path):
+    levels = np.full((600, 600), 100, np.uint8)
+    levels[:, ::2] = 150
+    levels[:100] = IGNORE
+    with rasterio.open(write_map(tmp_path / "c.tif", levels, overviews="average"), overview_level=0) as file:
+        assert set(np.unique(file.read(1))) == {125, IGNORE}
+
+
+def test_bands_have_the_names_and_the_scale_that_were_given(tmp_path):
+    levels = np.zeros((2, 9, 9), np.uint8)
+    path = write_map(tmp_path / "p.tif", levels, descriptions=("roads", "Dächer"), scale=0.005, schema=POTSDAM)
+    with rasterio.open(path) as file:
+        assert file.descriptions == ("roads", "Dächer")
+        assert file.scales == (0.005, 0.005)
+
+
+def test_files_that_described_an_earlier_map_do_not_describe_the_new_one(tmp_path):
+    for suffix in (".aux.xml", ".ovr", ".msk"):
+        (tmp_path / f"map.tif{suffix}").write_text("old")
+    (tmp_path / "map.qml").write_text("the user's own")
+    write_map(tmp_path / "map.tif", class_map(50, 50))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["map.qml", "map.tif"]
 
 
 def test_windows_may_come_in_any_order(tmp_path):
@@ -258,15 +282,15 @@ def test_a_disk_that_fills_up_is_an_error_and_nothing_is_left(tmp_path, mode, dt
 
 
 def test_a_block_that_is_lost_on_the_way_is_noticed(tmp_path, monkeypatch):
-    real = rasterio.shutil.copy
+    real = cog.join
 
-    def lossy(source, target, **options):
-        with rasterio.open(source, "r+") as file:
-            file.write(np.zeros((1, 16, 16), np.uint8), window=((64, 80), (64, 80)))
-        real(source, target, **options)
+    def lossy(images, *rest):
+        images[0].starts[0, 0, 0] = images[0].starts[0, 0, 1]
+        images[0].sizes[0, 0, 0] = images[0].sizes[0, 0, 1]
+        real(images, *rest)
 
-    monkeypatch.setattr(writer.rasterio.shutil, "copy", lossy)
-    with pytest.raises(RasterError, match="rows 0 to 96 are not in the file as they were written"):
+    monkeypatch.setattr(cog, "join", lossy)
+    with pytest.raises(RasterError, match="rows 0 to 700 of the map are not as they were written"):
         write_map(tmp_path / "map.tif", class_map())
     assert not list(tmp_path.iterdir())
 
@@ -298,6 +322,14 @@ def test_pixels_that_do_not_fit_are_refused(tmp_path, window, array, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_float_that_a_smaller_float_cannot_hold_is_refused(tmp_path):
+    with (
+        pytest.raises(RasterError, match="do not fit float16"),
+        MapWriter(tmp_path / "m.tif", height=9, width=9, dtype="float16", **PLACE) as sink,
+    ):
+        sink.write(Window(0, 0, 9, 9), np.full((9, 9), 70_000, np.float32))
+
+
 def test_indices_of_another_integer_type_are_written_when_they_fit(tmp_path):
     with MapWriter(tmp_path / "m.tif", height=9, width=9, **PLACE) as sink:
         sink.write(Window(0, 0, 9, 9), np.full((9, 9), 254, np.int64))
@@ -306,7 +338,16 @@ def test_indices_of_another_integer_type_are_written_when_they_fit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"compress": "jpeg"}, {"height": 0}, {"dtype": "complex64"}, {"path": "map.png"}, {"count": 0}]
+    "options",
+    [
+        {"compress": "jpeg"},
+        {"height": 0},
+        {"dtype": "complex64"},
+        {"path": "map.png"},
+        {"count": 0},
+        {"overviews": "nearest"},
+        {"descriptions": ("one", "two")},
+    ],
 )
 def test_options_that_cannot_be_meant_are_refused(tmp_path, options):
     given = {"path": "map.tif", "height": 9, "width": 9, **PLACE, **options}
