@@ -24,6 +24,7 @@ from rs_biformer.data.parallel import ordered_map
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.labels import LabelRaster
+from rs_biformer.raster.paths import is_remote
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.writer import write_chip
 from rs_biformer.schema import IGNORE, ClassSchema
@@ -108,7 +109,7 @@ def _fingerprint(index: TileIndex, target: Path) -> str:
     digest.update(json.dumps(replace(index.manifest, scenes=()).to_dict(), sort_keys=True).encode())
     for scene in scenes:
         for path in (*scene.images, scene.label or ""):
-            facts = Path(path).stat() if path else None
+            facts = Path(path).stat() if path and not is_remote(path) else None
             seen = (os.path.relpath(path, target) if path else "", facts and (facts.st_size, facts.st_mtime_ns))
             digest.update(repr((scene.name, scene.crs, scene.transform, seen)).encode())
     for column in vars(index.table).values():

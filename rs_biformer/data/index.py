@@ -28,6 +28,7 @@ from rasterio.warp import transform as reproject
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
+from rs_biformer.raster.paths import is_remote
 from rs_biformer.schema import ClassSchema
 
 SPLITS = ("train", "val", "test")
@@ -339,8 +340,8 @@ def _without_defaults(scene: SceneRecord) -> dict[str, Any]:
 
 
 def _relative(path: str, folder: Path) -> str:
-    """`path` from `folder` (resolved), with forward slashes; as it is inside GDAL's /vsi or on another drive."""
-    if path.startswith("/vsi"):
+    """`path` from `folder` (resolved), with forward slashes; as it is for a URL and the like or on another drive."""
+    if is_remote(path):
         return path
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
@@ -349,7 +350,7 @@ def _relative(path: str, folder: Path) -> str:
 
 
 def _absolute(path: str, folder: Path) -> str:
-    return path if path.startswith("/vsi") else os.path.normpath(folder / path)
+    return path if is_remote(path) else os.path.normpath(folder / path)
 
 
 def _lonlat_polygons(wkt: str, x: NDArray, y: NDArray) -> NDArray:

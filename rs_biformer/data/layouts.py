@@ -10,19 +10,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from string import Formatter
 from typing import Literal
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.raster.paths import Location, folder_of, is_remote, locate, stem_of
 
 Height = Literal["dsm", "ndsm"]
 Image = Literal["rgb", "irrg", "rgbir"]
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".img", ".vrt", ".bmp")
-"""What counts as a scene when a folder is given; files named one by one may have any suffix."""
+"""What counts as a scene when a folder is given; files named one by one may have any suffix but that of a list."""
+
+LIST_SUFFIX = ".txt"
+"""A text file that names scenes, one a line; `@FILE` is such a list whatever its suffix."""
 
 _DEPTH = 4
+_SIGNS = "*?["  # of a glob pattern
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class SceneFiles:
     """One scene before it is opened: its name, its rasters, its label and the split that the data's makers gave it."""
 
     name: str
-    images: tuple[Path, ...]
-    label: Path | None
+    images: tuple[Location, ...]
+    label: Location | None
     split: str | None = None
 
 
@@ -184,35 +189,44 @@ def _natural(name: str) -> tuple[tuple[int, str], ...]:
 
 
 def pattern_scenes(
-    inputs: Sequence[Path | str], labels: str | None, extras: Sequence[str] = ()
+    inputs: Sequence[Path | str],
+    labels: str | None,
+    extras: Sequence[str] = (),
+    *,
+    skip: Sequence[str] = (),
+    name: str = "{stem}",
 ) -> tuple[SceneFiles, ...]:
-    """Scenes given as files, glob patterns or folders, each with the label that `labels` names for it; None for none.
+    """Scenes given by name, each with the label that `labels` names for it; None for none.
+
+    inputs: files, glob patterns, folders, URLs and whatever else GDAL opens by name, and lists of these: a .txt file or
+    `@FILE` with one a line, lines with `#` left out, paths counted from the list's folder.
 
     labels, extras: paths in which `{stem}` stands for the scene's file name without suffix, `{name}` for that stem up
     to its last "_", `{dir}` for the scene's folder and `{parent}` for that folder's name. Of a folder, all rasters are
     taken but those that are another one's label or extra.
+    skip: what is left out wherever it comes from: glob patterns for file names (`*_label.tif`), or paths as in `labels`
+    that lead from one scene to what is none (`{dir}/{stem}_classes.tif`).
+    name: what a scene is called, with the same fields.
 
     Raises ConfigError when nothing is found, a label is missing, or two scenes share a name.
     """
     fields = {"stem", "name", "dir", "parent"}
     patterns = extras if labels is None else (labels, *extras)
-    for pattern in patterns:
+    for pattern in (*patterns, *skip, name):
         _check_pattern(pattern, fields)
-    scenes: list[Path] = []
-    for item in inputs:
-        path = Path(item)
-        if path.is_dir():
-            scenes += _scenes_in(path, patterns)
-        else:
-            scenes += _matching(path)
-    named: dict[str, Path] = {}
-    for path in scenes:
-        other = named.setdefault(path.stem, path)
-        if other.resolve() == path.resolve():
+    found = [location for item in inputs for location in _expand(item, patterns)]
+    scenes = _without(found, skip)
+    if not scenes:
+        raise ConfigError(f"of {len(found)} scenes none is left; {', '.join(skip)} leaves them all out")
+    named: dict[str, Location] = {}
+    for location in scenes:
+        called = _fill(location, name)
+        other = named.setdefault(called, location)
+        if _same(other, location):
             continue
         raise ConfigError(
-            f"two scenes are called {path.stem}: {other} and {path}; their windows and maps go by that name, so rename "
-            "one or take them apart"
+            f"two scenes are called {called}: {other} and {location}; their windows and maps go by that name, so "
+            "rename one or take them apart"
         )
     if labels is not None and len(named) > 1 and not any(name for _, name, _, _ in Formatter().parse(labels)):
         raise ConfigError(
@@ -220,11 +234,11 @@ def pattern_scenes(
         )
     return tuple(
         SceneFiles(
-            stem,
-            (path, *(_partner(path, extra, "--extra") for extra in extras)),
-            None if labels is None else _partner(path, labels, "label"),
+            called,
+            (location, *(_partner(location, extra, "--extra") for extra in extras)),
+            None if labels is None else _partner(location, labels, "label"),
         )
-        for stem, path in named.items()
+        for called, location in named.items()
     )
 
 
@@ -238,19 +252,73 @@ def _check_pattern(pattern: str, fields: set[str]) -> None:
         raise ConfigError(f"the pattern {pattern!r} has {{{min(unknown)}}}; it may have {allowed}")
 
 
-def _fill(path: Path, pattern: str) -> Path:
-    stem = path.stem
-    return Path(pattern.format(stem=stem, name=stem.rpartition("_")[0] or stem, dir=path.parent, parent=_parent(path)))
+def _fill(location: Location, pattern: str) -> str:
+    short, place = stem_of(location), folder_of(location)
+    parent = PurePosixPath(place).name if isinstance(location, str) else location.absolute().parent.name
+    return pattern.format(stem=short, name=short.rpartition("_")[0] or short, dir=place, parent=parent)
 
 
-def _parent(path: Path) -> str:
-    return path.absolute().parent.name
+def _same(one: Location, other: Location) -> bool:
+    return one == other or (isinstance(one, Path) and isinstance(other, Path) and one.resolve() == other.resolve())
+
+
+def _without(scenes: Sequence[Location], skip: Sequence[str]) -> list[Location]:
+    """The scenes but those that a pattern of `skip` names."""
+    led_to = {_known(_fill(scene, pattern)) for pattern in skip if "{" in pattern for scene in scenes}
+    globs = [pattern for pattern in skip if "{" not in pattern]
+    return [
+        scene
+        for scene in scenes
+        if _known(scene) not in led_to and not any(fnmatch(PurePath(scene).name, pattern) for pattern in globs)
+    ]
+
+
+def _known(name: str | Path) -> str:
+    """One spelling for each file."""
+    return str(name) if is_remote(name) else str(Path(name).resolve())
+
+
+def _expand(item: Path | str, patterns: Sequence[str]) -> list[Location]:
+    """The rasters that one input names."""
+    if listed := _list_of(item):
+        return [location for line in _lines(listed) for location in _rasters(line, patterns)]
+    return _rasters(item, patterns)
+
+
+def _list_of(item: Path | str) -> Path | None:
+    """The file of a list of scenes, when the input is one."""
+    text = os.fspath(item)
+    if text.startswith("@"):
+        return Path(text[1:])
+    plain = not is_remote(text) and not any(sign in text for sign in _SIGNS)
+    return Path(text) if text.lower().endswith(LIST_SUFFIX) and plain else None
+
+
+def _lines(path: Path) -> list[str]:
+    """What a list of scenes names, paths counted from the working folder. Raises ConfigError when it names nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise ConfigError(f"no list of scenes {path}: there is no such file{_nearest(path)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the list of scenes {path} is no text; write one path a line, in UTF-8") from None
+    named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not named:
+        raise ConfigError(f"the list {path} names no scene; write one path a line")
+    return [line if is_remote(line) else str(path.parent / line) for line in named]
+
+
+def _rasters(item: Path | str, patterns: Sequence[str]) -> list[Location]:
+    location = locate(item)
+    if isinstance(location, str):
+        return [location]
+    return list(_scenes_in(location, patterns) if location.is_dir() else _matching(location))
 
 
 def _scenes_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
     rasters = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in RASTER_SUFFIXES and path.is_file()]
-    partners = {_fill(path, pattern).resolve() for path in rasters for pattern in patterns}
-    scenes = [path for path in rasters if path.resolve() not in partners]
+    partners = {_known(_fill(path, pattern)) for path in rasters for pattern in patterns}
+    scenes = [path for path in rasters if _known(path) not in partners]
     if not scenes:
         raise ConfigError(f"{folder} holds no scenes ({', '.join(RASTER_SUFFIXES)}); give files or another folder")
     return scenes
@@ -258,8 +326,8 @@ def _scenes_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 def _matching(path: Path) -> list[Path]:
     """The files that a path or a glob pattern names."""
-    if path.exists() or not any(sign in str(path) for sign in "*?["):
-        if path.is_file() or path.parts[1:2] and path.parts[1].startswith("vsi"):  # inside GDAL's virtual file systems
+    if path.exists() or not any(sign in str(path) for sign in _SIGNS):
+        if path.is_file():
             return [path]
         raise ConfigError(f"no scene {path}: there is no such file or folder{_nearest(path)}")
     anchor = Path(path.anchor) if path.is_absolute() else Path()
@@ -269,12 +337,12 @@ def _matching(path: Path) -> list[Path]:
     return found
 
 
-def _partner(path: Path, pattern: str, what: str) -> Path:
-    partner = _fill(path, pattern)
-    if not partner.is_file():
-        raise ConfigError(f"scene {path} has no {what}: {partner} does not exist{_nearest(partner)}")
-    if partner.resolve() == path.resolve():
-        raise ConfigError(f"scene {path} would be its own {what}; the pattern {pattern!r} must name another file")
+def _partner(scene: Location, pattern: str, what: str) -> Location:
+    partner = locate(_fill(scene, pattern))
+    if isinstance(partner, Path) and not partner.is_file():
+        raise ConfigError(f"scene {scene} has no {what}: {partner} does not exist{_nearest(partner)}")
+    if _same(scene, partner):
+        raise ConfigError(f"scene {scene} would be its own {what}; the pattern {pattern!r} must name another file")
     return partner
 
 

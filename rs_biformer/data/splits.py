@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from math import isclose
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from rs_biformer.data.index import SPLITS
 from rs_biformer.data.layouts import SceneFiles
 from rs_biformer.errors import ConfigError
+from rs_biformer.raster.paths import absolute
 
 _FOLDER_NAMES = {
     "train": "train",
@@ -112,7 +114,7 @@ def _listed_split(name: str, lists: dict[str, tuple[str, ...]]) -> str:
 
 
 def _folder_split(scene: SceneFiles) -> str | None:
-    parents = scene.images[0].absolute().parents
+    parents = PurePath(absolute(scene.images[0])).parents
     found = (_FOLDER_NAMES.get(parent.name.lower()) for parent in list(parents)[:_FOLDER_LEVELS])
     return next((split for split in found if split), None)
 

@@ -34,6 +34,7 @@ from rs_biformer.data.statistics import BandStatistics
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window, grid, stride_of
 from rs_biformer.raster.labels import LabelRaster, require_pair
+from rs_biformer.raster.paths import absolute
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -197,8 +198,8 @@ def _open(files: SceneFiles, schema: ClassSchema, options: TileOptions) -> _Plan
         require_pair(scene, label)
         record = SceneRecord(
             files.name,
-            tuple(os.path.abspath(path) for path in files.images),  # noqa: PTH100 - links stay as the user has them
-            os.path.abspath(files.label),  # noqa: PTH100
+            tuple(absolute(path) for path in files.images),
+            absolute(files.label),
             scene.height,
             scene.width,
             scene.crs.to_wkt() if scene.crs else None,

@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +14,7 @@ from rasterio.transform import Affine
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
+from rs_biformer.raster.paths import Location
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Source, require_same_grid
 from rs_biformer.schema import IGNORE, ClassSchema, Colour
@@ -50,7 +50,7 @@ class LabelRaster:
                 self._palette_codes = codes
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Location:
         return self._source.path
 
     @property
@@ -79,24 +79,30 @@ class LabelRaster:
         """
         pixels = self._source.read(self._numbers, window)
         valid = self._source.valid(self._numbers, pixels, window)
-        codes: NDArray | None = None
         if len(pixels) == 3:
-            codes = _pack(pixels)
+            index = _index_of_colours(pixels, self.schema, self.tolerance)
         elif self._palette_codes is not None:
-            codes = self._palette_codes[pixels[0]]
-        if codes is None:
-            index = _index_of_values(pixels[0], self.schema)
+            index = _colour_table(self.schema, self.tolerance)[self._palette_codes[pixels[0]]]
         else:
-            index = _colour_table(self.schema, self.tolerance)[codes]
-        index[~valid] = IGNORE
+            index = _index_of_values(pixels[0], self.schema)
+        if not valid.all():
+            index[~valid] = IGNORE
         strange = index == _UNKNOWN
         unknown: Counter[Colour | int | float] = Counter()
         if strange.any():
             index[strange] = IGNORE
-            found, counts = np.unique((pixels[0] if codes is None else codes)[strange], return_counts=True)
-            names = found.tolist() if codes is None else [_unpack(code) for code in found.tolist()]
-            unknown.update(dict(zip(names, counts.tolist(), strict=True)))
+            unknown.update(self._names([band[strange] for band in pixels]))
         return index, unknown
+
+    def _names(self, pixels: list[NDArray]) -> dict[Colour | int | float, int]:
+        """The colours or values of pixels (bands, each (n,)), with how many have each."""
+        codes = _pack(pixels) if len(pixels) == 3 else pixels[0]
+        if self._palette_codes is not None:
+            codes = self._palette_codes[codes]
+        found, counts = np.unique(codes, return_counts=True)
+        coloured = len(pixels) == 3 or self._palette_codes is not None
+        names = [_unpack(code) for code in found.tolist()] if coloured else found.tolist()
+        return dict(zip(names, counts.tolist(), strict=True))
 
     def close(self) -> None:
         """Close the file handles of this process."""
@@ -140,6 +146,49 @@ def _unpack(code: int) -> Colour:
     return code >> 16, (code >> 8) & 255, code & 255
 
 
+def _index_of_colours(pixels: list[NDArray], schema: ClassSchema, tolerance: int) -> NDArray[np.uint8]:
+    """Class index, IGNORE or _UNKNOWN of each pixel of three bands of colours (h, w)."""
+    tables = None if tolerance else _channel_tables(schema.colours, schema.ignore_colours)
+    if tables is None:
+        return _colour_table(schema, tolerance)[_pack(pixels)]
+    *channels, index_of_code = tables
+    code = translate_bytes(pixels[0], channels[0])
+    code += translate_bytes(pixels[1], channels[1])
+    code += translate_bytes(pixels[2], channels[2])
+    return translate_bytes(code, index_of_code)
+
+
+@lru_cache(maxsize=8)
+def _channel_tables(
+    colours: tuple[Colour, ...], ignore_colours: tuple[Colour, ...]
+) -> tuple[bytes, bytes, bytes, bytes] | None:
+    """Tables of 256 bytes: one for each channel, whose entries add up to a colour's code, and from code to index.
+
+    Few colours have few values in each channel, so the code fits a byte, and four tables of 256 bytes are three times
+    as fast as one of 2^24. None where it does not fit.
+    """
+    known = {colour: index for index, colour in enumerate(colours)} | dict.fromkeys(ignore_colours, IGNORE)
+    tables, codes, size = [], np.zeros(len(known), np.int64), 1
+    for channel in np.array(list(known), np.int64).T:
+        values, place = np.unique(channel, return_inverse=True)
+        codes += size * (place + 1)  # 0 is every other value
+        if size * (len(values) + 1) > 256:
+            return None
+        table = np.zeros(256, np.uint8)
+        table[values] = size * np.arange(1, len(values) + 1)
+        tables.append(table.tobytes())
+        size *= len(values) + 1
+    index_of_code = np.full(256, _UNKNOWN, np.uint8)
+    index_of_code[codes] = list(known.values())
+    return tables[0], tables[1], tables[2], index_of_code.tobytes()
+
+
+def translate_bytes(values: NDArray[np.uint8], table: bytes) -> NDArray[np.uint8]:
+    """`table[values]` for bytes, in half the time."""
+    translated = bytearray(np.ascontiguousarray(values).data).translate(table)
+    return np.frombuffer(translated, np.uint8).reshape(values.shape)
+
+
 def _colour_table(schema: ClassSchema, tolerance: int) -> NDArray[np.uint8]:
     return _build_colour_table(schema.colours, schema.ignore_colours, tolerance)
 
@@ -177,7 +226,7 @@ def _index_of_values(band: NDArray, schema: ClassSchema) -> NDArray[np.uint8]:
         table = np.full(256, _UNKNOWN, np.uint8)
         possible = (values >= 0) & (values <= 255)
         table[values[possible]] = indices[possible]
-        return table[band]
+        return translate_bytes(band, table.tobytes())
     order = np.argsort(values)
     values, indices = values[order], indices[order]
     place = np.minimum(np.searchsorted(values, band), len(values) - 1)
@@ -209,19 +258,36 @@ def erode_boundaries(index: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]
     included, reaches a pixel of another class. IGNORE is no class, and the edge of the array no boundary. A window
     grown by `radius` on each side gives its inner part the result of the whole raster.
     """
-    eroded = index.copy()
-    labelled = index != IGNORE
-    height, width = index.shape
-    for down in range(min(radius, height - 1) + 1):
-        for right in range(-min(radius, width - 1), min(radius, width - 1) + 1):
-            if down * down + right * right > radius * radius or (down == 0 and right <= 0):
-                continue  # outside the disc, or the opposite pair has been compared
-            here = (slice(0, height - down), slice(max(0, -right), width - max(0, right)))
-            there = (slice(down, height), slice(max(0, right), width - max(0, -right)))
-            differ = (index[here] != index[there]) & labelled[here] & labelled[there]
-            eroded[here][differ] = IGNORE
-            eroded[there][differ] = IGNORE
-    return eroded
+    # The disc holds a lower class, or a higher one. IGNORE is the highest byte, so it never is the lowest; one more,
+    # in 8 bits, and it is the lowest.
+    above = index + np.uint8(1)
+    boundary = _disc_extreme(index, radius, np.minimum) != index
+    boundary |= _disc_extreme(above, radius, np.maximum) != above
+    return np.where(boundary, np.uint8(IGNORE), index)
+
+
+def _disc_extreme(values: NDArray[np.uint8], radius: int, extreme: np.ufunc) -> NDArray[np.uint8]:
+    """The least or greatest value within a disc around each pixel (h, w); outside the array nothing counts.
+
+    A disc is a pile of rows: the rows' extremes widen by one pixel on each side from one length to the next, and each
+    length is laid above and below wherever the disc is that wide. Half a dozen passes over bytes for each pixel of
+    the radius, where comparing all pairs of pixels would take its square.
+    """
+    result = values.copy()
+    row, width = values, 0
+    for down in range(radius, -1, -1):
+        while (width + 1) ** 2 + down**2 <= radius**2:
+            width += 1
+            wider = row.copy()
+            extreme(wider[:, width:], values[:, :-width], out=wider[:, width:])
+            extreme(wider[:, :-width], values[:, width:], out=wider[:, :-width])
+            row = wider
+        if down == 0:
+            extreme(result, row, out=result)
+        else:
+            extreme(result[down:], row[:-down], out=result[down:])
+            extreme(result[:-down], row[down:], out=result[:-down])
+    return result
 
 
 def require_pair(scene: Scene, label: LabelRaster) -> None:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,9 +15,12 @@ from rasterio.transform import Affine, array_bounds
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.source import Source, ground_sample_distance, require_same_grid
+from rs_biformer.raster.paths import Location, PathLike, stem_of
+from rs_biformer.raster.regrid import PixelGrid, Regridded
+from rs_biformer.raster.source import Source, grid_difference, ground_sample_distance
 
-PathLike = str | os.PathLike[str]
+SAME_GSD = 1.001
+"""A scene whose pixels differ from the wanted size by less than this factor is read as it is."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,12 @@ class _Band:
 
 
 class Scene:
-    """One raster or several on the same grid, their bands stacked in the order of the paths, read by window.
+    """One raster or several, their bands stacked in the order of the paths, read by window on one grid of pixels.
 
+    The grid is that of the first raster. Those that lie on another (another resolution, origin, extent or CRS) are
+    resampled to it while they are read, as `regrid.Regridded` says; those on the same grid are read as they are.
+
+    paths: files, URLs (https://, s3://, gs://, az://), or anything else that GDAL opens by name.
     bands: which bands, by 1-based number or by name, in the order wanted; all image bands unless given. Numbers count
     through the files in order (a DSM after a three-band image is band 4); a raster with a colour table counts as its
     three colours. Names are the descriptions in the file, else the colour interpretation (`red`, `nir`), else
@@ -43,51 +49,69 @@ class Scene:
     Alpha bands are no image bands but part of the validity mask, unless selected: four-band imagery such as Potsdam's
     RGBIR is often written with the fourth band marked as alpha, and `bands=[1, 2, 3, 4]` takes it for what it is.
 
-    height, width in pixels; crs and transform as the first file has them that has any, None and the identity
-    otherwise; dtype is the common one of the bands (`numpy.result_type`).
+    gsd: metres per pixel to read the scene at, instead of those that the first raster has: all rasters are resampled
+    to pixels of that size, with the same upper left corner.
+
+    height, width in pixels; crs and transform as the first file has them that has any and is on the first one's grid,
+    None and the identity otherwise; dtype is the common one of the bands (`numpy.result_type`).
 
     Handles are opened when first needed, one per process and thread, so a Scene can be shared between threads, sent
     to a worker by pickling, and survives a fork. It can be read again after `close`.
 
-    Raises RasterError when a file is missing or no raster, when the files are not on one grid, or a band is unknown.
+    Raises RasterError when a file is missing or no raster, when the files do not overlap or lie on different grids and
+    do not say where, when the size of the pixels is not known that `gsd` is to change, or a band is unknown.
     """
 
-    def __init__(self, paths: PathLike | Sequence[PathLike], *, bands: Sequence[int | str] | None = None) -> None:
+    def __init__(
+        self,
+        paths: PathLike | Sequence[PathLike],
+        *,
+        bands: Sequence[int | str] | None = None,
+        gsd: float | None = None,
+    ) -> None:
         listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         if not listed:
             raise RasterError("a scene needs at least one raster; no path was given")
         self._sources = [Source(path) for path in listed]
-        for source in self._sources[1:]:
-            require_same_grid(self._sources[0], source)
+        self._grid = _grid(self._sources)
+        if gsd is not None:
+            self._grid = _at_gsd(self._grid, gsd)
+        self._readers = [
+            Regridded(source, self._grid) if grid_difference(self._grid, source) else source for source in self._sources
+        ]
         available = _bands(self._sources)
         self._bands = [_find(available, band, self.path) for band in bands] if bands is not None else available
         self._bands = [b for b in self._bands if bands is not None or b.interp != ColorInterp.alpha]
         if not self._bands:
             raise RasterError(f"{self.path} has no image band but alpha; select bands by number if it holds image data")
-        self._located = next((s for s in self._sources if s.crs is not None or s.gcps[0]), self._sources[0])
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """The raster files, in the order of their bands."""
+    def paths(self) -> tuple[Location, ...]:
+        """The rasters, in the order of their bands: a Path for a file, text for a URL and the like."""
         return tuple(source.path for source in self._sources)
 
     @property
-    def path(self) -> Path:
-        """The first file, which names the scene in messages."""
+    def regridded(self) -> tuple[Location, ...]:
+        """Those of `paths` that are resampled while they are read."""
+        return tuple(reader.source.path for reader in self._readers if isinstance(reader, Regridded))
+
+    @property
+    def path(self) -> Location:
+        """The first raster, which names the scene in messages."""
         return self._sources[0].path
 
     @property
     def name(self) -> str:
         """The stem of the first file."""
-        return self.path.stem
+        return stem_of(self.path)
 
     @property
     def height(self) -> int:
-        return self._sources[0].height
+        return self._grid.height
 
     @property
     def width(self) -> int:
-        return self._sources[0].width
+        return self._grid.width
 
     @property
     def count(self) -> int:
@@ -109,15 +133,15 @@ class Scene:
 
     @property
     def crs(self) -> CRS | None:
-        return self._located.crs
+        return self._grid.crs
 
     @property
     def transform(self) -> Affine:
-        return self._located.transform
+        return self._grid.transform
 
     @property
     def gsd(self) -> float | None:
-        """Metres per pixel on the ground; None where the CRS is geographic or nothing is known."""
+        """Metres per pixel on the ground at the scene's centre; None where nothing says where the scene lies."""
         return ground_sample_distance(self.crs, self.transform, self.height, self.width)
 
     @property
@@ -128,25 +152,27 @@ class Scene:
     @property
     def georeference(self) -> dict[str, Any]:
         """Keyword arguments that give a MapWriter this scene's place: crs, transform, gcps, rpcs."""
-        source = self._located
-        return {"crs": source.crs, "transform": source.transform, "gcps": source.gcps, "rpcs": source.rpcs}
+        grid = self._grid
+        return {"crs": grid.crs, "transform": grid.transform, "gcps": grid.gcps, "rpcs": grid.rpcs}
 
     def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
         """The pixels of a window (C, h, w) in `dtype`, and which of them are valid (h, w).
 
-        Invalid are pixels that any of the files masks: by nodata in all of the file's selected bands, an alpha band
-        of 0, a mask, or NaN and infinity in any selected band. Their values are left as the file has them.
+        Invalid are pixels that any of the rasters masks (see `Source.valid`; of nodata values, masks and so on only
+        those of selected bands count) and those that a resampled raster does not reach. Their values are left as the
+        raster has them.
 
         Raises RasterError when the window leaves the scene or a block cannot be read.
         """
         image = np.empty((self.count, window.height, window.width), self.dtype)
         valid = np.ones((window.height, window.width), bool)
-        for index, source in enumerate(self._sources):
+        for index, (source, reader) in enumerate(zip(self._sources, self._readers, strict=True)):
             places = [(place, band) for place, band in enumerate(self._bands) if band.source == index]
             numbers = list(dict.fromkeys(band.number for _, band in places))
-            pixels = source.read(numbers, window) if numbers else []
-            if numbers:
-                valid &= source.valid(numbers, pixels, window)
+            if not numbers:
+                continue
+            pixels, known = reader.read_valid(numbers, window)
+            valid &= known
             for place, band in places:
                 values = pixels[numbers.index(band.number)]
                 if band.channel is not None:
@@ -172,6 +198,28 @@ class Scene:
         return f"Scene({', '.join(map(str, self.paths))}: {self.count} x {self.height} x {self.width} {self.dtype})"
 
 
+def _grid(sources: Sequence[Source]) -> PixelGrid:
+    """The first raster's grid, with the place that the first raster on that grid has which has one."""
+    first = sources[0]
+    placed = (source for source in sources if source.crs is not None or source.gcps[0])
+    place = next((source for source in placed if grid_difference(first, source) is None), first)
+    return PixelGrid(first.path, first.height, first.width, place.crs, place.transform, place.gcps, place.rpcs)
+
+
+def _at_gsd(grid: PixelGrid, gsd: float) -> PixelGrid:
+    """The grid with pixels of `gsd` metres on the ground."""
+    if gsd <= 0:
+        raise RasterError(f"{grid.path} is to be read at {gsd} metres per pixel; that must be more than 0")
+    own = ground_sample_distance(grid.crs, grid.transform, grid.height, grid.width)
+    if own is None:
+        raise RasterError(
+            f"{grid.path} does not tell the size of its pixels (it has no CRS or no transform), so it cannot be "
+            f"resampled to {gsd:g} m; georeference it first, or read it as it is"
+        )
+    factor = gsd / own
+    return grid if 1 / SAME_GSD < factor < SAME_GSD else grid.scaled(factor)
+
+
 def _bands(sources: Sequence[Source]) -> list[_Band]:
     """Every band of every source, alpha included, in order, with unique names."""
     bands: list[_Band] = []
@@ -192,7 +240,7 @@ def _bands(sources: Sequence[Source]) -> list[_Band]:
     return bands
 
 
-def _find(available: Sequence[_Band], wanted: int | str, path: Path) -> _Band:
+def _find(available: Sequence[_Band], wanted: int | str, path: Location) -> _Band:
     if isinstance(wanted, int):
         if 1 <= wanted <= len(available):
             return available[wanted - 1]

@@ -4,10 +4,10 @@ A Scene stacks sources and a LabelRaster decodes one; neither of them meets a fi
 """
 
 import os
+import re
 import threading
 from collections.abc import Sequence
-from math import atan, cos, exp, pi, sqrt
-from pathlib import Path
+from math import atan, cos, exp, pi, radians, sin, sqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,23 +15,24 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.transform import Affine
-from rasterio.windows import Window as RasterioWindow
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
+from rs_biformer.raster.gdal import area, gdal_env, open_raster, raster_errors
+from rs_biformer.raster.paths import Location, PathLike, locate
 
 MAX_SHIFT = 0.25
 """Pixels by which the corners of two rasters on the same grid may differ: rounding in a header, not half a pixel."""
 
-_WEB_MERCATOR, _EARTH_RADIUS = 3857, 6_378_137.0
+_ELLIPSOID = re.compile(r'(?:SPHEROID|ELLIPSOID)\["[^"]*", *([\d.eE+]+), *([\d.eE+]+)')
+_EARTH = (6_378_137.0, 298.257223563)  # metres, and the inverse of the flattening
 
 
 class Grid(Protocol):
     """Anything that lies on a pixel grid and can be named in a message."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Location: ...
     @property
     def height(self) -> int: ...
     @property
@@ -52,8 +53,8 @@ class Source:
     Raises RasterError when the file is missing, is no raster, or holds complex numbers.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: PathLike) -> None:
+        self.path: Location = locate(path)
         self._handles: dict[tuple[int, int], Any] = {}
         with gdal_env():
             handle = self._handle()
@@ -68,9 +69,11 @@ class Source:
                 self.gcps: tuple[list[Any], CRS | None] = handle.gcps
                 self.rpcs: Any = handle.rpcs
                 self.palette = _palette(handle)
-                flags = handle.mask_flag_enums[0] if self.count else []
-        # A mask band of its own (.msk or internal); an alpha band also counts as a mask for GDAL but is read by us.
-        self._has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+                flags = handle.mask_flag_enums
+        # Bands with a mask of their own (.msk or internal): one for all, read through the first, or one for each. An
+        # alpha band also counts as a mask for GDAL but is read by us.
+        self._mask_of_all = any(MaskFlags.per_dataset in flag and MaskFlags.alpha not in flag for flag in flags)
+        self._masked = frozenset(number for number, flag in enumerate(flags, 1) if not flag)
         if self.count == 0:
             raise RasterError(f"{self.path} holds no bands (a container of several rasters?); give one of its rasters")
         if any("complex" in dtype for dtype in self.dtypes):
@@ -89,7 +92,9 @@ class Source:
             self._handles.pop(key).close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": {}}
+        # Whoever unpickles it may work in another folder.
+        path = self.path if isinstance(self.path, str) else self.path.absolute()
+        return {**self.__dict__, "path": path, "_handles": {}}
 
     def read(self, numbers: Sequence[int], window: Window) -> list[NDArray]:
         """The bands of these 1-based numbers over a window, each (h, w) in its own dtype.
@@ -101,38 +106,51 @@ class Source:
                 f"{self.path} is {self.height} x {self.width} pixels; rows {window.row} to {window.row_stop}, "
                 f"columns {window.col} to {window.col_stop} leave it"
             )
-        area = RasterioWindow(window.col, window.row, window.width, window.height)
         with gdal_env(), raster_errors(self.path, "read"):
             handle = self._handle()
             if len({self.dtypes[number - 1] for number in numbers}) == 1:
-                return list(handle.read(list(numbers), window=area))
-            return [handle.read(number, window=area) for number in numbers]
+                return list(handle.read(list(numbers), window=area(window)))
+            return [handle.read(number, window=area(window)) for number in numbers]
 
     def valid(self, numbers: Sequence[int], pixels: Sequence[NDArray], window: Window) -> NDArray[np.bool_]:
         """Which pixels of a window are valid, given the bands that `read(numbers, window)` returned: (h, w).
 
         A pixel is invalid where the alpha bands that are not among `numbers` are 0, where the internal or external
-        mask is 0, where any of the bands is NaN or infinite, where its palette entry is transparent, and where all
-        of the bands hold their nodata value. All, not any: in 8-bit imagery with nodata 0, a pixel that is black in
+        mask is 0, where any of the bands is NaN or infinite, where its palette entry is transparent, and where the
+        bands hold their nodata value: any of them when it is a float other than 0, which is no measurement
+        (-9999 metres), else all that have one. All, not any: in 8-bit imagery with nodata 0, a pixel that is black in
         one band alone is a dark pixel.
         """
         valid = np.ones((window.height, window.width), bool)
-        empty = valid.copy()
+        empty: list[NDArray[np.bool_]] = []
         for number, band in zip(numbers, pixels, strict=True):
+            nodata = self.nodatavals[number - 1]
             if band.dtype.kind == "f":
                 valid &= np.isfinite(band)
-            empty &= _is_nodata(band, self.nodatavals[number - 1])
-        valid &= ~empty
+            if band.dtype.kind == "f" and nodata:
+                valid &= ~_is_nodata(band, nodata)
+            elif nodata is not None:
+                empty.append(_is_nodata(band, nodata))
+        if empty:
+            valid &= ~np.logical_and.reduce(empty)
         for number, interp in enumerate(self.interps, 1):
             if interp == ColorInterp.alpha and number not in numbers:
                 valid &= self.read([number], window)[0] > 0
-        if self._has_mask:
-            area = RasterioWindow(window.col, window.row, window.width, window.height)
+        for number in self._masks(numbers):
             with gdal_env(), raster_errors(self.path, "read"):
-                valid &= self._handle().read_masks(1, window=area) > 0
+                valid &= self._handle().read_masks(number, window=area(window)) > 0
         if self.palette is not None and 1 in numbers:
             valid &= self.palette[pixels[list(numbers).index(1)], 3] > 0
         return valid
+
+    def _masks(self, numbers: Sequence[int]) -> list[int]:
+        """The bands whose masks count when the bands `numbers` are read."""
+        return [1] if self._mask_of_all else [number for number in numbers if number in self._masked]
+
+    def read_valid(self, numbers: Sequence[int], window: Window) -> tuple[list[NDArray], NDArray[np.bool_]]:
+        """What `read` and `valid` give for these bands over a window."""
+        pixels = self.read(numbers, window)
+        return pixels, self.valid(numbers, pixels, window)
 
 
 def _palette(handle: Any) -> NDArray[np.uint8] | None:
@@ -145,8 +163,8 @@ def _palette(handle: Any) -> NDArray[np.uint8] | None:
     return table
 
 
-def _is_nodata(band: NDArray, nodata: float | None) -> NDArray[np.bool_]:
-    if nodata is None or np.isnan(nodata):  # NaN pixels are invalid in any case
+def _is_nodata(band: NDArray, nodata: float) -> NDArray[np.bool_]:
+    if np.isnan(nodata):  # NaN pixels are invalid in any case
         return np.zeros(band.shape, bool)
     if band.dtype.kind == "f":
         with np.errstate(over="ignore"):  # a float64 nodata value such as -1.8e308 becomes -inf in a float32 band
@@ -163,41 +181,68 @@ def is_georeferenced(transform: Affine) -> bool:
 
 
 def ground_sample_distance(crs: CRS | None, transform: Affine, height: int, width: int) -> float | None:
-    """Metres per pixel, the root of a pixel's area; None without a projected CRS and a transform.
+    """Metres per pixel on the ground, the root of a pixel's area; None without a CRS and a transform.
 
-    Web Mercator stretches distances by 1 / cos(latitude); the value is the distance on the ground at the centre.
+    Degrees are metres at the latitude of the centre, on the ellipsoid of the CRS. Mercator projections stretch
+    distances by 1 / cos(latitude), which is taken back there; other projections are taken at their word.
     """
-    if crs is None or not crs.is_projected or not is_georeferenced(transform):
+    if crs is None or not names_a_place(crs) or not is_georeferenced(transform):
         return None
-    metres = sqrt(abs(transform.determinant)) * crs.linear_units_factor[1]
-    if crs.to_epsg() == _WEB_MERCATOR:
-        northing = (_matrix(transform) @ (width / 2, height / 2, 1))[1]
-        metres *= cos(2 * atan(exp(northing / _EARTH_RADIUS)) - pi / 2)
+    pixel = sqrt(abs(transform.determinant))
+    middle = float((matrix(transform) @ (width / 2, height / 2, 1))[1])
+    radius, inverse_flattening = _ellipsoid(crs)
+    if crs.is_geographic:
+        unit = crs.units_factor[1]  # radians
+        latitude = middle * unit
+        flattening = 1 / inverse_flattening if inverse_flattening else 0.0
+        squared = flattening * (2 - flattening)
+        # the mean of the curvature along the meridian and across it, by which both sides of a pixel are multiplied
+        mean_radius = radius * (1 - flattening) / (1 - squared * sin(latitude) ** 2)
+        return pixel * unit * mean_radius * sqrt(cos(latitude)) if abs(latitude) < pi / 2 else None
+    metres = pixel * crs.linear_units_factor[1]
+    projection = crs.to_dict()
+    if projection.get("proj") in ("merc", "webmerc"):
+        true = radians(projection.get("lat_ts", 0.0))
+        northing = middle * crs.linear_units_factor[1] / (projection.get("k", 1.0) * cos(true))
+        metres *= cos(2 * atan(exp(northing / radius)) - pi / 2) / (projection.get("k", 1.0) * cos(true))
     return metres
 
 
+def _ellipsoid(crs: CRS) -> tuple[float, float]:
+    """Semi-major axis in metres and inverse flattening, 0 for a sphere."""
+    found = _ELLIPSOID.search(crs.to_wkt())
+    return (float(found[1]), float(found[2])) if found else _EARTH
+
+
 def require_same_grid(one: Grid, other: Grid) -> None:
-    """Raise RasterError, naming both files and both values, unless the two lie on the same pixel grid.
+    """Raise RasterError, naming both files and both values, unless the two lie on the same pixel grid."""
+    if difference := grid_difference(one, other):
+        raise RasterError(difference)
+
+
+def grid_difference(one: Grid, other: Grid) -> str | None:
+    """How the pixel grids of two rasters differ, with what to do about it; None where they do not.
 
     Sizes must be equal. CRS and transform are compared where both files have one: the ISPRS ground truth, for
     example, has neither. Transforms agree when no corner moves by more than MAX_SHIFT pixels.
     """
     if (one.height, one.width) != (other.height, other.width):
-        raise RasterError(
+        return (
             f"{one.path} is {one.height} x {one.width} pixels and {other.path} is {other.height} x {other.width}; "
             "they must have the same size, cut or resample one to the other's grid"
         )
-    if _names_a_place(one.crs) and _names_a_place(other.crs) and not _same_crs(one.crs, other.crs):
-        raise RasterError(
+    if names_a_place(one.crs) and names_a_place(other.crs) and not same_crs(one.crs, other.crs):
+        return (
             f"{one.path} is in {_crs_name(one.crs)} and {other.path} in {_crs_name(other.crs)}; "
             "they must have the same CRS, reproject one to the other's grid"
         )
     shift = _largest_shift(one, other)
     if shift > MAX_SHIFT:
-        raise RasterError(
+        return (
             f"{one.path} has the transform {tuple(one.transform)[:6]} and {other.path} {tuple(other.transform)[:6]}: "
             f"a corner differs by {shift:.3g} pixels, allowed are {MAX_SHIFT}; resample one to the other's grid"
         )
+    return None
 
 
 def _largest_shift(one: Grid, other: Grid) -> float:
@@ -207,21 +252,22 @@ def _largest_shift(one: Grid, other: Grid) -> float:
     if one.transform.is_degenerate:
         return 0.0 if one.transform.almost_equals(other.transform) else float("inf")
     corners = np.array([(col, row, 1) for col in (0, one.width) for row in (0, one.height)]).T
-    moved = np.linalg.inv(_matrix(one.transform)) @ _matrix(other.transform) @ corners
+    moved = np.linalg.inv(matrix(one.transform)) @ matrix(other.transform) @ corners
     return float(np.abs(moved - corners).max())
 
 
-def _matrix(transform: Affine) -> NDArray[np.float64]:
+def matrix(transform: Affine) -> NDArray[np.float64]:
+    """A transform as an array (3, 3)."""
     # affine 3 warns at `transform * point`, affine 2 does not know `transform @ point`
     return np.array(tuple(transform), np.float64).reshape(3, 3)
 
 
-def _names_a_place(crs: CRS | None) -> bool:
+def names_a_place(crs: CRS | None) -> bool:
     """Whether a CRS is more than the placeholder (an "unknown engineering CRS") that some TIFF writers leave."""
     return crs is not None and bool(crs.is_projected or crs.is_geographic)
 
 
-def _same_crs(one: CRS | None, other: CRS | None) -> bool:
+def same_crs(one: CRS | None, other: CRS | None) -> bool:
     """Equal, or spelt differently (as WKT, as a code) but known under the same EPSG code."""
     if one == other:
         return True

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from rs_biformer.data.layouts import SceneFiles, official_scenes, pattern_scenes
@@ -231,3 +233,47 @@ def test_scenes_without_labels_are_found_too(tmp_path):
 def test_paths_of_gdal_file_systems_are_taken_as_they_are():
     (scene,) = pattern_scenes(["/vsizip/area.zip/scene.tif"], None)
     assert [str(path) for path in scene.images] == ["/vsizip/area.zip/scene.tif"]
+
+
+def test_urls_are_taken_as_they_are():
+    urls = ["https://host/a/one.tif?key=x/y", "s3://bucket/two.tif"]
+    scenes = pattern_scenes(urls, "{dir}/labels/{stem}.tif", ["/vsis3/heights/{parent}_{stem}.tif"])
+    assert scenes[0].name == "one"
+    assert scenes[0].images == (urls[0], "/vsis3/heights/a_one.tif")
+    assert [scene.label for scene in scenes] == ["https://host/a/labels/one.tif", "s3://bucket/labels/two.tif"]
+
+
+@pytest.mark.parametrize("given", ["lists/scenes.txt", "@lists/scenes.of.today"])
+def test_a_list_names_scenes_from_its_own_folder(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "lists/a.tif", "in/b.tif", "in/c.tif", "elsewhere/d.tif")
+    lines = ["# tonight", "", "a.tif", "  ../in/*.tif  ", f"{tmp_path}/elsewhere", "https://host/e.tif"]
+    Path(given.removeprefix("@")).write_text("\n".join(lines), encoding="utf-8-sig")
+    scenes = pattern_scenes([given, "in/b.tif"], None)
+    assert [scene.name for scene in scenes] == ["a", "b", "c", "d", "e"]
+    assert scenes[0].images == (Path("lists/a.tif"),)
+
+
+def test_lists_that_cannot_be_meant_are_refused(tmp_path):
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    (tmp_path / "image.txt").write_bytes(b"II*\x00\xff\xfe")
+    for given, message in (("scenes.txt", "no list of scenes"), ("empty.txt", "names no"), ("image.txt", "is no text")):
+        with pytest.raises(ConfigError, match=message):
+            pattern_scenes([tmp_path / given], None)
+
+
+def test_what_is_to_be_skipped_is_left_out_wherever_it_comes_from(tmp_path):
+    touch(tmp_path, "a.tif", "b_classes.tif", "a_label.tif", "a_classes.tif", "maps/a_confidence.tif")
+    skip = ["*_label.tif", "{dir}/{stem}_classes.tif", f"{tmp_path}/maps/{{stem}}_confidence.tif"]
+    scenes = pattern_scenes([tmp_path, *tmp_path.glob("maps/*.tif")], None, skip=skip)
+    assert [scene.name for scene in scenes] == ["a", "b_classes"]  # there is no scene b that it could be the map of
+    with pytest.raises(ConfigError, match=r"of 1 scenes none is left; \*\.tif"):
+        pattern_scenes([tmp_path / "a.tif"], None, skip=["*.tif"])
+
+
+def test_scenes_of_one_stem_can_be_told_apart_by_their_folders(tmp_path):
+    touch(tmp_path, "x/ortho.tif", "y/ortho.tif")
+    with pytest.raises(ConfigError, match="two scenes are called ortho"):
+        pattern_scenes([str(tmp_path / "*/ortho.tif")], None)
+    scenes = pattern_scenes([str(tmp_path / "*/ortho.tif")], None, name="{parent}_{stem}")
+    assert [scene.name for scene in scenes] == ["x_ortho", "y_ortho"]

@@ -11,6 +11,7 @@ from affine import Affine
 from pieces import blocks
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.warp import transform
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
@@ -97,6 +98,66 @@ def test_a_pixel_is_nodata_only_when_all_bands_are(write_raster, image):
         _, valid = read_all(scene)
     assert not valid[0, 0]
     assert valid.sum() == 119
+
+
+def test_a_float_that_is_no_measurement_makes_a_pixel_invalid_in_any_band(write_raster):
+    """A stack of image and heights: -9999 metres in one band must not reach a model, reflectance 0 may."""
+    bands = np.full((2, 10, 12), 5, np.float32)
+    bands[1, 0, 0] = -9999
+    with Scene(write_raster("a.tif", bands, nodata=-9999)) as scene:
+        assert np.argwhere(~read_all(scene)[1]).tolist() == [[0, 0]]
+    bands[bands == -9999] = 0
+    bands[:, 3, 3] = 0
+    with Scene(write_raster("b.tif", bands, nodata=0)) as scene:
+        assert np.argwhere(~read_all(scene)[1]).tolist() == [[3, 3]]
+
+
+def stacked(tmp_path: Path, *bands: tuple[np.ndarray, object]) -> Path:
+    """A VRT with each array as a band with its own nodata value; None for none."""
+    parts = []
+    for number, (array, nodata) in enumerate(bands, 1):
+        write_chip(tmp_path / f"{number}.tif", array[None], crs=None, transform=Affine.identity())
+        kind = {"uint8": "Byte", "int16": "Int16", "float32": "Float32"}[array.dtype.name]
+        own = "" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>"
+        parts.append(
+            f'<VRTRasterBand dataType="{kind}" band="{number}">{own}<SimpleSource><SourceFilename relativeToVRT="1">'
+            f"{number}.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        )
+    path = tmp_path / "stack.vrt"
+    path.write_text(f'<VRTDataset rasterXSize="12" rasterYSize="10">{"".join(parts)}</VRTDataset>')
+    return path
+
+
+def test_bands_may_have_nodata_values_of_their_own(tmp_path, image):
+    heights = np.full((10, 12), 40, np.int16)
+    heights[2, 2] = -32768
+    red, green = image[0].copy(), image[1].copy()
+    red[4, 4], green[4, 4] = 0, 255  # nodata in both that have it
+    red[5, 5] = 0  # in one of them: a dark pixel
+    path = stacked(tmp_path, (red, 0), (green, 255), (image[2], None))
+    with Scene(path) as scene:
+        assert np.argwhere(~read_all(scene)[1] & (green < 255)).tolist() == []
+        assert not read_all(scene)[1][4, 4]
+        assert read_all(scene)[1][5, 5]
+    path = stacked(tmp_path, (image[0], None), (image[1], None), (heights, -32768))
+    with Scene(path) as scene:
+        assert np.argwhere(~read_all(scene)[1]).tolist() == [[2, 2]]
+    with Scene(path, bands=[1, 2]) as scene:
+        assert read_all(scene)[1].all()
+
+
+def test_a_mask_for_each_band_counts_where_its_band_is_selected(write_raster, image, tmp_path):
+    path = write_raster("a.tif", image)
+    masks = np.full((3, 10, 12), 255, np.uint8)
+    masks[1, 6, 7] = masks[2, 8, 9] = 0
+    beside = write_raster("masks.tif", masks)
+    with rasterio.open(beside, "r+") as file:
+        file.update_tags(**{f"INTERNAL_MASK_FLAGS_{number}": "0" for number in (1, 2, 3)})
+    beside.rename(tmp_path / "a.tif.msk")
+    with Scene(path) as scene:
+        assert np.argwhere(~read_all(scene)[1]).tolist() == [[6, 7], [8, 9]]
+    with Scene(path, bands=[1, 3]) as scene:
+        assert np.argwhere(~read_all(scene)[1]).tolist() == [[8, 9]]
 
 
 @pytest.mark.parametrize(("dtype", "nodata"), [("float32", -3.4028226550889045e38), ("int16", -32768), ("uint16", 0)])
@@ -193,28 +254,29 @@ def test_a_window_that_leaves_the_scene_is_refused(write_raster, image, window):
         scene.read(window)
 
 
-def test_files_of_another_size_are_refused_by_name(write_raster, image):
-    paths = [write_raster("a.tif", image), write_raster("b.tif", image[:, :9])]
-    with pytest.raises(RasterError, match=r"a\.tif is 10 x 12 pixels and .*b\.tif is 9 x 12"):
-        Scene(paths)
+def test_files_of_another_size_without_a_place_are_refused_by_name(write_raster, image, tmp_path):
+    top = write_raster("a.tif", image)
+    write_chip(tmp_path / "b.tif", image[:, :9], crs=None, transform=Affine.identity())
+    with pytest.raises(RasterError, match=r"a\.tif is 10 x 12 pixels and .*b\.tif is 9 x 12.*b\.tif has no transform"):
+        Scene([top, tmp_path / "b.tif"])
 
 
-def test_files_half_a_pixel_apart_are_refused(write_raster, image):
+def test_files_on_one_grid_are_read_as_they_are_and_half_a_pixel_apart_is_another_grid(write_raster, image):
     a = write_raster("a.tif", image, transform=Affine(1, 0, 100, 0, -1, 200))
     b = write_raster("b.tif", image, transform=Affine(1, 0, 100.5, 0, -1, 200))
     c = write_raster("c.tif", image, transform=Affine(1.001, 0, 100.1, 0, -1, 200))
-    with pytest.raises(RasterError, match=r"a corner differs by 0\.5 pixels"):
-        Scene([a, b])
-    Scene([a, c]).close()
+    with Scene([a, c]) as scene:
+        assert scene.regridded == ()
+        assert np.array_equal(read_all(scene)[0], np.concatenate([image, image]))
+    with Scene([a, b]) as scene:
+        assert scene.regridded == (b,)
 
 
-def test_files_in_different_crs_are_refused_but_none_is_accepted(write_raster, image):
-    a, b = write_raster("a.tif", image), write_raster("b.tif", image, crs="EPSG:25833")
-    c = write_raster("c.tif", image, crs=None)
-    with pytest.raises(RasterError, match=r"EPSG:25832 and .*EPSG:25833"):
-        Scene([a, b])
+def test_a_file_without_a_crs_gives_the_grid_and_the_next_one_the_place(write_raster, image):
+    c, a = write_raster("c.tif", image, crs=None), write_raster("a.tif", image)
     with Scene([c, a]) as scene:
         assert scene.crs.to_epsg() == 25832
+        assert scene.regridded == ()
 
 
 @pytest.mark.parametrize("content", [b"", b"no raster at all", b"II*\x00\x08\x00\x00\x00"])
@@ -258,11 +320,33 @@ def test_a_web_mercator_pixel_is_measured_on_the_ground(write_raster, image):
         assert scene.gsd == pytest.approx(1.0, abs=1e-4)
 
 
-def test_feet_are_converted_and_degrees_are_unknown(write_raster, image):
+def test_feet_are_converted(write_raster, image):
     with Scene(write_raster("a.tif", image, crs="EPSG:2263", transform=Affine(1, 0, 9e5, 0, -1, 2e5))) as scene:
         assert scene.gsd == pytest.approx(0.3048, abs=1e-5)
-    with Scene(write_raster("b.tif", image, crs="EPSG:4326", transform=Affine(1e-5, 0, 7, 0, -1e-5, 50))) as scene:
-        assert scene.gsd is None
+
+
+@pytest.mark.parametrize("latitude", [-78.0, -33.0, 0.0, 50.0])
+@pytest.mark.parametrize(
+    ("crs", "body"),
+    [
+        ("EPSG:4326", "+datum=WGS84"),
+        ("EPSG:3395", "+datum=WGS84"),
+        ("+proj=merc +lat_ts=20 +datum=WGS84", "+datum=WGS84"),
+        ("+proj=lonlat +R=1737400", "+R=1737400"),  # the Moon
+    ],
+)
+def test_pixels_are_measured_on_the_ground(write_raster, image, latitude, crs, body):
+    """Against an equal-area projection on the same body: the root of the area of a pixel at the centre."""
+    crs = rasterio.CRS.from_string(crs)
+    plane = rasterio.CRS.from_string(f"+proj=laea +lon_0=7 +lat_0={latitude} {body}")
+    size = 1e-4 if crs.is_geographic else 10.0
+    (x,), (y,) = transform(plane, crs, [0.0], [0.0])
+    place = Affine(size, 0, x - 6 * size, 0, -size, y + 5 * size)
+    cols, rows = [x, x + size, x + size, x], [y, y, y + size, y + size]
+    east, north = (np.array(axis) for axis in transform(crs, plane, cols, rows))
+    area = abs(np.dot(east, np.roll(north, 1)) - np.dot(north, np.roll(east, 1))) / 2
+    with Scene(write_raster("a.tif", image, crs=crs, transform=place)) as scene:
+        assert scene.gsd == pytest.approx(np.sqrt(area), rel=5e-3)
 
 
 def test_a_pickled_scene_reads_the_same(write_raster, image):

@@ -1,0 +1,62 @@
+"""What a user may call a raster: a file, a URL, an entry of an archive or a bucket, a part of a container."""
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+PathLike = str | os.PathLike[str]
+
+Location = Path | str
+"""A Path for a file of this machine; text for what only GDAL reaches, as a Path makes one slash of a URL's two."""
+
+_VIRTUAL = {
+    "http": "/vsicurl/http://",
+    "https": "/vsicurl/https://",
+    "ftp": "/vsicurl/ftp://",
+    "s3": "/vsis3/",
+    "gs": "/vsigs/",
+    "az": "/vsiaz/",
+}
+_SCHEME = re.compile(r"([a-z][a-z0-9+]+)://(.*)", re.DOTALL)
+_PART = re.compile(r"[A-Z][A-Z0-9_]+:")  # NETCDF:"file.nc":variable; a drive of Windows has one letter
+
+
+def is_remote(name: PathLike) -> bool:
+    """Whether only GDAL knows what the name means: a URL, a /vsi path, or a part of a container (`NETCDF:...`)."""
+    text = os.fspath(name)
+    return text.startswith("/vsi") or bool(_SCHEME.match(text) or _PART.match(text))
+
+
+def locate(name: PathLike) -> Location:
+    """The name as a Path where it can be a file, else as it is."""
+    return os.fspath(name) if is_remote(name) else Path(name)
+
+
+def gdal_name(name: PathLike) -> str:
+    """What GDAL calls it: `s3://bucket/key` becomes `/vsis3/bucket/key`.
+
+    rasterio would do the same, but asks for boto3 where GDAL reads the usual AWS variables and files by itself.
+    """
+    text = os.fspath(name)
+    match = _SCHEME.fullmatch(text)
+    return _VIRTUAL[match[1]] + match[2] if match and match[1] in _VIRTUAL else text
+
+
+def absolute(location: Location) -> str:
+    """The name from the root of the file system, links as the user has them; a URL and the like as it is."""
+    return location if isinstance(location, str) else os.path.abspath(location)  # noqa: PTH100
+
+
+def stem_of(location: Location) -> str:
+    """The name without folder and suffix, and of a URL without the query: what the maps of a scene go by."""
+    if isinstance(location, Path):
+        return location.stem
+    tail = location.partition("?")[0].rpartition("/")[2]
+    return re.sub(r"[^\w-]+", "_", tail).strip("_") if _PART.match(location) else PurePosixPath(tail).stem
+
+
+def folder_of(location: Location) -> str:
+    """What comes before the name; `.` for a file of the working folder."""
+    if isinstance(location, Path):
+        return str(location.parent)
+    return location.partition("?")[0].rpartition("/")[0]

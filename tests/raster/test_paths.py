@@ -1,0 +1,90 @@
+"""Names of rasters: files, URLs and what else GDAL opens; a raster read from a server that answers range requests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from range_server import ask, serving
+
+from rs_biformer.errors import RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.raster.paths import folder_of, gdal_name, is_remote, locate, stem_of
+from rs_biformer.raster.scene import Scene
+
+REMOTE = [
+    ("https://host/a/scene.tif", "scene", "https://host/a", "/vsicurl/https://host/a/scene.tif"),
+    ("https://host/a.b/s.1.tif?sig=x/y.z", "s.1", "https://host/a.b", "/vsicurl/https://host/a.b/s.1.tif?sig=x/y.z"),
+    ("s3://bucket/key/scene.tif", "scene", "s3://bucket/key", "/vsis3/bucket/key/scene.tif"),
+    ("gs://bucket/scene.tif", "scene", "gs://bucket", "/vsigs/bucket/scene.tif"),
+    ("az://box/scene.tif", "scene", "az://box", "/vsiaz/box/scene.tif"),
+    ("/vsicurl/https://host/scene.tif", "scene", "/vsicurl/https://host", "/vsicurl/https://host/scene.tif"),
+    ("/vsizip/area.zip/scene.tif", "scene", "/vsizip/area.zip", "/vsizip/area.zip/scene.tif"),
+    ('NETCDF:"data/a.nc":height', "a_nc_height", 'NETCDF:"data', 'NETCDF:"data/a.nc":height'),
+]
+
+
+@pytest.mark.parametrize(("name", "short", "place", "opened"), REMOTE)
+def test_what_only_gdal_reaches_stays_text(name, short, place, opened):
+    assert is_remote(name)
+    assert locate(name) == name
+    assert (stem_of(name), folder_of(name), gdal_name(name)) == (short, place, opened)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "in/scene.x.tif", "/data/a.vrt", "C:a.tif", "odd:name.tif"])
+def test_a_file_is_a_path(name):
+    assert not is_remote(name)
+    assert locate(name) == Path(name)
+    assert (stem_of(locate(name)), folder_of(locate(name))) == (Path(name).stem, str(Path(name).parent))
+    assert gdal_name(name) == name
+
+
+@pytest.fixture(scope="module")
+def folder_served(tmp_path_factory) -> Iterator[tuple[Path, str]]:
+    root = tmp_path_factory.mktemp("served")
+    with serving(root) as url:
+        yield root, url
+
+
+@pytest.mark.parametrize("prefix", ["", "/vsicurl/"])
+def test_a_scene_is_read_from_a_server_by_ranges(write_raster, folder_served, prefix):
+    root, url = folder_served
+    image = np.random.default_rng(0).integers(0, 256, (3, 1024, 1024), np.uint8)
+    mask = np.ones((1024, 1024), bool)
+    mask[:100] = False
+    name = f"{'b' if prefix else 'a'}.tif"  # GDAL remembers what it has read from an address
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False):
+        path = write_raster(name, image, photometric="RGB", tiled=True, blockxsize=64, blockysize=64, mask=mask)
+    for file in (path, path.with_name(f"{name}.msk")):
+        file.rename(root / file.name)
+    before = int(ask(f"{url}/_sent"))
+    with Scene(f"{prefix}{url}/{name}") as scene:
+        assert (scene.name, scene.path) == (name[0], f"{prefix}{url}/{name}")
+        assert scene.paths == (scene.path,)
+        pixels, valid = scene.read(Window(90, 200, 64, 64))
+    assert np.array_equal(pixels, image[:, 90:154, 200:264])
+    assert np.array_equal(valid, mask[90:154, 200:264])
+    assert 0 < int(ask(f"{url}/_sent")) - before < (root / name).stat().st_size / 4
+
+
+def test_what_a_server_lacks_is_refused_in_one_line(folder_served):
+    with pytest.raises(RasterError, match=r"http://127.*/nowhere\.tif cannot be opened: .*404") as caught:
+        Scene(f"{folder_served[1]}/nowhere.tif")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_is_busy_is_asked_again(write_raster, folder_served):
+    root, url = folder_served
+    write_raster("busy.tif", np.full((1, 8, 8), 7, np.uint8)).rename(root / "busy.tif")
+    ask(f"{url}/_busy?2")
+    with rasterio.Env(GDAL_HTTP_RETRY_DELAY="0.05"), Scene(f"{url}/busy.tif") as scene:
+        assert (scene.read(Window(0, 0, 8, 8))[0] == 7).all()
+
+
+def test_a_server_that_is_not_there_is_refused():
+    with (
+        pytest.raises(RasterError, match=r"http://127\.0\.0\.1:9/a\.tif cannot be opened"),
+        rasterio.Env(GDAL_HTTP_MAX_RETRY="0"),
+    ):
+        Scene("http://127.0.0.1:9/a.tif")
