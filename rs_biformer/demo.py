@@ -29,7 +29,7 @@ from rs_biformer.evaluation.confusion import Confusion, count, empty
 from rs_biformer.evaluation.stream import ClassMap
 from rs_biformer.geometry import Window, grid
 from rs_biformer.predict import predict_scene
-from rs_biformer.predict.engine import good_at_bf16
+from rs_biformer.predict.forward import good_at_bf16
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, ClassSchema
@@ -209,6 +209,10 @@ def _predict(files: _Files, announce: Announce, progress: Progress) -> None:
         predict_scene(model, files.test, files.mapped, classes=SCHEMA, window=WINDOW, progress=update)
 
 
+COLOURS_ALONE = "For comparison"
+"""Under which name the page shows how far colours alone get."""
+
+
 def _evaluate(files: _Files, announce: Announce) -> tuple[Metrics, Confusion]:
     rasters = ("--prediction", files.mapped, "--label", label_of(files.test), "--scene", files.test)
     outputs = ("--out", files.figures, "--report", files.report, "--curves", files.curves)
@@ -220,7 +224,7 @@ def _evaluate(files: _Files, announce: Announce) -> tuple[Metrics, Confusion]:
         "a table of the most frequent class of each colour, made from the same training scenes, reaches a mean IoU of "
         f"{100 * by_colour.mean_iou:.1f} % and an overall accuracy of {100 * by_colour.overall_accuracy:.1f} %"
     )
-    return replace(metrics, notes=(*metrics.notes, note)), colours
+    return replace(metrics, about={**metrics.about, COLOURS_ALONE: note}), colours
 
 
 def _report(files: _Files, metrics: Metrics, commands: Sequence[str]) -> None:
@@ -246,7 +250,7 @@ def _report(files: _Files, metrics: Metrics, commands: Sequence[str]) -> None:
         CLAIM,
         "",
         f"Mean IoU {100 * metrics.mean_iou:.1f} % on a scene that the network did not train on, scenes/test_1.tif;",
-        f"{metrics.notes[-1]}.",
+        f"{metrics.about[COLOURS_ALONE]}.",
         "",
         "report.html      figures, confusion matrix, training curves, image | truth | prediction",
         "overview.png     a part of the scene: image, truth and prediction in one picture",

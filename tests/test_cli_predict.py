@@ -2,15 +2,27 @@
 
 import argparse
 import json
+import os
+import signal
 from importlib import import_module
+from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from tiny_checkpoint import tiny_meta, write_checkpoint
+from affine import Affine
+from range_server import serving
+from tiny_checkpoint import pointwise_model, tiny_meta, write_checkpoint
 
-from rs_biformer.cli.predict import parse_size
-from rs_biformer.errors import CheckpointError, ConfigError, RasterError
+from rs_biformer.checkpoint import TrainedModel
+from rs_biformer.cli import main
+from rs_biformer.cli.predict import parse_scales, parse_size
+from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
+from rs_biformer.geometry import Window
+from rs_biformer.predict import predict_scene
+from rs_biformer.predict.plan import make_plan
+from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, PRESETS
 
 
@@ -41,7 +53,8 @@ def test_predict_writes_the_maps_that_were_asked_for_and_says_where(rgb, checkpo
     run("predict", scene, "--checkpoint", checkpoint, "--out", out, "--confidence", "--probabilities")
     names = [f"scene_{layer}.tif" for layer in ("classes", "probabilities", "confidence")]
     assert capsys.readouterr().out.splitlines() == [str(out / name) for name in names]
-    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert sorted(path.name for path in out.glob("*.tif")) == sorted(names)
+    assert (out / "scene_classes.qml").exists()
     with rasterio.open(scene) as source, rasterio.open(out / names[0]) as found:
         assert (found.crs, found.transform, found.shape) == (source.crs, source.transform, source.shape)
         classes = found.read(1)
@@ -101,6 +114,220 @@ def test_scenes_with_one_stem_are_refused_before_the_start(rgb, tmp_path):
         run("predict", first, second, "--checkpoint", tmp_path / "none.ckpt", "--out", tmp_path)
 
 
+@pytest.fixture
+def pointwise(monkeypatch):
+    """A quick model in place of the checkpoint: `pointwise(**changes)` sets what it was trained on."""
+
+    def use(**changes: object) -> TrainedModel:
+        model = pointwise_model(tiny_meta(window=64, **changes))
+        monkeypatch.setattr("rs_biformer.cli.predict.load_model", lambda path: (model, model.meta))
+        return model
+
+    use()
+    return use
+
+
+def predict(*argv: object) -> None:
+    run("predict", *argv, "--checkpoint", "pointwise.ckpt", "--overlap", 0, "--precision", 32)
+
+
+def truncated(write_raster, name: str) -> Path:
+    """A scene whose header is whole and whose last blocks are missing."""
+    noise = np.random.default_rng(0).integers(1, 255, (3, 128, 64), np.uint8)
+    path = write_raster(name, noise, photometric="rgb", compress="deflate", tiled=True, blockxsize=64, blockysize=64)
+    path.write_bytes(path.read_bytes()[:-6000])
+    return path
+
+
+def test_a_scene_that_fails_does_not_stop_the_others(rgb, write_raster, pointwise, tmp_path, capsys):
+    scenes = [rgb("a.tif"), truncated(write_raster, "b.tif"), rgb("c.tif")]
+    with pytest.raises(RsBiformerError, match=r"^1 of 3 scenes are not mapped, .* b: .*b\.tif cannot be read"):
+        predict(*scenes, "--out", tmp_path / "maps")
+    assert sorted(path.name for path in (tmp_path / "maps").glob("*.tif")) == ["a_classes.tif", "c_classes.tif"]
+    assert capsys.readouterr().out.count("_classes.tif") == 2
+
+
+def test_the_summary_is_json_on_request(rgb, write_raster, pointwise, tmp_path, capsys):
+    scenes = [rgb("a.tif"), truncated(write_raster, "b.tif")]
+    with pytest.raises(RsBiformerError):
+        predict(*scenes, "--out", tmp_path / "maps", "--json", "--margin")
+    facts = json.loads(capsys.readouterr().out)
+    (done,), (failed,) = facts["scenes"], facts["failed"]
+    assert done["maps"] == {layer: str(tmp_path / f"maps/a_{layer}.tif") for layer in ("classes", "margin")}
+    assert (done["name"], done["pixels"], done["windows"], done["rasters"]) == ("a", 7200, 4, [str(scenes[0])])
+    assert done["seconds"] > 0
+    assert failed["name"] == "b"
+    assert "cannot be read" in failed["error"]
+
+
+def test_what_is_wrong_with_the_options_stops_at_the_first_of_many_scenes(rgb, pointwise, tmp_path):
+    with pytest.raises(ConfigError, match="none, flips, d4"):
+        predict(rgb("a.tif"), rgb("b.tif"), "--out", tmp_path / "maps", "--tta", "all")
+
+
+def test_maps_beside_their_scenes_are_not_mapped_again(rgb, pointwise, tmp_path, capsys):
+    rgb("a.tif")
+    for _ in range(2):
+        predict(tmp_path, "--out", tmp_path, "--confidence")
+        assert capsys.readouterr().out.split() == [
+            str(tmp_path / f"a_{layer}.tif") for layer in ("classes", "confidence")
+        ]
+
+
+def test_labels_in_the_folder_can_be_left_out(rgb, pointwise, tmp_path, capsys):
+    rgb("in/a_image.tif")
+    rgb("in/a_label.tif")
+    predict(tmp_path / "in", "--out", tmp_path / "maps", "--exclude", "*_label.tif")
+    assert capsys.readouterr().out.split() == [str(tmp_path / "maps/a_image_classes.tif")]
+
+
+def test_existing_maps_can_be_left_alone(rgb, pointwise, tmp_path, capsys):
+    scenes, out = [rgb("a.tif"), rgb("b.tif")], tmp_path / "maps"
+    predict(scenes[0], "--out", out)
+    before = (out / "a_classes.tif").stat().st_mtime_ns
+    predict(*scenes, "--out", out, "--skip-existing")
+    assert (out / "a_classes.tif").stat().st_mtime_ns == before
+    shown = capsys.readouterr()
+    assert shown.out.split() == [str(out / "a_classes.tif"), str(out / "b_classes.tif")]
+    assert "1 scene was left alone" in shown.err
+    predict(*scenes, "--out", out, "--skip-existing", "--margin")  # not all of its maps are there
+    assert (out / "a_margin.tif").exists()
+
+
+def test_a_list_of_scenes_of_one_stem_is_named_by_their_folders(rgb, pointwise, tmp_path):
+    rgb("x/ortho.tif")
+    rgb("y/ortho.tif")
+    (tmp_path / "tonight.txt").write_text("# two of them\nx/ortho.tif\ny/ortho.tif\n")
+    predict(tmp_path / "tonight.txt", "--out", tmp_path / "maps", "--name", "{parent}")
+    assert sorted(path.name for path in (tmp_path / "maps").glob("*.tif")) == ["x_classes.tif", "y_classes.tif"]
+
+
+def test_the_plan_is_said_before_each_scene(rgb, pointwise, tmp_path, capsys):
+    predict(rgb("a.tif"), rgb("b.tif"), "--out", tmp_path / "maps")
+    said = capsys.readouterr().err
+    assert "1/2 a: 80 x 90 pixels in 4 windows of 64" in said
+    assert "2/2 b: 80 x 90 pixels" in said
+    assert "MB" in said
+
+
+def by_hand(model: TrainedModel, image: np.ndarray) -> np.ndarray:
+    """Classes of raw pixels (C, h, w) by a model of one 1x1 convolution."""
+    weight, bias = (value.detach().double().numpy() for value in model.parameters())
+    mean, std = (np.array(part)[:, None, None] for part in (model.meta.mean, model.meta.std))
+    return (np.tensordot(weight[:, :, 0, 0], (image - mean) / std, 1) + bias[:, None, None]).argmax(0)
+
+
+def test_heights_on_another_grid_are_mapped_with_the_image(write_raster, pointwise, tmp_path, capsys):
+    """Heights twice as coarse and in steps of four pixels, so that a resampled pixel is known away from the steps."""
+    model = pointwise(bands=("red", "green", "blue", "height"), dtype="float32", mean=(1.0,) * 4, std=(9.0,) * 4)
+    rng = np.random.default_rng(0)
+    image = rng.integers(1, 256, (3, 80, 96)).astype(np.uint8)
+    heights = rng.uniform(0, 30, (1, 10, 12)).astype(np.float32)
+    heights[0, 3, 4] = -9999
+    scene = write_raster("a.tif", image, photometric="rgb")
+    coarse = heights.repeat(4, axis=1).repeat(4, axis=2)
+    place = Affine(1, 0, 500_000, 0, -1, 5_400_000)
+    write_raster("a_ndsm.tif", coarse, transform=place, nodata=-9999, descriptions=("height",))
+    predict(scene, "--extra", "{dir}/{stem}_ndsm.tif", "--out", tmp_path / "maps")
+    assert "a_ndsm.tif is resampled to pixels of 0.5 m" in capsys.readouterr().err
+    fine = heights.repeat(8, axis=1).repeat(8, axis=2)
+    known = np.zeros((80, 96), bool)
+    known.reshape(10, 8, 12, 8)[:, 2:-2, :, 2:-2] = True
+    with rasterio.open(tmp_path / "maps/a_classes.tif") as file:
+        found = file.read(1)
+    truth = np.where(fine[0] == -9999, 255, by_hand(model, np.concatenate([image, fine])))
+    assert (found[known] == truth[known]).mean() > 0.999  # float32 may see a tie otherwise
+    assert np.array_equal(found == 255, fine[0] == -9999)
+
+
+def test_a_rescaled_scene_is_mapped_on_the_model_s_pixels(write_raster, pointwise, tmp_path):
+    model = pointwise(gsd=2.0)
+    image = np.random.default_rng(0).integers(1, 256, (3, 20, 25)).astype(np.uint8)
+    scene = write_raster("a.tif", image.repeat(4, axis=1).repeat(4, axis=2), photometric="rgb")
+    with pytest.raises(RasterError, match="--rescale-gsd"):
+        predict(scene, "--out", tmp_path)
+    predict(scene, "--out", tmp_path, "--rescale-gsd")
+    with rasterio.open(tmp_path / "a_classes.tif") as file, Scene(scene, gsd=2.0) as coarse:
+        assert file.shape == (20, 25)
+        assert file.transform.almost_equals(Affine(2, 0, 500_000, 0, -2, 5_400_000))
+        pixels, valid = coarse.read(Window(0, 0, 20, 25))
+        assert valid.all()
+        assert (file.read(1) == by_hand(model, pixels)).mean() > 0.999
+
+
+@pytest.mark.parametrize("kind", ["nodata", "alpha", "mask", "external mask", "nan", "per band"])
+def test_nodata_comes_out_where_it_went_in(write_raster, pointwise, tmp_path, kind):
+    hole = np.zeros((80, 90), bool)
+    hole[20:31, 5:66] = hole[0, 0] = True
+    image = np.random.default_rng(0).integers(1, 256, (3, 80, 90)).astype("float32" if kind == "nan" else "uint8")
+    options: dict = {"photometric": "rgb"}
+    if kind == "nodata":
+        image[:, hole] = 0
+        options["nodata"] = 0
+    elif kind == "nan":
+        pointwise(dtype="float32")
+        image[1, hole] = np.nan
+    elif kind == "alpha":
+        image = np.concatenate([image, np.where(hole, 0, 255).astype(np.uint8)[None]])
+        options["alpha"] = "yes"
+    elif kind.endswith("mask"):
+        options["mask"] = ~hole
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind != "external mask"):
+        scene = write_raster("a.tif", image, **options)
+    if kind == "per band":
+        masks = np.full((3, 80, 90), 255, np.uint8)
+        masks[2, hole] = 0
+        beside = write_raster("masks.tif", masks)
+        with rasterio.open(beside, "r+") as file:
+            file.update_tags(**{f"INTERNAL_MASK_FLAGS_{number}": "0" for number in (1, 2, 3)})
+        beside.rename(tmp_path / "a.tif.msk")
+    predict(scene, "--out", tmp_path / "maps", "--confidence")
+    for layer in ("classes", "confidence"):
+        with rasterio.open(tmp_path / f"maps/a_{layer}.tif") as file:
+            assert np.array_equal(file.read_masks(1) == 0, hole)
+
+
+def test_a_scene_is_mapped_from_a_server(rgb, pointwise, tmp_path):
+    rgb("a.tif")
+    with serving(tmp_path) as url:
+        predict(f"{url}/a.tif?key=1", "--out", tmp_path / "far")
+    predict(tmp_path / "a.tif", "--out", tmp_path / "near")
+    with rasterio.open(tmp_path / "far/a_classes.tif") as far, rasterio.open(tmp_path / "near/a_classes.tif") as near:
+        assert np.array_equal(far.read(1), near.read(1))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_how_to_go_on(rgb, pointwise, tmp_path, monkeypatch, capsys, number, code):
+    monkeypatch.setattr("rs_biformer.predict.predict_scene", lambda *_, **__: os.kill(os.getpid(), number))
+    argv = ["predict", str(rgb()), "--checkpoint", "pointwise.ckpt", "--out", str(tmp_path / "maps")]
+    assert main(argv) == code
+    assert "interrupted: the same command goes on from the last finished strip" in capsys.readouterr().err
+
+
+def test_every_option_reaches_predict_scene(rgb, pointwise, tmp_path, monkeypatch):
+    seen = {}
+
+    def note(model, scene, out, **options):
+        seen.update(options)
+        options["on_plan"](make_plan(80, 90, planes=6, bands=3, itemsize=1))
+
+    monkeypatch.setattr("rs_biformer.predict.predict_scene", note)
+    layers = [f"--{layer}" for layer in ("probabilities", "confidence", "margin", "entropy", "disagreement")]
+    argv = "--tta flips --scales 0.5,1 --probability-dtype float16 --max-memory 300MB --restart --compile --window 32"
+    predict(rgb(), "--out", tmp_path, *layers, *argv.split(), "--device", "cpu,cpu", "--batch-size", 2)
+    wanted = {"tta": "flips", "scales": (0.5, 1.0), "probability_dtype": "float16", "max_memory": 3 * 10**8}
+    wanted |= {"restart": True, "compile": True, "device": ["cpu", "cpu"], "window": 32, "batch_size": 2}
+    wanted |= {layer[2:]: tmp_path / f"scene_{layer[2:]}.tif" for layer in layers}
+    assert wanted.items() <= seen.items()
+    assert set(seen) <= set(signature(predict_scene).parameters)
+
+
+@pytest.mark.parametrize("text", ["", "1,x", "half"])
+def test_scales_that_are_none_are_refused(text: str):
+    with pytest.raises(ConfigError, match=r"0\.75,1,1\.25"):
+        parse_scales(text)
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("2GB", 2 * 10**9), ("500mb", 500 * 10**6), ("1.5g", 1.5e9), ("4096", 4096), ("12kB", 12000)]
 )
@@ -156,6 +383,15 @@ def test_info_tells_versions_checkpoints_and_rasters_apart(rgb, checkpoint, caps
     assert (found["kind"], found["rows"], found["columns"], found["dtype"]) == ("raster", 80, 90, "uint8")
     run("info", checkpoint)
     assert "impervious surface, building" in capsys.readouterr().out
+
+
+def test_info_shows_several_rasters_as_one_scene(rgb, write_raster, capsys):
+    place = Affine(1, 0, 500_000, 0, -1, 5_400_000)
+    dsm = write_raster("dsm.tif", np.ones((1, 40, 45), np.float32), transform=place, descriptions=("height",))
+    run("info", rgb(), dsm, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["rows"], found["dtype"], found["resampled"]) == ("scene", 80, "float32", [str(dsm)])
+    assert found["bands"] == ["red", "green", "blue", "height"]
 
 
 def test_info_refuses_what_is_nothing(tmp_path):

@@ -12,6 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
+from rs_biformer.cli.console import Terminated
 from rs_biformer.errors import RsBiformerError
 
 COMMANDS = ("demo", "tile", "train", "evaluate", "predict", "vectorize", "export", "explain", "models", "info")
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Run one command and return its exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     module = _command(args.command)
@@ -63,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, str(error))
     except OSError as error:
         return _fail(args.command, _describe(error))
-    except KeyboardInterrupt:
-        print(f"rs-biformer {args.command}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(": ".join([f"rs-biformer {args.command}", "interrupted", *map(str, stop.args)]), file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
     return 0
 
 

@@ -1,5 +1,6 @@
 """What commands show: tables on standard output, progress with the time left on standard error."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,3 +34,26 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(done - bar.n)
 
         yield update
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def interruptible(advice: str) -> Iterator[None]:
+    """SIGTERM, which batch systems send before they kill, ends the block as Ctrl-C does; `advice` is said with either.
+
+    Only in the main thread of a process, where signals are handled.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise type(stop)(advice) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

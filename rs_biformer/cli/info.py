@@ -6,26 +6,36 @@ from typing import Any
 HELP = "versions and devices; with a path, what a checkpoint, a tile index or a raster holds"
 EXAMPLE = """rs-biformer info
   rs-biformer info runs/first/best.ckpt
-  rs-biformer info scene.tif --json"""
+  rs-biformer info scene.tif --json
+  rs-biformer info https://host/ortho.tif ndsm.tif
+
+Several rasters are shown as the one scene that they make: on the grid of the first, the others resampled to it."""
 
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "pytorch-lightning", "torchmetrics", "rasterio", "numpy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rs-biformer info`."""
-    parser.add_argument("path", nargs="?", metavar="PATH", help="a checkpoint, an exported model, an index or a raster")
+    what = "a checkpoint, an exported model, an index, or the rasters (files, URLs) of a scene"
+    parser.add_argument("paths", nargs="*", metavar="PATH", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     """Find out what the path is, and print it."""
-    facts = describe_path(args.path) if args.path else describe_machine()
+    facts = _describe(args.paths)
     if args.json:
         print(json.dumps(facts, indent=2))
         return
     width = max(map(len, facts))
     for key, value in facts.items():
         print(f"{key.replace('_', ' '):{width}}  {_line(value)}")
+
+
+def _describe(paths: list[str]) -> dict[str, Any]:
+    if not paths:
+        return describe_machine()
+    return describe_path(paths[0]) if len(paths) == 1 else describe_scene(paths)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -38,7 +48,7 @@ def describe_machine() -> dict[str, Any]:
     import torch
 
     from rs_biformer import __version__
-    from rs_biformer.predict.engine import good_at_bf16
+    from rs_biformer.predict.forward import good_at_bf16
 
     facts: dict[str, Any] = {"rs_biformer": __version__, "python": platform.python_version()}
     for name in (*_PACKAGES, "onnxruntime"):
@@ -56,7 +66,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_path(text: str) -> dict[str, Any]:
-    """What a file or folder is, by its suffix. Raises one of our errors when it is not what its suffix says."""
+    """What a file, folder or URL is, by its suffix. Raises one of our errors when it is not what its suffix says."""
     path = Path(text)
     suffix = path.suffix.lower()
     if suffix in (".ckpt", ".onnx"):
@@ -65,7 +75,7 @@ def describe_path(text: str) -> dict[str, Any]:
         return {"kind": "checkpoint" if suffix == ".ckpt" else "exported model", **load_model(path)[1].to_dict()}
     if path.is_dir() or suffix == ".parquet":
         return describe_index(path)
-    return describe_raster(path)
+    return describe_scene([text])
 
 
 def describe_index(path: Path) -> dict[str, Any]:
@@ -82,13 +92,13 @@ def describe_index(path: Path) -> dict[str, Any]:
     return facts | {"windows": {str(split): int(count) for split, count in zip(splits, counts, strict=True)}}
 
 
-def describe_raster(path: Path) -> dict[str, Any]:
-    """A raster as a scene: what prediction and training would make of it."""
+def describe_scene(paths: list[str]) -> dict[str, Any]:
+    """One raster or several as a scene: what prediction and training would make of them."""
     from rs_biformer.raster.scene import Scene
 
-    with Scene(path) as scene:
+    with Scene(paths) as scene:
         return {
-            "kind": "raster",
+            "kind": "raster" if len(paths) == 1 else "scene",
             "rows": scene.height,
             "columns": scene.width,
             "bands": list(scene.band_names),
@@ -96,6 +106,7 @@ def describe_raster(path: Path) -> dict[str, Any]:
             "crs": scene.crs.to_string() if scene.crs else None,
             "bounds": list(scene.bounds),
             "metres_per_pixel": scene.gsd,
+            **({"resampled": [str(path) for path in scene.regridded]} if len(paths) > 1 else {}),
         }
 
 

@@ -1,12 +1,15 @@
-"""Work done beside the caller's own: reading ahead of it and writing behind it, each in one thread.
+"""Work done beside the caller's own: reading ahead of it and writing behind it, each in one thread, or side by side.
 
-Both raise in the caller what was raised in the thread, hold no more than a stated number of items, and end their
-thread before they return, whatever ends them.
+All raise in the caller what was raised in a thread, hold no more than a stated number of items, and end their threads
+before they return, whatever ends them.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from queue import Queue
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
@@ -27,6 +30,60 @@ def read_ahead(items: Iterator[_Item], depth: int) -> Generator[_Item]:
             del item  # not held while the next one is waited for
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def side_by_side(sources: Sequence[Generator[_Item]]) -> Generator[_Item]:
+    """The items of several generators as they come, each worked through in a thread of its own.
+
+    A thread goes on when its item has been taken. The first error ends them all. Close it (`contextlib.closing`) when
+    it is not read to its end, so that the threads stop at once.
+    """
+    made: Queue[_Made] = Queue()
+    stop = Event()
+    gates = [Event() for _ in sources]
+    threads = [
+        Thread(target=_work, args=(source, made, gate, stop), name=f"side-by-side-{number}")
+        for number, (source, gate) in enumerate(zip(sources, gates, strict=True))
+    ]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    try:
+        while running:
+            gate, item, error = made.get()
+            if error is not None:
+                raise error
+            if gate is None:
+                running -= 1
+                continue
+            gate.set()
+            yield item
+            del item
+    finally:
+        stop.set()
+        for gate in gates:
+            gate.set()
+        for thread in threads:
+            thread.join()
+
+
+_Made = tuple[Event | None, Any, BaseException | None]  # the gate its thread waits at, an item or None, an error
+
+
+def _work(source: Generator[Any], made: Queue[_Made], gate: Event, stop: Event) -> None:
+    try:
+        with closing(source) as items:
+            for item in items:
+                made.put((gate, item, None))
+                del item
+                gate.wait()
+                gate.clear()
+                if stop.is_set():
+                    return
+    except BaseException as error:
+        made.put((None, None, error))
+    else:
+        made.put((None, None, None))
 
 
 class WriteBehind:

@@ -1,5 +1,6 @@
 """Models that `rs-biformer export` wrote, run by onnxruntime: no torch model is built and no checkpoint needed."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -21,32 +22,46 @@ class OnnxModel:
     path: of a file that `export.export_onnx` wrote.
     details: what the checkpoint carried, as plain values. window: the only size S that the file takes.
     normalisation: that of the file, which applies it itself; here it tells what to put where nothing is valid.
+    fingerprint: tells the file from every other, see resume.fingerprint.
 
     Raises ConfigError when onnxruntime is not installed, CheckpointError when the file is no such model.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        onnxruntime = import_onnxruntime()
-        if not Path(path).is_file():
+        self._path = Path(path)
+        if not self._path.is_file():
             raise CheckpointError(f"no model {os.fspath(path)}; `rs-biformer export` writes one")
+        self._open(self._path.read_bytes())
+
+    def _open(self, content: bytes) -> None:
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about the machine, not about the model
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         try:
-            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             reason = " ".join(str(error).split())[:160]
-            raise CheckpointError(f"{os.fspath(path)} is no ONNX model, or a damaged one ({reason})") from None
+            raise CheckpointError(f"{self._path} is no ONNX model, or a damaged one ({reason})") from None
         metadata = self._session.get_modelmeta().custom_metadata_map
         if METADATA_KEY not in metadata:
             raise CheckpointError(
-                f"{os.fspath(path)} was not written by `rs-biformer export`: it does not say what it was trained on"
+                f"{self._path} was not written by `rs-biformer export`: it does not say what it was trained on"
             )
         self.details: dict[str, Any] = json.loads(metadata[METADATA_KEY])
         self.normalisation = Normalisation(self.details["mean"], self.details["std"])
+        self.fingerprint = f"ONNX {hashlib.sha256(content).hexdigest()[:32]}"
         self._input = self._session.get_inputs()[0]
         self.window = int(self._input.shape[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The file's bytes: another machine may not have the file, and a session cannot be pickled."""
+        return {"path": self._path, "content": self._path.read_bytes()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._path = state["path"]
+        self._open(state["content"])
 
     def __call__(self, raw: Tensor, valid: Tensor) -> Tensor:
         if tuple(raw.shape[-2:]) != (self.window, self.window):

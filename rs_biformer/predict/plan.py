@@ -1,18 +1,20 @@
 """Which windows are inferred, in which order, in which batches, and which pixels they finish. Integers only: no I/O.
 
-A scene is cut into *blocks* of columns (one, unless memory is short), a block into *strips* of rows, and a strip has
-the windows that finish it. Blocks are worked through from left to right, strips from top to bottom, windows row by
-row; batches are consecutive windows of one strip. So the plan, and with it every byte of the class map, is a function
-of the scene's size and the options alone.
+A scene is cut into *blocks* of columns, a block into *strips* of rows, and a strip has the windows that finish it.
+Blocks are worked through from left to right, strips from top to bottom, the windows of a strip column by column;
+batches are consecutive windows of one strip. So the plan, and with it every byte of the class map, is a function of the
+scene's size and the options alone.
 
 Windows lie on one grid for the whole scene, whatever the blocks. Those that straddle the border of two blocks are
-inferred for both, which costs a few windows a strip and keeps memory free of the scene's height and width.
+inferred for both, which costs a few windows a strip and keeps memory free of the scene's height and width. Blocks begin
+where a window begins, since the fewest windows straddle there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,15 @@ from numpy.typing import NDArray
 from rs_biformer.errors import ConfigError
 from rs_biformer.geometry import Blend, Window, axis_weights, stride_of, window_starts
 
-COLUMN_STEP = 512
-"""Blocks end at multiples of this: the tile size of the maps, so that no tile is written by two blocks."""
+WIDEST = 8192
+"""Columns of a block, at most: wide enough that few windows straddle (4 % with windows of 512), and the same on every
+machine, so that memory does not follow the width of the scene."""
+
+COMFORTABLE = 8
+"""Windows side by side, without overlap, that a block is at least wide before batches become smaller."""
+
+NARROWEST = 512
+"""Columns of a block, at least, and no fewer than a window's: below, most windows straddle."""
 
 READ_AHEAD = 2
 """Batches that wait for the model while it works on another."""
@@ -29,8 +38,17 @@ READ_AHEAD = 2
 WRITE_BEHIND = 2
 """Strips that wait for the writer while it compresses another."""
 
-DEFAULT_MAX_MEMORY = 2 * 1024**3
-"""Bytes. A constant, not a share of the machine, so that the plan is the same on every machine."""
+CACHE_ROWS = 1024
+"""Rows of the scene that GDAL's cache holds decoded: two rows of its blocks, when these are of 512 pixels."""
+
+LEAST_CACHE = 16 * 2**20
+"""Bytes of GDAL's cache, at least."""
+
+WRITER = 32 * 2**20
+"""Bytes that writing takes beside GDAL's cache, and what libraries allocate when they are first used."""
+
+PIECE = 2048
+"""Columns that are read at a time, so that what reading takes beside the pixels it returns stays small."""
 
 _Item = TypeVar("_Item")
 
@@ -39,11 +57,14 @@ _Item = TypeVar("_Item")
 class Strip:
     """Pixels that are finished together, and the windows that finish them.
 
+    block, index: its place in the plan: strip `index`, counted from the top, of block `block`, counted from the left.
     output: the pixels of the scene, within one block, that no later window reaches.
-    windows: in row-major order. They begin at or below `output.row`; those that reach beyond the strip leave their
-        part of the next strips in the accumulator.
+    windows: column by column, from top to bottom in each. They begin at or below `output.row`; what reaches below the
+        strip is carried on to the next.
     """
 
+    block: int
+    index: int
     output: Window
     windows: tuple[Window, ...]
 
@@ -54,6 +75,35 @@ class Strip:
         return Window(first.row, first.col, last.row_stop - first.row, last.col_stop - first.col)
 
 
+class Run(NamedTuple):
+    """Consecutive strips `first` to `stop` of one block: what one worker does in one go."""
+
+    block: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that prediction allocates beside the loaded program and the model, by purpose.
+
+    source: rows of the scene in use and read ahead. batches: windows cut and waiting, and the forward pass's input and
+    output (its activations are the model's own and not counted). sums: blended probabilities. output: finished layers
+    until they are written. cache: GDAL's decoded blocks. writer: what it takes to compress and write.
+    """
+
+    source: int
+    batches: int
+    sums: int
+    output: int
+    cache: int
+    writer: int
+
+    @property
+    def total(self) -> int:
+        return self.source + self.batches + self.sums + self.output + self.cache + self.writer
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a scene of `height` x `width` pixels is predicted; made by `make_plan`.
@@ -61,7 +111,8 @@ class Plan:
     size, stride: of the windows, in pixels.
     columns: the blocks, as (first column, stop).
     rows_together: rows of windows that make a strip; more than one only where a row has fewer windows than a batch.
-    memory: bytes that prediction allocates beside the model and its activations, by `memory_of`.
+    read_ahead, write_behind: batches and strips that wait between the stages.
+    memory: what one worker takes.
     """
 
     height: int
@@ -72,15 +123,9 @@ class Plan:
     batch_size: int
     columns: tuple[tuple[int, int], ...]
     rows_together: int
-    memory: int
-
-    @property
-    def reach(self) -> int:
-        """Rows from the first pixel of a strip to the last pixel its windows touch, at most: the accumulator's height.
-
-        It is at most the scene's height.
-        """
-        return min(self.height, self.size + (self.rows_together - 1) * self.stride)
+    memory: Memory
+    read_ahead: int = READ_AHEAD
+    write_behind: int = WRITE_BEHIND
 
     @cached_property
     def _row_starts(self) -> tuple[int, ...]:
@@ -90,26 +135,67 @@ class Plan:
     def _column_starts(self) -> tuple[int, ...]:
         return window_starts(self.width, self.size, self.stride)
 
-    def _starts_in(self, block: tuple[int, int]) -> tuple[int, ...]:
+    @cached_property
+    def _groups(self) -> tuple[tuple[int, ...], ...]:
+        """First rows of the windows of each strip."""
+        return strip_rows(self._row_starts, self.stride, self.rows_together)
+
+    def _starts_in(self, block: int) -> tuple[int, ...]:
         """First columns of the windows that touch a block."""
-        return tuple(start for start in self._column_starts if start < block[1] and start + self.size > block[0])
+        first, stop = self.columns[block]
+        return tuple(start for start in self._column_starts if start < stop and start + self.size > first)
+
+    @property
+    def reach(self) -> int:
+        """Rows from the first pixel of a strip to the last pixel its windows touch, at most."""
+        return min(self.height, max(group[-1] - group[0] for group in self._groups) + self.size)
+
+    @property
+    def carried(self) -> int:
+        """Rows of a strip's windows that lie below the strip, at most."""
+        return max((one[-1] + self.size - two[0] for one, two in pairwise(self._groups)), default=0)
+
+    @property
+    def strip_count(self) -> int:
+        """Strips in each block."""
+        return len(self._groups)
 
     @property
     def window_count(self) -> int:
         """Windows in all strips: those of the grid, and once more those that straddle the border of two blocks."""
-        return len(self._row_starts) * sum(len(self._starts_in(block)) for block in self.columns)
+        return len(self._row_starts) * sum(len(self._starts_in(block)) for block in range(len(self.columns)))
 
-    def strips(self, block: tuple[int, int]) -> Iterator[Strip]:
-        """The strips of a block, from top to bottom; their outputs cover it without overlap."""
+    def strip(self, block: int, index: int) -> Strip:
+        rows = self._groups[index]
+        row_stop = self._groups[index + 1][0] if index + 1 < len(self._groups) else self.height
+        left, right = self.columns[block]
         height, width = min(self.size, self.height), min(self.size, self.width)
-        columns = self._starts_in(block)
-        groups = chunks(self._row_starts, self.rows_together)
-        stops = [*(group[0] for group in groups[1:]), self.height]
-        for group, stop in zip(groups, stops, strict=True):
-            yield Strip(
-                Window(group[0], block[0], stop - group[0], block[1] - block[0]),
-                tuple(Window(row, col, height, width) for row in group for col in columns),
-            )
+        return Strip(
+            block,
+            index,
+            Window(rows[0], left, row_stop - rows[0], right - left),
+            tuple(Window(row, col, height, width) for col in self._starts_in(block) for row in rows),
+        )
+
+    def strips(self, block: int) -> Iterator[Strip]:
+        """The strips of a block, from top to bottom; their outputs cover it without overlap."""
+        return (self.strip(block, index) for index in range(self.strip_count))
+
+    def runs(self, missing: Iterable[tuple[int, int]], at_most: int | None = None) -> list[Run]:
+        """The strips `missing`, each (block, index), as runs in the plan's order of at most so many strips."""
+        found: list[Run] = []
+        for block, index in sorted(missing):
+            last = found[-1] if found else None
+            if last and last.block == block and last.stop == index and last.stop - last.first != at_most:
+                found[-1] = last._replace(stop=index + 1)
+            else:
+                found.append(Run(block, index, index + 1))
+        return found
+
+    def lead_in(self, block: int, first: int) -> int:
+        """The first strip whose windows reach into strip `first`: where work on a run that begins there begins."""
+        row = self._groups[first][0]
+        return next(index for index, rows in enumerate(self._groups) if index == first or rows[-1] + self.size > row)
 
     @cached_property
     def _row_weights(self) -> dict[int, NDArray[np.float32]]:
@@ -125,29 +211,58 @@ class Plan:
         """Blend weights of the window's rows and columns; at each pixel their products sum to one over the windows."""
         return self._row_weights[window.row], self._column_weights[window.col]
 
+    def __str__(self) -> str:
+        used, strips = self.memory, len(self.columns) * self.strip_count
+        return (
+            f"{self.height} x {self.width} pixels in {self.window_count} windows of {self.size} every {self.stride}: "
+            f"{strips} strips in {len(self.columns)} block{'s' * (len(self.columns) > 1)} of columns, "
+            f"batches of {self.batch_size}, {self.read_ahead} read ahead; at most {_mb(used.total)} MB beside the "
+            f"model ({_mb(used.source)} source, {_mb(used.batches)} batches, {_mb(used.sums)} sums, "
+            f"{_mb(used.output)} finished, {_mb(used.cache)} GDAL, {_mb(used.writer)} writer)"
+        )
+
+
+def _mb(size: int) -> int:
+    return -(-size // 10**6)
+
+
+def strip_rows(starts: Sequence[int], stride: int, together: int) -> tuple[tuple[int, ...], ...]:
+    """First rows of windows, `together` of them to a strip.
+
+    The last one is shifted in where the height asks for it. By itself it would then leave nearly a whole window to be
+    carried into its strip, so it joins the strip before.
+    """
+    groups = [tuple(group) for group in chunks(starts, together)]
+    if len(groups) > 1 and len(groups[-1]) == 1 and starts[-1] - starts[-2] < stride:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    return tuple(groups)
+
 
 def make_plan(
     height: int,
     width: int,
     *,
-    classes: int,
+    planes: int,
     bands: int,
     itemsize: int,
     window: int = 256,
     overlap: float = 0.5,
     blend: Blend = "hann",
     batch_size: int = 8,
-    layers: int = 1,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    layer_bytes: int = 1,
+    views: int = 1,
+    largest_view: int = 0,
+    max_memory: int = 2 * 10**9,
 ) -> Plan:
-    """Plan the prediction of a scene so that it keeps to `max_memory` bytes.
+    """Plan the prediction of a scene so that one worker keeps to `max_memory` bytes; see `Memory` for what counts.
 
-    classes, bands: of the model. itemsize: bytes of a band's value. layers: uint8 bands that are written (the class
-    map, confidence, a probability per class).
-    max_memory bounds accumulators, source pixels, batches and queues; the model with its activations and GDAL's block
-    cache come on top.
+    planes: float32 values per pixel that are blended: the classes, and one more for the disagreement of views.
+    bands, itemsize: of the scene, and bytes of a band's value. layer_bytes: of all layers that are written, per pixel.
+    views, largest_view: test-time views of a window, and the side of the largest where it is larger than the window.
 
-    Raises ConfigError for options that cannot be meant and for a bound that not even the narrowest block keeps; the
+    Short of memory, blocks become narrower, then batches smaller and queues shorter.
+
+    Raises ConfigError for options that cannot be meant and for a bound that not even the smallest plan keeps; the
     message gives the smallest workable figure.
     """
     if batch_size < 1:
@@ -156,62 +271,85 @@ def make_plan(
         raise ConfigError(f"cannot predict a scene of {height} x {width} pixels; both must be 1 or more")
     stride = stride_of(window, overlap)
     axis_weights(1, 1, 1, blend)  # refuses an unknown blend before anything is opened
-    per_row = len(window_starts(width, window, stride))
-    rows = len(window_starts(height, window, stride))
+    per_row, rows = (len(window_starts(length, window, stride)) for length in (width, height))
     together = min(rows, -(-batch_size // per_row))
-
-    def memory(columns: int, together: int) -> int:
-        return memory_of(
-            columns,
-            size=window,
-            stride=stride,
-            rows_together=together,
-            classes=classes,
-            bands=bands,
-            itemsize=itemsize,
-            layers=layers,
-            batch_size=batch_size,
-        )
-
-    if memory(width, together) > max_memory:
+    job = _Job(window, stride, planes, bands, itemsize, layer_bytes, views, max(window, largest_view))
+    least = 0
+    for columns, batch, depth in _candidates(width, window, stride, batch_size):
+        memory = job.memory(columns, together, batch, depth)
+        if memory.total <= max_memory:
+            blocks = tuple((first, min(first + columns, width)) for first in range(0, width, columns))
+            return Plan(height, width, window, stride, blend, batch, blocks, together, memory, depth, depth)
         together = 1
-    parts, step = 1, width
-    while memory(step, together) > max_memory and step > COLUMN_STEP:
-        parts += 1
-        step = -(-width // (parts * COLUMN_STEP)) * COLUMN_STEP
-    if memory(step, together) > max_memory:
-        least = -(-memory(step, together) // 10**6)
-        raise ConfigError(
-            f"prediction with windows of {window}, {classes} classes and batches of {batch_size} needs at least "
-            f"{least} MB beside the model, got a bound of {max_memory // 10**6} MB; raise it or take smaller batches"
+        least = memory.total
+    raise ConfigError(
+        f"prediction with windows of {window} and {planes} classes needs at least {_mb(least)} MB beside the model, "
+        f"got a bound of {max_memory // 10**6} MB; raise it, or take smaller windows or fewer maps"
+    )
+
+
+def _candidates(width: int, window: int, stride: int, batch_size: int) -> Iterator[tuple[int, int, int]]:
+    """(columns of a block, batch size, queue depth) in the order of preference.
+
+    A narrow block costs windows that are inferred twice, a small batch hardly anything on a CPU: so batches give way
+    before blocks become narrower than is comfortable.
+    """
+    halvings = [batch_size >> power for power in range(batch_size.bit_length())]
+    least = max(window, NARROWEST)
+    for narrowest in (max(least, COMFORTABLE * window), least):
+        for batch in halvings:
+            for columns in _block_widths(width, narrowest, stride):
+                yield columns, batch, READ_AHEAD
+    yield _block_widths(width, least, stride)[-1], 1, 1
+
+
+def _block_widths(width: int, narrowest: int, stride: int) -> list[int]:
+    """Widths of equal blocks from the widest to `narrowest`, multiples of the stride unless one block holds all."""
+    widest = max(WIDEST, narrowest)
+    steps = -(-width // stride)
+    counts = range(max(2, -(-width // widest)), max(2, width // narrowest) + 1)
+    widths = [-(-steps // count) * stride for count in counts]
+    return ([width] if width <= widest else []) + [columns for columns in widths if narrowest <= columns < width]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the memory of a plan depends on beside its shape; fields as in `make_plan`."""
+
+    size: int
+    stride: int
+    planes: int
+    bands: int
+    itemsize: int
+    layer_bytes: int
+    views: int
+    largest_view: int
+
+    def memory(self, columns: int, together: int, batch: int, depth: int) -> Memory:
+        """Bytes for blocks of `columns` columns. The scene's height is in none of them.
+
+        A quarter more than what is in use at a time: what the allocator keeps between one use and the next.
+        """
+        finished = together * self.stride
+        reach = self.size + finished  # of a last strip that the row shifted in has joined
+        sample = self.bands * self.itemsize + 1  # a pixel of the source and its validity
+        span = columns + 2 * (self.size - 1)  # the block and its halo
+        above = -(-(self.size - self.stride) // finished) * finished  # rows read for the strips before
+        window_pixels, view_pixels = batch * self.size**2, batch * self.largest_view**2
+        scores = self.planes * (5 if self.views > 1 else 1)  # sum, one view, itself undone, and what that takes
+        parts = {
+            "source": sample * (span * max(above + 2 * finished, reach) + 2 * PIECE * reach),
+            "batches": (depth + 2) * sample * window_pixels
+            + 4 * (2 * self.bands + scores) * view_pixels
+            + 8 * self.planes * self.size**2,
+            "sums": 4 * self.planes * (self.size - self.stride) * columns + 4 * (self.planes + 4) * reach * self.size,
+            "output": (depth + 2) * (self.layer_bytes + 1) * finished * columns,
+            "writer": WRITER,
+        }
+        return Memory(
+            **{name: part + part // 4 for name, part in parts.items()},
+            cache=max(LEAST_CACHE, CACHE_ROWS * self.bands * self.itemsize * span),
         )
-    columns = tuple((start, min(start + step, width)) for start in range(0, width, step))
-    return Plan(height, width, window, stride, blend, batch_size, columns, together, memory(step, together))
-
-
-def memory_of(
-    columns: int,
-    *,
-    size: int,
-    stride: int,
-    rows_together: int,
-    classes: int,
-    bands: int,
-    itemsize: int,
-    layers: int,
-    batch_size: int,
-) -> int:
-    """Bytes that predicting a block of `columns` pixel columns takes beside the model and its activations."""
-    reach, finished = size + (rows_together - 1) * stride, rows_together * stride
-    sample = bands * itemsize + 1  # a pixel of the source and its validity
-    source = 2 * sample * reach * (columns + 2 * size)  # the rows in use, and those being put together for the next
-    accumulator = 4 * classes * reach * columns
-    argmax = (8 + 4) * finished * columns  # index as int64, maximum as float32
-    output = (WRITE_BEHIND + 2) * (layers + 1) * finished * columns
-    window_pixels = batch_size * size * size
-    batches = (READ_AHEAD + 2) * sample * window_pixels
-    scores = 4 * (2 * bands + 3 * classes) * window_pixels  # input as float32, logits, probabilities, one temporary
-    return source + accumulator + argmax + output + batches + scores
 
 
 def chunks(items: Sequence[_Item], size: int) -> list[Sequence[_Item]]:
@@ -220,16 +358,16 @@ def chunks(items: Sequence[_Item], size: int) -> list[Sequence[_Item]]:
 
 
 def ring_pieces(start: int, stop: int, length: int) -> Iterator[tuple[slice, slice]]:
-    """Where the rows `start` to `stop` of a scene lie in a ring of `length` rows.
+    """Where the positions `start` to `stop` of an axis lie in a ring of `length`.
 
-    Yields one or two pairs (rows of the ring, the same rows counted from `start`). A ring lets a strip leave and the
-    next come without moving the rows that both share.
+    Yields one or two pairs (slice of the ring, the same positions counted from `start`). A ring lets what is finished
+    leave and the next come without moving what both share.
     """
     if stop - start > length:
-        raise ConfigError(f"rows {start} to {stop} do not fit a ring of {length} rows")
-    row = start
-    while row < stop:
-        place = row % length
-        count = min(stop - row, length - place)
-        yield slice(place, place + count), slice(row - start, row - start + count)
-        row += count
+        raise ConfigError(f"positions {start} to {stop} do not fit a ring of {length}")
+    at = start
+    while at < stop:
+        place = at % length
+        count = min(stop - at, length - place)
+        yield slice(place, place + count), slice(at - start, at - start + count)
+        at += count

@@ -1,54 +1,126 @@
 """Test-time augmentation: several views of a batch, their probabilities averaged.
 
-A view is a symmetry of the square: it moves pixels and changes no value, so every view can be undone exactly.
+A view is a symmetry of the square, which moves pixels and changes no value, at one of several scales. The views are
+worked out one after the other, so their number costs time and no memory.
+
+Disagreement is that of deep ensembles (Lakshminarayanan et al. 2017): the mean Kullback-Leibler divergence of the views
+from their average, which is the Jensen-Shannon divergence of the views (Lin 1991) and needs only their sum and the sum
+of their entropies. It is divided by its maximum, the logarithm of the number of views or of classes, whichever is
+smaller: 0 where all views say the same, 1 where they could not differ more.
+
+B batch, C bands, K classes, S window.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite, log
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from rs_biformer.errors import ConfigError
 
 Views = Literal["none", "flips", "d4"]
 
-
-def view(batch: Tensor, turns: int, mirror: bool) -> Tensor:
-    """`batch` mirrored left to right if asked, then turned by `turns` right angles, over its last two axes."""
-    mirrored = batch.flip(-1) if mirror else batch
-    return torch.rot90(mirrored, turns, (-2, -1)) if turns else mirrored
+SIDE_STEP = 32
+"""Sides of scaled views are multiples of this, the stride of the deepest stage of common networks."""
 
 
-def undo(batch: Tensor, turns: int, mirror: bool) -> Tensor:
-    """The inverse of `view`."""
-    turned = torch.rot90(batch, -turns, (-2, -1)) if turns else batch
-    return turned.flip(-1) if mirror else turned
+@dataclass(frozen=True, slots=True)
+class View:
+    """`turns` right angles after a mirroring from left to right if `mirror`, at `scale` times the size."""
+
+    turns: int = 0
+    mirror: bool = False
+    scale: float = 1.0
+
+    def side(self, size: int) -> int:
+        """The side of the view of a window of `size` pixels."""
+        if self.scale == 1:
+            return size
+        return max(SIDE_STEP, round(size * self.scale / SIDE_STEP) * SIDE_STEP)
+
+    def of(self, image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """The view of (B, C, S, S) and its validity (B, S, S)."""
+        image, valid = self.turned(image), self.turned(valid)
+        side = self.side(image.shape[-1])
+        return (image, valid) if side == image.shape[-1] else resized(image, valid, side)
+
+    def undo(self, scores: Tensor, size: int) -> Tensor:
+        """Scores (B, K, s, s) of a view back on the window, (B, K, S, S)."""
+        if scores.shape[-1] != size:
+            scores = interpolate(scores, (size, size), mode="bilinear", antialias=True)
+        turned = torch.rot90(scores, -self.turns, (-2, -1)) if self.turns else scores
+        return turned.flip(-1) if self.mirror else turned
+
+    def turned(self, batch: Tensor) -> Tensor:
+        mirrored = batch.flip(-1) if self.mirror else batch
+        return torch.rot90(mirrored, self.turns, (-2, -1)) if self.turns else mirrored
 
 
-def views(name: Views) -> tuple[tuple[int, bool], ...]:
-    """The (turns, mirror) pairs of a set of views; the first is the batch as it is.
+def resized(image: Tensor, valid: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """(B, C, side, side) float32 and its validity, of which only valid pixels are a part.
 
-    `none`: that one alone. `flips`: left to right, top to bottom, and both. `d4`: all eight symmetries of the square.
+    Each pixel is the mean of the valid ones under its kernel, and valid where these have half of the kernel's weight.
     """
+    known = valid[:, None].to(torch.float32)
+    filled = torch.where(valid[:, None], image.to(torch.float32), 0.0)
+    weighed, weight = (interpolate(part, (side, side), mode="bilinear", antialias=True) for part in (filled, known))
+    return weighed / weight.clamp_min(1e-6), weight[:, 0] >= 0.5
+
+
+def views(name: Views, scales: Sequence[float] = (1.0,)) -> tuple[View, ...]:
+    """The views of a name at every scale.
+
+    `none`: the window as it is. `flips`: left to right, top to bottom, and both as well. `d4`: all eight symmetries of
+    the square.
+
+    Raises ConfigError for another name, for no scale at all or one that is not in (0, 4].
+    """
+    if not scales or not all(isfinite(scale) and 0 < scale <= 4 for scale in scales) or len(set(scales)) < len(scales):
+        raise ConfigError(f"scales are {tuple(scales)}; give different ones above 0 and up to 4, such as 0.75 1 1.25")
     if name == "none":
-        return ((0, False),)
-    if name == "flips":
-        return ((0, False), (0, True), (2, False), (2, True))
-    if name == "d4":
-        return tuple((turns, mirror) for mirror in (False, True) for turns in range(4))
-    raise ConfigError(f"test-time augmentation is {name!r}; it must be one of {', '.join(get_args(Views))}")
+        symmetries: Sequence[tuple[int, bool]] = ((0, False),)
+    elif name == "flips":
+        symmetries = ((0, False), (0, True), (2, False), (2, True))
+    elif name == "d4":
+        symmetries = [(turns, mirror) for mirror in (False, True) for turns in range(4)]
+    else:
+        raise ConfigError(f"test-time augmentation is {name!r}; it must be one of {', '.join(get_args(Views))}")
+    return tuple(View(*symmetry, scale) for scale in scales for symmetry in symmetries)
 
 
 def average_views(
-    probabilities: Callable[[Tensor, Tensor], Tensor], image: Tensor, valid: Tensor, name: Views
+    probabilities: Callable[[Tensor, Tensor], Tensor],
+    image: Tensor,
+    valid: Tensor,
+    chosen: Sequence[View],
+    disagreement: bool = False,
 ) -> Tensor:
-    """Mean probabilities (B, K, S, S) over the views of square windows.
+    """Mean probabilities (B, K, S, S) over the views of square windows, or (B, K + 1, S, S) with their disagreement.
 
-    probabilities: (image (B, C, S, S), valid (B, S, S)) -> (B, K, S, S).
+    probabilities: (image (B, C, s, s), valid (B, s, s)) -> (B, K, s, s).
     """
-    symmetries = views(name)
-    total = undo(probabilities(view(image, *symmetries[0]), view(valid, *symmetries[0])), *symmetries[0])
-    for symmetry in symmetries[1:]:
-        total = total + undo(probabilities(view(image, *symmetry), view(valid, *symmetry)), *symmetry)
-    return total / len(symmetries) if len(symmetries) > 1 else total
+    size = image.shape[-1]
+    total: Tensor | None = None
+    entropies: Tensor | None = None
+    for view in chosen:
+        one = view.undo(probabilities(*view.of(image, valid)), size)
+        if disagreement:
+            own = _entropy(one)
+            entropies = own if entropies is None else entropies.add_(own)
+        total = one if total is None else total.add_(one)
+    assert total is not None, "views() gives at least one"
+    mean = total.div_(len(chosen)) if len(chosen) > 1 else total
+    if entropies is None:
+        return mean
+    divergence = (_entropy(mean) - entropies / len(chosen)).clamp_min_(0)
+    most = log(max(2, min(len(chosen), mean.shape[1])))
+    return torch.cat([mean, divergence / most], 1)
+
+
+def _entropy(scores: Tensor) -> Tensor:
+    """(B, 1, S, S) in nats."""
+    return torch.special.entr(scores).sum(1, keepdim=True)

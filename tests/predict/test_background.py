@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from rs_biformer.predict.background import WriteBehind, read_ahead
+from rs_biformer.predict.background import WriteBehind, read_ahead, side_by_side
 
 
 def test_items_arrive_in_order():
@@ -83,3 +83,65 @@ def test_an_error_in_the_block_drops_what_waits_and_is_not_hidden():
         threading.Timer(0.05, gate.set).start()
         raise ValueError("model failed")
     assert written == []
+
+
+def test_items_of_several_generators_all_arrive_each_in_its_order():
+    def items(name: str):
+        for number in range(20):
+            yield name, number
+
+    found = list(side_by_side([items(name) for name in "abc"]))
+    for name in "abc":
+        assert [number for of, number in found if of == name] == list(range(20))
+    assert len(found) == 60
+    assert list(side_by_side([])) == []
+
+
+def test_generators_side_by_side_run_at_the_same_time():
+    meeting = threading.Barrier(3, timeout=20)
+
+    def meet(number: int):
+        meeting.wait()
+        yield number
+
+    assert sorted(side_by_side([meet(number) for number in range(3)])) == [0, 1, 2]
+
+
+def test_a_generator_makes_no_second_item_before_its_first_is_taken():
+    made = []
+
+    def items():
+        for number in range(10):
+            made.append(number)
+            yield number
+
+    beside = side_by_side([items()])
+    next(beside)
+    time.sleep(0.05)
+    assert len(made) <= 2
+    beside.close()
+
+
+@pytest.mark.parametrize("where", ["in a generator", "in the caller"])
+def test_an_error_beside_ends_and_closes_all_generators(where: str):
+    closed = []
+
+    def items(fails: bool):
+        try:
+            for number in range(10**9):
+                if fails and number == 5:
+                    raise OSError("no space left")
+                yield number
+        finally:
+            closed.append(fails)
+
+    before = threading.active_count()
+    with (
+        pytest.raises(OSError, match="no space"),
+        closing(side_by_side([items(where[3] == "a"), items(False)])) as all_,
+    ):
+        for number in all_:
+            if number == 7:
+                raise OSError("no space left")
+    assert threading.active_count() == before
+    assert len(closed) == 2

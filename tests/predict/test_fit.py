@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from affine import Affine
 
-from rs_biformer.errors import RasterError
+from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.predict import open_scene
+from rs_biformer.predict.fit import open_scenes
 from rs_biformer.raster.scene import Scene
 
 RGB = ("red", "green", "blue")
@@ -87,3 +89,49 @@ def test_pixels_of_another_size_are_refused_unless_insisted_on(raster, gsd: floa
 def test_a_scene_without_a_georeference_has_no_pixel_size_to_refuse(raster):
     path = raster(3, photometric="rgb", crs=None)
     open_scene(path, bands=RGB, dtype="uint8", gsd=0.1).close()
+
+
+@pytest.mark.parametrize(("gsd", "size"), [(0.5, (40, 60)), (0.52, (40, 60)), (1.0, (20, 30)), (0.2, (100, 150))])
+def test_a_scene_is_resampled_to_the_training_pixels_unless_it_has_about_those(write_raster, gsd: float, size):
+    path = write_raster("scene.tif", np.full((3, 40, 60), 7, np.uint8), photometric="rgb")
+    with open_scene(path, bands=RGB[::-1], dtype="uint8", gsd=gsd, rescale_gsd=True) as scene:
+        assert (scene.height, scene.width) == size
+        assert scene.band_names == RGB[::-1]
+        assert (scene.read(Window(0, 0, *size))[0] == 7).all()
+
+
+def test_what_cannot_be_resampled_is_refused(write_raster, raster):
+    rgb = {"bands": RGB, "dtype": "uint8", "rescale_gsd": True}
+    with pytest.raises(RasterError, match=r"pixels of 0\.5 m.*10 times smaller"):
+        open_scene(raster(3, photometric="rgb"), gsd=0.05, **rgb)
+    with pytest.raises(ConfigError, match="leave out --rescale-gsd"):
+        open_scene(raster(3, photometric="rgb"), gsd=None, **rgb)
+    with pytest.raises(ConfigError, match="--allow-gsd-mismatch"):
+        open_scene(raster(3, photometric="rgb"), gsd=2.0, allow_gsd_mismatch=True, **rgb)
+    with pytest.raises(RasterError, match="does not tell the size of its pixels"):
+        open_scene(raster(3, photometric="rgb", crs=None), gsd=2.0, **rgb)
+
+
+def test_a_height_raster_on_another_grid_completes_the_bands(write_raster):
+    top = write_raster("top.tif", np.full((3, 40, 60), 7, np.uint8), photometric="rgb")
+    place = Affine(1, 0, 500_000, 0, -1, 5_400_000)
+    dsm = write_raster("dsm.tif", np.full((1, 20, 30), 9, np.uint8), transform=place, descriptions=("height",))
+    with open_scene([top, dsm], bands=(*RGB, "height"), dtype="uint8", gsd=0.5) as scene:
+        assert scene.regridded == (dsm,)
+        assert first_pixels(scene) == [7, 7, 7, 9]
+
+
+def test_all_scenes_that_do_not_fit_are_named(write_raster):
+    fit = {"bands": RGB, "dtype": "uint8", "gsd": None}
+    good = write_raster("good.tif", np.zeros((3, 4, 5), np.uint8), photometric="rgb")
+    short = write_raster("short.tif", np.zeros((2, 4, 5), np.uint8))
+    deep = write_raster("deep.tif", np.zeros((3, 4, 5), np.uint16), photometric="rgb")
+    assert [scene.path for scene in open_scenes([[good], [good]], **fit)] == [good, good]
+    with pytest.raises(
+        RasterError, match=r"2 of 3 scenes cannot be mapped.*short\.tif has 2 bands.*deep\.tif holds uint16"
+    ):
+        open_scenes([[short], [good], [deep]], **fit)
+    with pytest.raises(RasterError, match=r"^[^;]*short\.tif has 2 bands"):
+        open_scenes([[short]], **fit)
+    with pytest.raises(RasterError, match=r"7 of 7 .*; and 2 more$"):
+        open_scenes([[short]] * 7, **fit)

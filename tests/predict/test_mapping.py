@@ -1,4 +1,4 @@
-"""The engine against one pass over the whole scene, which needs no windows and so cannot be wrong about them."""
+"""predict_scene from file to file. That maps are exact is shown in test_exact.py, in memory and for more plans."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,19 +9,17 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from in_memory import CLASSES, brightest_band, looking_around, pixels, whole
 from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError, RasterError, RsBiformerError
 from rs_biformer.geometry import Window
 from rs_biformer.nn.normalise import Normalisation
-from rs_biformer.predict import engine, predict_scene
-from rs_biformer.predict.plan import make_plan
+from rs_biformer.predict import predict_scene
+from rs_biformer.predict.outputs import LEVELS
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, PRESETS
 
-CLASSES = 4
 WINDOW = 16
 
 
@@ -33,29 +31,12 @@ def no_thread_outlives_a_prediction() -> Iterator[None]:
     assert not [thread for thread in set(threading.enumerate()) - before if thread.is_alive()]
 
 
-def brightest_band(batch: Tensor) -> Tensor:
-    """Pointwise and without ties: class k wins where band k holds the largest value."""
-    return torch.cat([batch, batch.sum(1, keepdim=True) - 300.5], 1)
-
-
-def pixels(height: int, width: int, seed: int = 0, dtype: str = "uint8") -> np.ndarray:
-    """(3, height, width) in which no two bands are equal at a pixel."""
-    rng = np.random.default_rng(seed)
-    image = rng.integers(1, 80, (3, height, width)) * 3 + np.arange(3)[:, None, None]
-    return image.astype(dtype)
-
-
-def whole(image: np.ndarray) -> np.ndarray:
-    """The class map by one pass over all pixels."""
-    return brightest_band(torch.from_numpy(image.astype("float32"))[None])[0].argmax(0).numpy()
-
-
 def read(path: Path) -> np.ndarray:
     with rasterio.open(path) as source:
         return source.read().squeeze(0) if source.count == 1 else source.read()
 
 
-SIZES = (1, WINDOW - 1, WINDOW, WINDOW + 1, 37)
+SIZES = (1, WINDOW, 37)
 
 
 @pytest.mark.parametrize(("height", "width"), list(product(SIZES, SIZES)))
@@ -64,64 +45,6 @@ def test_a_pointwise_model_maps_as_in_one_pass(write_raster: Callable[..., Path]
     scene = write_raster("scene.tif", image)
     out = predict_scene(brightest_band, scene, tmp_path / "map.tif", classes=CLASSES, window=WINDOW, overlap=0.5)
     np.testing.assert_array_equal(read(out), whole(image))
-
-
-class Memory:
-    """A scene in memory, and maps in memory, so that many plans can be tried in little time."""
-
-    paths = ()
-
-    def __init__(self, image: np.ndarray, valid: np.ndarray | None = None) -> None:
-        self.image = image
-        self.valid = np.ones(image.shape[1:], bool) if valid is None else valid
-        self.height, self.width = image.shape[1:]
-
-    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        return self.image[:, *window.slices], self.valid[window.slices]
-
-
-class MemoryMap:
-    def __init__(self, height: int, width: int) -> None:
-        self.pixels = np.full((height, width), 77, np.uint8)
-
-    def write(self, window: Window, layer: np.ndarray) -> None:
-        assert (self.pixels[window.slices] == 77).all(), "a pixel is written twice"
-        self.pixels[window.slices] = layer
-
-
-def predict_in_memory(scene: Memory, model=brightest_band, **options: object) -> np.ndarray:
-    plan = make_plan(scene.height, scene.width, classes=CLASSES, bands=3, itemsize=1, **options)
-    cpu = torch.device("cpu")
-    sink = MemoryMap(scene.height, scene.width)
-    run = engine._runner(model, None, cpu, CLASSES, bf16=False)
-    with torch.inference_mode():
-        engine._predict(scene, plan, run, {"classes": sink}, CLASSES, cpu, None)
-    return sink.pixels
-
-
-@settings(max_examples=60)
-@given(
-    st.integers(1, 75),
-    st.integers(1, 75),
-    st.sampled_from([0, 0.1, 0.25, 0.5, 0.75]),
-    st.sampled_from(["hann", "average", "center"]),
-    st.integers(1, 9),
-)
-def test_any_size_overlap_blend_and_batch_maps_as_in_one_pass(height, width, overlap, blend, batch_size):
-    image = pixels(height, width, seed=height * 100 + width)
-    found = predict_in_memory(Memory(image), window=WINDOW, overlap=overlap, blend=blend, batch_size=batch_size)
-    np.testing.assert_array_equal(found, whole(image))
-
-
-@pytest.mark.parametrize("blend", ["hann", "average", "center"])
-def test_blocks_of_columns_map_as_in_one_pass(blend: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("rs_biformer.predict.plan.COLUMN_STEP", 8)
-    image = pixels(61, 203)
-    options = {"window": WINDOW, "overlap": 0.5, "blend": blend, "batch_size": 2}
-    bound = make_plan(61, 203, classes=CLASSES, bands=3, itemsize=1, **options).memory * 3 // 5
-    assert len(make_plan(61, 203, classes=CLASSES, bands=3, itemsize=1, max_memory=bound, **options).columns) > 2
-    found = predict_in_memory(Memory(image), max_memory=bound, **options)
-    np.testing.assert_array_equal(found, whole(image))
 
 
 def test_probabilities_do_not_depend_on_blocks_batches_or_overlap_with_a_pointwise_model(write_raster, tmp_path):
@@ -145,7 +68,7 @@ def test_probabilities_do_not_depend_on_blocks_batches_or_overlap_with_a_pointwi
             confidence=tmp_path / "confidence.tif",
         )
         stored = read(tmp_path / "probabilities.tif")
-        np.testing.assert_allclose(stored / engine.LEVELS, truth, atol=0.51 / engine.LEVELS)
+        np.testing.assert_allclose(stored / LEVELS, truth, atol=0.51 / LEVELS)
         np.testing.assert_array_equal(read(tmp_path / "confidence.tif"), stored.max(0))
 
 
@@ -338,6 +261,98 @@ def test_views_leave_a_pointwise_model_as_it_is(write_raster, tmp_path, tta: str
     np.testing.assert_array_equal(read(out), whole(image))
 
 
+SCORES = ("probabilities", "confidence", "margin", "entropy", "disagreement")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_all_maps_are_written_in_one_pass(write_raster, tmp_path, dtype: str):
+    image = pixels(40, 53)
+    valid = np.ones((40, 53), bool)
+    valid[:, 50:] = False
+    scene, seen = write_raster("scene.tif", image, mask=valid), []
+
+    def model(batch: Tensor) -> Tensor:
+        seen.append(len(batch))
+        return brightest_band(batch) / 40
+
+    paths = {name: tmp_path / f"{name}.tif" for name in SCORES}
+    options = {"classes": CLASSES, "window": WINDOW, "tta": "flips"}
+    predict_scene(model, scene, tmp_path / "map.tif", probability_dtype=dtype, **paths, **options)
+    inferred = sum(seen)
+    seen.clear()
+    predict_scene(model, scene, tmp_path / "alone.tif", **options)
+    assert inferred == sum(seen)
+    assert read(tmp_path / "map.tif").tobytes() == read(tmp_path / "alone.tif").tobytes()
+    found = {name: read(path).astype("float64") for name, path in paths.items()}
+    unit = LEVELS if dtype == "uint8" else 1
+    for layer in found.values():
+        missing = layer == IGNORE if dtype == "uint8" else np.isnan(layer)
+        np.testing.assert_array_equal(missing, np.broadcast_to(~valid, layer.shape))
+        layer[missing] = 0
+    truth = model(torch.from_numpy(image.astype("float32"))[None]).softmax(1)[0].numpy() * valid
+    np.testing.assert_allclose(found["probabilities"] / unit, truth, atol=0.0021)
+    np.testing.assert_allclose(found["confidence"] / unit, truth.max(0), atol=0.0021)
+    assert (found["margin"] <= found["confidence"]).all()
+    assert (found["disagreement"] == 0).all(), "views of a pointwise model agree"
+    with rasterio.open(paths["entropy"]) as source:
+        assert source.tags()["LAYER"] == "entropy"
+        assert ("SCALE" in source.tags()) == (dtype == "uint8")
+
+
+def test_several_devices_write_the_same_bytes_as_one(write_raster, tmp_path):
+    scene, told = write_raster("scene.tif", pixels(170, 90)), []
+    one, two = (
+        predict_scene(
+            looking_around(),
+            scene,
+            tmp_path / f"{name}.tif",
+            classes=CLASSES,
+            window=32,
+            batch_size=3,
+            device=device,
+            progress=lambda *at: told.append(at),
+        ).read_bytes()
+        for name, device in (("one", "cpu"), ("two", ("cpu", "cpu")))
+    )
+    assert one == two
+    assert told[-1][0] == told[-1][1]
+
+
+def test_an_error_on_one_of_several_devices_ends_all_and_leaves_no_map(scene, tmp_path):
+    def failing(batch: Tensor) -> Tensor:
+        if (batch[:, 0, 0, 0] == float(pixels(64, 64)[0, 48, 0])).any():
+            raise ZeroDivisionError
+        return brightest_band(batch)
+
+    with pytest.raises(ZeroDivisionError):
+        predict_scene(
+            failing, scene, tmp_path / "map.tif", classes=CLASSES, window=16, overlap=0, device=["cpu", "cpu", "cpu"]
+        )
+    assert leftovers(tmp_path) == []
+
+
+def test_a_named_schema_puts_a_style_beside_the_map(scene, tmp_path):
+    schema = PRESETS["vaihingen"]
+    model = nn.Conv2d(3, len(schema), 1).eval()
+    predict_scene(model, scene, tmp_path / "plain.tif", classes=schema, window=16, style=False)
+    assert not list(tmp_path.glob("*.qml"))
+    predict_scene(model, scene, tmp_path / "map.tif", classes=schema, window=16)
+    assert "building" in (tmp_path / "map.qml").read_text()
+
+
+def test_the_plan_is_told_before_anything_is_inferred(scene, tmp_path):
+    told: list[str] = []
+
+    def model(batch: Tensor) -> Tensor:
+        assert len(told) == 1
+        return brightest_band(batch)
+
+    predict_scene(
+        model, scene, tmp_path / "map.tif", classes=CLASSES, window=16, on_plan=lambda plan: told.append(str(plan))
+    )
+    assert "windows of 16 every 8" in told[0]
+
+
 def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.name != "scene.tif")
 
@@ -380,7 +395,7 @@ def test_a_block_that_cannot_be_read_leaves_no_map(scene, tmp_path, monkeypatch:
         return read_window(self, window)
 
     monkeypatch.setattr(Scene, "read", failing)
-    with pytest.raises(RasterError, match="block 7"):
+    with pytest.raises(RasterError, match=r"block 7 is damaged \(rows 40 to 56, columns 0 to 64\)"):
         predict_scene(brightest_band, scene, tmp_path / "map.tif", classes=CLASSES, window=16)
     assert leftovers(tmp_path) == []
 
@@ -425,6 +440,11 @@ def test_an_existing_map_is_replaced_only_by_a_complete_one(scene, tmp_path):
         ({"classes": 3}, "3 classes at the size of its input"),
         ({"max_memory": 1000}, "needs at least"),
         ({"confidence": "map.tif"}, "asked for twice"),
+        ({"disagreement": "views.tif"}, "several test-time views"),
+        ({"scales": (0,)}, "scales are"),
+        ({"probability_dtype": "float64"}, "uint8, float16"),
+        ({"device": []}, "no device is named"),
+        ({"device": ["cpu"] * 9, "max_memory": 10**8}, "9 devices need"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(scene, tmp_path, monkeypatch, options: dict, message: str):

@@ -1,0 +1,123 @@
+"""Blending: windows of probabilities are summed with weights, and what no later window reaches is finished.
+
+A strip is swept from left to right. Sums of full height are held only for the columns in work; left of them the
+strip's own rows are finished, and the rows that reach below it are carried to the next strip. So the sums take
+(K, S - stride, columns) and not (K, S, columns), and the pixels in work fit a processor's cache.
+
+K classes, P planes that are blended (K, or K + 1 with the disagreement of views), S window.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from rs_biformer.errors import RsBiformerError
+from rs_biformer.geometry import Window
+from rs_biformer.predict.outputs import Layers
+from rs_biformer.predict.plan import Plan, Strip, ring_pieces
+
+
+class Sweep:
+    """The sums of one run through a block, float32. Strips come from top to bottom, windows in the plan's order.
+
+    Every pixel is summed in the order of the windows that cover it, whichever strip the run began with.
+    """
+
+    def __init__(self, plan: Plan, block: int, layers: Layers, device: torch.device) -> None:
+        self._plan, self._layers, self._device = plan, layers, device
+        self._left, self._right = plan.columns[block]
+        width = self._right - self._left
+        self._sums = torch.empty((layers.planes, plan.reach, min(width, swept_columns(plan, device))), device=device)
+        self._carry = torch.zeros((layers.planes, plan.carried, width), device=device)
+        self._carried = 0  # rows of the carry that hold sums
+        self._along: dict[int, Tensor] = {}
+        self._added: list[Window] = []
+        self._broken: list[Tensor] = []
+
+    def begin(self, strip: Strip, wanted: bool = True) -> None:
+        """Turn to a strip. Unless it is `wanted`, only what it leaves to later ones is worked out."""
+        self._strip = strip
+        self._first = self._stop = self._left  # columns in work
+        layers = self._layers if wanted else Layers((), self._layers.classes)
+        self._maps = layers.empty(strip.output.height, strip.output.width, self._device)
+        self._down: dict[int, Tensor] = {}
+
+    def add(self, windows: Iterable[Window], values: Iterable[Tensor]) -> None:
+        """Blend in windows of the strip, the values of each (P, S, S)."""
+        for window, one in zip(windows, values, strict=True):
+            # Softmax spreads a NaN or an infinity over all classes of its pixel, so one class tells.
+            self._added.append(window)
+            self._broken.append(one[0].isnan().any())
+            self._add(window, one)
+
+    def _add(self, window: Window, values: Tensor) -> None:
+        low, high = max(self._left, window.col), min(self._right, window.col_stop)
+        if high - self._first > self._sums.shape[2]:
+            self._settle(low)  # no later window reaches further left
+        self._load(high)
+        top, bottom = window.row - self._strip.output.row, window.row_stop - self._strip.output.row
+        inside = slice(low - window.col, high - window.col)
+        weight, values = self._weight(window)[:, inside], values[:, : window.height, inside]
+        for place, part in self._pieces(low, high):
+            self._sums[:, top:bottom, place].addcmul_(values[:, :, part], weight[:, part])
+
+    def _weight(self, window: Window) -> Tensor:
+        down, along = self._plan.weights(window)
+        for known, start, weights in ((self._down, window.row, down), (self._along, window.col, along)):
+            if start not in known:  # each goes to the device once: a copy would wait for all work on a GPU
+                known[start] = torch.from_numpy(weights).to(self._device)
+        return torch.outer(self._down[window.row], self._along[window.col])
+
+    def finish(self) -> dict[str, Tensor]:
+        """The maps of the strip.
+
+        Raises RsBiformerError when a window that was added held NaN.
+        """
+        self._settle(self._right)
+        self._carried = self._strip.source.row_stop - self._strip.output.row_stop
+        self._raise_if_broken()
+        return self._maps
+
+    def _load(self, stop: int) -> None:
+        """Take the columns up to `stop` into work, with what the strips above left in them."""
+        for place, part in self._pieces(self._stop, stop):
+            carried = slice(self._stop - self._left + part.start, self._stop - self._left + part.stop)
+            self._sums[:, : self._carried, place] = self._carry[:, : self._carried, carried]
+            self._sums[:, self._carried :, place] = 0
+        self._stop = max(self._stop, stop)
+
+    def _settle(self, stop: int) -> None:
+        """Finish the columns up to `stop`."""
+        rows = self._strip.output.height
+        below = self._strip.source.row_stop - self._strip.output.row_stop
+        while self._first < stop:
+            if self._first == self._stop:  # where no window had a valid pixel
+                self._load(min(stop, self._first + self._sums.shape[2]))
+            end = min(stop, self._stop)
+            for place, part in self._pieces(self._first, end):
+                settled = slice(self._first - self._left + part.start, self._first - self._left + part.stop)
+                sums = self._sums[:, :, place]
+                self._layers.fill({name: layer[..., settled] for name, layer in self._maps.items()}, sums[:, :rows])
+                self._carry[:, :below, settled] = sums[:, rows : rows + below]
+            self._first = end
+
+    def _pieces(self, first: int, stop: int) -> Iterator[tuple[slice, slice]]:
+        """Where the columns `first` to `stop` of the scene lie in the sums, which are a ring of columns."""
+        return ring_pieces(first - self._left, max(first, stop) - self._left, self._sums.shape[2])
+
+    def _raise_if_broken(self) -> None:
+        added, broken = self._added, self._broken
+        self._added, self._broken = [], []
+        if broken and (flags := torch.stack(broken).cpu()).any():
+            window = added[int(flags.nonzero()[0])]
+            raise RsBiformerError(
+                f"the model gave NaN for the window at row {window.row}, column {window.col}; no map was written: "
+                "check its weights, or try --precision 32 if it was trained without autocast"
+            )
+
+
+def swept_columns(plan: Plan, device: torch.device) -> int:
+    """Columns that are in work at a time: those of one window for a CPU's cache, of a batch where launches cost."""
+    windows = 1 if device.type == "cpu" else plan.batch_size
+    return plan.size + (windows - 1) * plan.stride

@@ -1,0 +1,317 @@
+"""From a scene of any size and any model to its maps: plan, infer here or on a cluster, write what is missing."""
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.geometry import Blend
+from rs_biformer.nn.normalise import Normalisation
+from rs_biformer.predict.background import WriteBehind
+from rs_biformer.predict.cluster import Cluster, connect
+from rs_biformer.predict.engine import Done, infer_runs
+from rs_biformer.predict.forward import Device, Model, Precision, Recipe, good_at_bf16, pick_devices
+from rs_biformer.predict.outputs import Layers, ScoreDtype
+from rs_biformer.predict.plan import Plan, Strip, make_plan
+from rs_biformer.predict.resume import fingerprint, hardware
+from rs_biformer.predict.tta import Views, views
+from rs_biformer.raster.gdal import set_cache
+from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.style import write_style
+from rs_biformer.raster.writer import MapWriter
+from rs_biformer.schema import ClassSchema
+
+PathLike = str | os.PathLike[str]
+Place = tuple[int, int]  # block and index of a strip
+
+SHARE = 0.25
+"""Of the machine's memory that prediction allocates at most, unless told otherwise."""
+
+ENOUGH = 2 * 10**9
+"""Bytes for each device beyond which more memory changes nothing with common options."""
+
+
+def predict_scene(
+    model: Model,
+    scene: PathLike | Sequence[PathLike] | Scene,
+    out: PathLike,
+    *,
+    classes: int | ClassSchema,
+    window: int = 256,
+    overlap: float = 0.5,
+    blend: Blend = "hann",
+    batch_size: int = 8,
+    device: Device | Sequence[Device] = "auto",
+    precision: Precision = "auto",
+    normalisation: Normalisation | tuple[Sequence[float], Sequence[float]] | None = None,
+    tta: Views = "none",
+    scales: Sequence[float] = (1.0,),
+    probabilities: PathLike | None = None,
+    confidence: PathLike | None = None,
+    margin: PathLike | None = None,
+    entropy: PathLike | None = None,
+    disagreement: PathLike | None = None,
+    probability_dtype: ScoreDtype = "uint8",
+    max_memory: int | None = None,
+    resume: bool = True,
+    restart: bool = False,
+    cluster: str | None = None,
+    compile: bool = False,
+    style: bool = True,
+    on_plan: Callable[[Plan], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    tags: dict[str, str] | None = None,
+) -> Path:
+    """Map a scene of any size by a sliding window and return the path of the class map.
+
+    model: gives logits (B, K, S, S). Any callable (B, C, S, S) -> logits will do; it gets float32 batches of the raw
+        band values with 0 where the scene has no valid pixel, or, when `normalisation` is given, standardised ones. A
+        model with an attribute `normalisation` (`load_checkpoint` gives one) is called as model(raw, valid) with raw
+        in the raster's own type and valid (B, S, S) bool, and normalises by itself. Modules are moved to the device;
+        `model.eval()` is the caller's.
+    scene: a raster, several co-registered ones, or an open Scene.
+    out: the class map: uint8 with nodata 255 where the scene is invalid. An existing file is replaced, and only once
+        the new one is complete.
+    classes: the schema, which also colours and names the map, or only the number of classes.
+    window, overlap, blend: windows of `window` pixels that share `overlap` of their side with their neighbours;
+        `blend` is that of `geometry.axis_weights`. A scene smaller than a window is padded by reflection.
+    batch_size: windows per forward pass, at most; fewer where memory is short.
+    device: `auto` is all visible GPUs for a module and the CPU for any other callable; see `pick_devices`. Several
+        devices share out the strips, each with a copy of the model (a callable that is no module is called from as many
+        threads); the bytes are those of one.
+    precision: `bf16` runs the model under autocast. `auto` does so where the hardware is good at it and the model
+        normalises by itself; other callables run as they are.
+    normalisation: Normalisation, or (mean, std) per band in raw units.
+    tta, scales: the views whose probabilities are averaged: `none`, `flips` (4) or `d4` (8), at every scale.
+    probabilities, confidence, margin, entropy, disagreement: more maps to write in the same pass, see outputs.py;
+        probability_dtype: `uint8` in steps of 1/250 with nodata 255, or `float16` with nodata NaN.
+    max_memory: bytes that prediction may allocate beside the loaded program, the model and the activations of its
+        forward pass; see `plan.Memory`. Left out, a quarter of the machine's memory, at most 2 GB for each device. On a
+        cluster it holds for each worker.
+    resume: leave what is finished when the run is interrupted or fails, in a hidden folder beside each map, and go on
+        from there when the same call is made again. Not with a callable that is no module: it could be anything.
+        restart: start over, also where the folder belongs to other options.
+    cluster: `dask` for processes on this machine, the address of a Dask scheduler, or what else `cluster.connect`
+        takes: the strips are inferred by its workers, which must be able to read the scene.
+    compile: run the model through torch.compile.
+    style: write a QGIS style (.qml) beside the class map where the classes have names.
+    on_plan: called with the plan before anything is read; `str(plan)` says in a line what was chosen.
+    progress: called as progress(windows done, windows in all), from one thread at a time.
+    tags: more metadata for the maps.
+
+    The result depends on the scene, the model and the options alone; running again gives the same bytes, on one kind of
+    hardware. Another batch size or bound on memory may change pixels where two classes tie within rounding.
+
+    Raises ConfigError for options that cannot be meant and a model that does not give logits of the stated shape,
+    RasterError for a scene or map that cannot be read or written, RsBiformerError when the model gives NaN or a window
+    does not fit the device. What the model itself raises passes through.
+    """
+    if normalisation is not None and not isinstance(normalisation, nn.Module):
+        normalisation = Normalisation(*normalisation)
+    count = classes if isinstance(classes, int) else len(classes)
+    recipe = Recipe(count, normalisation, precision, tta, tuple(scales), disagreement is not None, compile)
+    asked = {
+        "classes": out,
+        "probabilities": probabilities,
+        "confidence": confidence,
+        "margin": margin,
+        "entropy": entropy,
+        "disagreement": disagreement,
+    }
+    paths = {name: path for name, path in asked.items() if path is not None}
+    layers = Layers(tuple(paths), count, probability_dtype)
+    schema = classes if isinstance(classes, ClassSchema) else None
+    devices = pick_devices(device, model) if cluster is None else []
+
+    with ExitStack() as stack:
+        source = scene if isinstance(scene, Scene) else stack.enter_context(Scene(scene))
+        _refuse_overwriting(source, list(paths.values()))
+        _require_bands(source, getattr(model, "normalisation", None) or normalisation)
+        plan = make_plan(
+            source.height,
+            source.width,
+            planes=layers.planes,
+            bands=source.count,
+            itemsize=source.dtype.itemsize,
+            window=window,
+            overlap=overlap,
+            blend=blend,
+            batch_size=batch_size,
+            layer_bytes=layers.pixel_bytes,
+            views=len(views(tta, scales)),
+            largest_view=max(view.side(window) for view in views(tta, scales)),
+            max_memory=max_memory or default_memory(),
+        )
+        _require_memory(plan, len(devices), max_memory)
+        if on_plan is not None:
+            on_plan(plan)
+        set_cache(plan.memory.cache)
+        executor: _Here | _Away
+        if cluster is None:
+            executor = _Here(model, recipe, devices)
+        else:
+            executor = _Away(model, recipe, device, stack.enter_context(connect(cluster)))
+        notes = _tags(plan, overlap, recipe) | (tags or {})
+        state = fingerprint(source, model, plan, executor.recipe, executor.hardware) if resume else None
+        maps = _open_maps(stack, source, paths, layers, schema, notes, state, restart)
+        _fill(maps, executor, source, plan, layers, progress)
+    if style and schema is not None:
+        write_style(out, schema)
+    return Path(out)
+
+
+class _Here:
+    """Inference by the devices of this machine."""
+
+    def __init__(self, model: Model, recipe: Recipe, devices: Sequence[torch.device]) -> None:
+        self.recipe = recipe.settled(model, all(map(good_at_bf16, devices)))
+        self.hardware = " and ".join(sorted({hardware(device, torch.get_num_threads()) for device in devices}))
+        self._model, self._devices = model, devices
+
+    def infer(
+        self, source: Scene, plan: Plan, layers: Layers, missing: Sequence[Place], tick: Callable[[int], None]
+    ) -> Generator[Done]:
+        share = -(-len(missing) // len(self._devices))
+        runs = plan.runs(missing, at_most=share if len(self._devices) > 1 else None)
+        workers = [
+            (self.recipe.prepare(self._model, device, copy=number > 0), device)
+            for number, device in enumerate(self._devices[: len(runs)])
+        ]
+        return infer_runs(source, plan, workers, runs, layers, tick)
+
+
+class _Away:
+    """Inference by the workers of a cluster."""
+
+    def __init__(self, model: Model, recipe: Recipe, device: Device | Sequence[Device], cluster: Cluster) -> None:
+        if not isinstance(device, str | torch.device):
+            raise ConfigError(f"device is {device!r}; on a cluster name one for each worker, such as auto or cuda")
+        found = cluster.survey(device, model)
+        self.recipe, self.hardware = recipe.settled(model, found.bf16), found.hardware
+        self._model, self._device, self._cluster = model, device, cluster
+
+    def infer(
+        self, source: Scene, plan: Plan, layers: Layers, missing: Sequence[Place], tick: Callable[[int], None]
+    ) -> Generator[Done]:
+        with closing(
+            self._cluster.infer(self._model, self.recipe, self._device, source, plan, layers, missing)
+        ) as finished:
+            for strip, made in finished:
+                tick(len(strip.windows))
+                yield strip, made
+
+
+def _fill(
+    maps: dict[str, MapWriter],
+    executor: _Here | _Away,
+    source: Scene,
+    plan: Plan,
+    layers: Layers,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Infer and write the strips that are not there yet."""
+    done = 0
+
+    def tick(windows: int) -> None:
+        nonlocal done
+        done += windows
+        if progress is not None:
+            progress(done, plan.window_count)
+
+    missing: list[Place] = []
+    for block in range(len(plan.columns)):
+        for strip in plan.strips(block):
+            if all(one.has(strip.output) for one in maps.values()):
+                tick(len(strip.windows))
+            else:
+                missing.append((strip.block, strip.index))
+    if not missing:
+        return
+    with (
+        closing(executor.infer(source, plan, layers, missing, tick)) as finished,
+        WriteBehind(plan.write_behind) as out,
+    ):
+        for strip, made in finished:
+            out.submit(_write, maps, strip, made)
+            del made
+
+
+def _write(maps: dict[str, MapWriter], strip: Strip, made: dict[str, NDArray[np.generic]]) -> None:
+    for name, layer in made.items():
+        if not maps[name].has(strip.output):
+            maps[name].write(strip.output, layer)
+
+
+def _open_maps(
+    stack: ExitStack,
+    source: Scene,
+    paths: dict[str, PathLike],
+    layers: Layers,
+    schema: ClassSchema | None,
+    tags: dict[str, str],
+    state: dict[str, str] | None,
+    restart: bool,
+) -> dict[str, MapWriter]:
+    """A writer per map, by the name of its layer. They close when the stack does."""
+    opened = {}
+    for name, path in paths.items():
+        options = layers.writer_options(name, schema)
+        options["tags"] = tags | options.get("tags", {})
+        options["state"] = state and {**state, "map": name}
+        size: dict[str, Any] = {"height": source.height, "width": source.width, **source.georeference}
+        opened[name] = stack.enter_context(MapWriter(path, restart=restart, **size, **options))
+    return opened
+
+
+def _require_memory(plan: Plan, devices: int, bound: int | None) -> None:
+    """Raise ConfigError when the workers of several devices do not fit a bound that was asked for."""
+    if bound is not None and devices > 1 and devices * plan.memory.total > bound:
+        raise ConfigError(
+            f"{devices} devices need {devices * plan.memory.total // 10**6 + 1} MB between them, got a bound of "
+            f"{bound // 10**6} MB; raise it, or name fewer devices"
+        )
+
+
+def default_memory() -> int:
+    """Bytes that prediction may allocate for each device unless told otherwise: a share of the machine's memory."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):  # a container's own limit; "max" is none
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(ENOUGH, int(SHARE * min(limits)))
+
+
+def _require_bands(scene: Scene, normalisation: Any) -> None:
+    wanted = getattr(normalisation, "bands", scene.count)
+    if wanted != scene.count:
+        raise RasterError(
+            f"{scene.paths[0]} has {scene.count} bands ({', '.join(scene.band_names)}); the model takes {wanted}"
+        )
+
+
+def _refuse_overwriting(scene: Scene, outputs: Sequence[PathLike]) -> None:
+    """Raise ConfigError when a map would replace its own source, or two maps are given one name."""
+    wanted = [Path(path).resolve() for path in outputs]
+    sources = {Path(path).resolve() for path in scene.paths}
+    for number, path in enumerate(wanted):
+        if path in sources:
+            raise ConfigError(f"{path} is the scene itself; write the map under another name")
+        if path in wanted[:number]:
+            raise ConfigError(f"{path} is asked for twice; give each map its own name")
+
+
+def _tags(plan: Plan, overlap: float, recipe: Recipe) -> dict[str, str]:
+    """How a map was made, as metadata. No date and no machine: the same run gives the same bytes."""
+    return {
+        "PREDICTION_WINDOW": str(plan.size),
+        "PREDICTION_OVERLAP": f"{overlap:g}",
+        "PREDICTION_BLEND": plan.blend,
+        "PREDICTION_TTA": recipe.tta,
+        "PREDICTION_SCALES": " ".join(f"{scale:g}" for scale in recipe.scales),
+    }

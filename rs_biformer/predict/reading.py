@@ -1,0 +1,154 @@
+"""The scene as batches: rows of a block are read ahead in one thread, windows are cut out of them in another.
+
+Shapes: B batch, C bands, S window, h w pixels of a window (S, or the scene's where that is smaller).
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rs_biformer.errors import RasterError
+from rs_biformer.geometry import Window, reflect_pad
+from rs_biformer.predict.background import read_ahead
+from rs_biformer.predict.plan import PIECE, Plan, Run, Strip, chunks
+
+
+class Source(Protocol):
+    """What the stages ask of a scene, beyond its size in the plan: `raster.scene.Scene` is one."""
+
+    def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows of one strip that hold a valid pixel: image (B, C, S, S) as in the raster, valid (B, S, S) bool."""
+
+    strip: Strip
+    windows: tuple[Window, ...]
+    image: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All windows of a strip have been handed out; valid (rows, columns) bool of its output."""
+
+    strip: Strip
+    valid: NDArray[np.bool_]
+
+
+def read_run(source: Source, plan: Plan, run: Run, pin: bool = False) -> Generator[Batch | Finished]:
+    """Batches and finished strips of a run in the plan's order. Each pixel is read once.
+
+    The run begins with the strips above it whose windows reach into it, as far as they do: their batches are those of
+    the plan, so that every pixel of the run is summed as if the whole block had been worked through.
+    """
+    top = plan.strip(run.block, run.first).output.row
+    rows = _Rows(plan)
+    parts = read_ahead(_read_parts(source, plan, run), 1)
+    with closing(parts):
+        for strip, part in parts:
+            rows.add(part, strip.output.row)
+            for batch in _batches(strip, rows, plan, pin):
+                if any(window.row_stop > top for window in batch.windows):
+                    yield batch
+            yield Finished(strip, rows.valid(strip.output))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of a block and its halo as they were read: image (C, rows, columns), valid (rows, columns)."""
+
+    window: Window
+    image: NDArray
+    valid: NDArray[np.bool_]
+
+
+def _read_parts(source: Source, plan: Plan, run: Run) -> Generator[tuple[Strip, _Part | None]]:
+    """Each strip with the rows that the strips before it have not read; None where there are none."""
+    done = 0
+    for index in range(plan.lead_in(run.block, run.first), run.stop):
+        strip = plan.strip(run.block, index)
+        wanted = strip.source
+        first = max(done, wanted.row)
+        done = wanted.row_stop
+        if first == done:
+            yield strip, None
+            continue
+        yield strip, _read_part(source, Window(first, wanted.col, done - first, wanted.width))
+
+
+def _read_part(source: Source, window: Window) -> _Part:
+    part: _Part | None = None
+    for first in range(window.col, window.col_stop, PIECE):
+        area = Window(window.row, first, window.height, min(PIECE, window.col_stop - first))
+        try:
+            image, valid = source.read(area)
+        except RasterError as error:
+            place = f"rows {area.row} to {area.row_stop}, columns {area.col} to {area.col_stop}"
+            raise RasterError(f"{error} ({place})") from error
+        if area.width == window.width:
+            return _Part(window, image, valid)
+        if part is None:
+            shape = (window.height, window.width)
+            part = _Part(window, np.empty((len(image), *shape), image.dtype), np.empty(shape, bool))
+        columns = slice(first - window.col, first - window.col + area.width)
+        part.image[..., columns], part.valid[:, columns] = image, valid
+    assert part is not None
+    return part
+
+
+class _Rows:
+    """The rows in use, in the pieces they were read in: nothing is copied but into batches."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._size = plan.size
+        self._parts: deque[_Part] = deque()
+
+    def add(self, part: _Part | None, first: int) -> None:
+        """Hold a part as well, and let go of those that end above row `first`."""
+        while self._parts and self._parts[0].window.row_stop <= first:
+            self._parts.popleft()
+        if part is not None:
+            self._parts.append(part)
+
+    def valid(self, window: Window) -> NDArray[np.bool_]:
+        """The validity of a window, (h, w)."""
+        return np.concatenate([part.valid[place] for part, place in self._places(window)])
+
+    def any_valid(self, window: Window) -> bool:
+        return any(part.valid[place].any() for part, place in self._places(window))
+
+    def window(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
+        """A window, (C, S, S) and (S, S), padded by reflection where the scene is smaller.
+
+        Padding takes the validity of the pixels it mirrors: it is context for the model and never reaches the map.
+        """
+        places = list(self._places(window))
+        image = np.concatenate([part.image[:, *place] for part, place in places], axis=1)
+        valid = self.valid(window)
+        return reflect_pad(image, self._size, self._size), reflect_pad(valid, self._size, self._size)
+
+    def _places(self, window: Window) -> Iterator[tuple[_Part, tuple[slice, slice]]]:
+        for part in self._parts:
+            frame = part.window
+            top, bottom = max(window.row, frame.row), min(window.row_stop, frame.row_stop)
+            if top < bottom:
+                columns = slice(window.col - frame.col, window.col_stop - frame.col)
+                yield part, (slice(top - frame.row, bottom - frame.row), columns)
+
+
+def _batches(strip: Strip, rows: _Rows, plan: Plan, pin: bool) -> Iterator[Batch]:
+    """The windows of a strip in batches; those without a valid pixel are left out."""
+    for chosen in chunks([window for window in strip.windows if rows.any_valid(window)], plan.batch_size):
+        image, valid = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*map(rows.window, chosen), strict=True))
+        if pin:
+            image, valid = image.pin_memory(), valid.pin_memory()
+        yield Batch(strip, tuple(chosen), image, valid)

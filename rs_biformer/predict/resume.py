@@ -1,0 +1,153 @@
+"""What a half-written map belongs to: the scene, the model and the options it was begun with.
+
+A fingerprint is a plain dict of readable lines. Two runs with equal fingerprints write the same bytes, so one may go on
+where the other was killed; where they differ, a key that differs says what to tell the user.
+
+The code of a model is not part of it: its class, its plain settings and all its tensors are.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import rs_biformer
+from rs_biformer.predict.forward import Recipe
+from rs_biformer.predict.plan import Plan
+from rs_biformer.raster.gdal import gdal_env, open_raster
+from rs_biformer.raster.scene import Scene
+
+_DIGITS = 32  # of a SHA-256 in hexadecimal: 128 bits
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def fingerprint(
+    scene: Scene, model: Callable[..., Any], plan: Plan, recipe: Recipe, hardware: str
+) -> dict[str, str] | None:
+    """What decides every byte of the maps of `scene` by `model`; None for a model that has no identity.
+
+    recipe: with a precision that is settled, not `auto`. hardware: what the function of this name says of the device.
+
+    A module is known by its weights, an object with an attribute `fingerprint` (a line of text, such as the digest of
+    its file) by that. Any other callable could be anything in the next process.
+
+    Raises RasterError when a file of the scene cannot be opened.
+    """
+    identity = model_identity(model)
+    if identity is None:
+        return None
+    return {
+        **_grid(scene),
+        **{f"file {name}": facts for name, facts in map(_file_identity, _files(scene))},
+        "model": identity,
+        "normalisation": str(recipe.normalisation and model_identity(recipe.normalisation)),
+        **{name: str(value) for name, value in (_plan_options(plan) | _recipe_options(recipe)).items()},
+        "hardware": hardware,
+        "software": f"rs_biformer {rs_biformer.__version__}, torch {torch.__version__}",
+    }
+
+
+def _plan_options(plan: Plan) -> dict[str, object]:
+    """Where the windows lie, how they are blended, and which of them make a batch."""
+    return {
+        "window": plan.size,
+        "overlap": f"{plan.size - plan.stride} pixels",
+        "blend": plan.blend,
+        "batch size": plan.batch_size,
+        "rows together": plan.rows_together,
+        "column blocks": " ".join(f"{start}-{stop}" for start, stop in plan.columns),
+    }
+
+
+def _recipe_options(recipe: Recipe) -> dict[str, object]:
+    return {
+        "classes": recipe.classes,
+        "precision": recipe.precision,
+        "tta": recipe.tta,
+        "scales": " ".join(f"{scale:g}" for scale in recipe.scales),
+        "compile": recipe.compile,
+    }
+
+
+def hardware(device: torch.device, threads: int) -> str:
+    """The kind of hardware, on which the last bits of a sum depend: `NVIDIA H100 80GB HBM3`, `cpu, several threads`.
+
+    threads: that torch works with on a CPU. With one, oneDNN adds up a 1x1 convolution in another order than with two;
+    two, four and eight give the same bits.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"cpu, {'several threads' if threads > 1 else 'one thread'}"
+    return device.type
+
+
+def model_identity(model: Callable[..., Any]) -> str | None:
+    """Class name and SHA-256 of a model, or its own `fingerprint`; None for a callable that has neither."""
+    own = getattr(model, "fingerprint", None)
+    if isinstance(own, str):
+        return own
+    if isinstance(model, nn.Module):
+        return f"{type(model).__name__} {_module_digest(model)}"
+    return None
+
+
+def _module_digest(model: nn.Module) -> str:
+    """SHA-256 over classes and plain settings of all parts, and names, dtypes, shapes and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for line in _settings(model):
+        digest.update(line.encode())
+    # Buffers that are not saved with the weights shape the result like those that are.
+    for name, value in {**model.state_dict(), **dict(model.named_buffers())}.items():
+        digest.update(name.encode())
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+        else:
+            digest.update(pickle.dumps(value))
+    return digest.hexdigest()[:_DIGITS]
+
+
+def _settings(model: nn.Module) -> Iterator[str]:
+    """A line per part with its public attributes that are plain values, or tuples of such: topk has no weight."""
+    for name, part in model.named_modules():
+        plain = {key: value for key, value in vars(part).items() if key[0] != "_" and _is_plain(value)}
+        yield f"{name} {type(part).__qualname__} {sorted(plain.items())}\n"
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple | list) and all(map(_is_plain, value)))
+
+
+def _files(scene: Scene) -> list[str]:
+    """Every file that GDAL reads for the scene, in order: rasters, masks and world files, the sources of a VRT."""
+    names: dict[str, None] = {}
+    for path in scene.paths:
+        with gdal_env(), open_raster(path) as raster:
+            names |= dict.fromkeys([str(path), *raster.files])
+    return list(names)
+
+
+def _file_identity(name: str) -> tuple[str, str]:
+    """Path, and size and time of change; of what is no file of this machine (a URL, part of an archive) the name."""
+    path = Path(name)
+    try:
+        facts = path.stat()
+    except OSError:
+        return name, "remote"
+    changed = datetime.fromtimestamp(facts.st_mtime_ns // 10**9, UTC)
+    return str(path.resolve()), f"{facts.st_size} bytes of {changed:%F %T}.{facts.st_mtime_ns % 10**9:09d}"
+
+
+def _grid(scene: Scene) -> dict[str, str]:
+    return {
+        "bands": ", ".join(scene.band_names),
+        "size": f"{scene.height} x {scene.width} pixels of {scene.dtype}",
+        "CRS": scene.crs.to_string() if scene.crs is not None else "none",
+        "transform": ", ".join(map(repr, tuple(scene.transform)[:6])),
+    }

@@ -1,0 +1,124 @@
+"""What runs on a worker of a Dask cluster: one inference at a time, by a model that was sent once.
+
+Imports Dask, so only cluster.py imports this, where a cluster was asked for.
+"""
+
+import ctypes
+import os
+import pickle
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import torch
+from distributed import Worker, WorkerPlugin, get_worker
+from numpy.typing import NDArray
+from torch import nn
+
+import rs_biformer
+from rs_biformer.errors import ConfigError
+from rs_biformer.predict.engine import infer_strips
+from rs_biformer.predict.forward import Predictor, good_at_bf16, pick_device
+from rs_biformer.predict.outputs import Layers
+from rs_biformer.predict.plan import Plan, Run
+from rs_biformer.predict.resume import hardware
+from rs_biformer.raster.gdal import set_cache
+from rs_biformer.raster.scene import Scene
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A worker's versions of what must be the same everywhere, its kind of hardware, and whether bfloat16 is fast."""
+
+    versions: dict[str, str]
+    hardware: str
+    bf16: bool
+
+
+class SentModel(WorkerPlugin):
+    """A model in a worker, made ready when it is first used.
+
+    packed: (model, recipe, name of the device), pickled. The scheduler keeps it for workers that join later.
+    """
+
+    idempotent = True  # what has the same name is the same model and is not sent again
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed: bytes | None = packed
+
+    def setup(self, worker: Worker) -> None:
+        if "MALLOC_TRIM_THRESHOLD_" in os.environ:
+            _keep_memory()
+        self._lock = threading.Lock()
+        self._ready: tuple[Predictor, torch.device] | None = None
+
+    @contextmanager
+    def in_hand(self) -> Iterator[tuple[Predictor, torch.device]]:
+        """The model for one task at a time: a worker's threads share the work of one run and the memory it takes."""
+        with self._lock:
+            if self._ready is None:
+                assert self._packed is not None
+                model, recipe, name = pickle.loads(self._packed)
+                self._packed = None
+                device = pick_device(name, model)
+                self._ready = recipe.prepare(model, device), device
+            yield self._ready
+
+
+def _keep_memory() -> None:
+    """Set glibc's allocator to what it arrives at by itself in a process that frees large blocks.
+
+    Dask sets MALLOC_TRIM_THRESHOLD_ for its workers. That fixes all thresholds at their lowest, so that each layer of a
+    network gets its memory from the kernel, page by page, and gives it back.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(_M_MMAP_THRESHOLD, 32 * 2**20)
+        set_option(_M_TRIM_THRESHOLD, 64 * 2**20)
+
+
+def infer_run(
+    model: str, scene: Scene, plan: Plan, layers: Layers, run: Run, wanted: dict[str, str]
+) -> list[dict[str, NDArray]]:
+    """A task: the maps of the strips of a run, by the model that was sent under this name.
+
+    wanted: the caller's versions, which a worker that joined after the survey must have as well.
+    """
+    worker = get_worker()
+    require_versions(wanted, versions(), worker.address)
+    sent = worker.plugins[model]
+    assert isinstance(sent, SentModel)
+    set_cache(plan.memory.cache)
+    with scene, sent.in_hand() as (predict, device):
+        torch.set_num_threads(worker.state.nthreads)
+        return [maps for _, maps in infer_strips(scene, plan, predict, run, layers, device)]
+
+
+def describe(device: str, movable: bool, dask_worker: Worker) -> Facts:
+    """What this worker is, as an answer to the survey of the cluster. Dask fills in `dask_worker` by its name."""
+    place = pick_device(device, nn.Identity() if movable else torch.neg)  # any callable will do
+    return Facts(versions(), hardware(place, dask_worker.state.nthreads), good_at_bf16(place))
+
+
+def versions() -> dict[str, str]:
+    """What both ends must have alike: pickles are read by Python and the package, and bytes come from torch."""
+    return {
+        "rs_biformer": rs_biformer.__version__,
+        "torch": torch.__version__,
+        "python": ".".join(platform.python_version_tuple()[:2]),
+    }
+
+
+def require_versions(wanted: dict[str, str], found: dict[str, str], address: str) -> None:
+    """Raise ConfigError when a worker's versions are not those of the caller."""
+    wrong = [f"{name} {found.get(name, 'absent')} and not {version}" for name, version in wanted.items()]
+    wrong = [line for line, name in zip(wrong, wanted, strict=True) if found.get(name) != wanted[name]]
+    if wrong:
+        raise ConfigError(
+            f"the worker at {address} has {', '.join(wrong)}: install the same everywhere (pip install -c "
+            "constraints.txt) and start the workers again"
+        )

@@ -1,0 +1,143 @@
+import pytest
+import torch
+from in_memory import CLASSES, CPU, brightest_band, looking_around
+from torch import Tensor, nn
+
+from rs_biformer.errors import ConfigError, RsBiformerError
+from rs_biformer.nn.normalise import Normalisation
+from rs_biformer.predict.forward import Recipe, pick_device, pick_devices
+
+
+def batch(size: int = 6, side: int = 16) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.randint(0, 255, (size, 3, side, side), dtype=torch.uint8), torch.rand(size, side, side) > 0.2
+
+
+def values(recipe: Recipe, model, *arguments: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.stack(list(recipe.prepare(model, CPU)(*arguments)))
+
+
+class Small(nn.Module):
+    """A device with memory for `most` windows at a time."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.seen = most, []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.seen.append(len(image))
+        if len(image) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return brightest_band(image)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_it_goes_on():
+    image, valid = batch(6)
+    small = Small(most=2)
+    predict = Recipe(CLASSES).prepare(small, CPU)
+    found = torch.stack(list(predict(image, valid)))
+    torch.testing.assert_close(found, values(Recipe(CLASSES), brightest_band, image, valid))
+    assert small.seen == [6, 3, 2, 2, 2]
+    list(predict(image, valid))
+    assert small.seen[5:] == [2, 2, 2], "what did not fit once is not tried again"
+
+
+def test_views_of_a_batch_that_does_not_fit_are_halved_as_well():
+    image, valid = batch(4)
+    recipe = Recipe(CLASSES, tta="flips", disagreement=True)
+    found = values(recipe, Small(most=1), image, valid)
+    torch.testing.assert_close(found, values(recipe, brightest_band, image, valid))
+    assert found.shape == (4, CLASSES + 1, 16, 16)
+
+
+def test_a_window_that_does_not_fit_is_an_error_that_says_what_to_do():
+    with pytest.raises(RsBiformerError, match="one window of 16 pixels does not fit the memory of cpu; take a smaller"):
+        values(Recipe(CLASSES), Small(most=0), *batch())
+
+
+def test_other_errors_of_the_model_pass_through():
+    def failing(_: Tensor) -> Tensor:
+        raise RuntimeError("sizes of tensors must match")
+
+    with pytest.raises(RuntimeError, match="sizes of tensors"):
+        values(Recipe(CLASSES), failing, *batch())
+
+
+def test_the_raw_batch_is_not_changed_by_what_the_model_gets():
+    image, valid = batch()
+    image = image.to(torch.float32)
+    before = image.clone()
+
+    def model(raw: Tensor) -> Tensor:
+        assert not raw[~valid[:, None].expand_as(raw)].any()
+        return brightest_band(raw).clone()
+
+    values(Recipe(CLASSES), model, image, valid)
+    assert torch.equal(image, before)
+
+
+def test_a_copy_leaves_the_callers_module_where_it_is():
+    model = looking_around()
+    first, second = batch()
+    moved = []
+    model.to = lambda *where, **options: moved.append(where) or model  # type: ignore[method-assign]
+    assert len(list(Recipe(CLASSES).prepare(model, CPU, copy=True)(first, second))) == 6
+    assert not any(str(where) == "(device(type='cpu'),)" for where in moved[1:])
+
+
+def test_scaled_views_are_seen_at_their_size():
+    sides = []
+
+    def model(raw: Tensor) -> Tensor:
+        sides.append(raw.shape[-1])
+        return brightest_band(raw)
+
+    image, valid = batch(side=64)
+    found = values(Recipe(CLASSES, scales=(0.5, 1.0, 1.5)), model, image, valid)
+    assert sides == [32, 64, 96]
+    torch.testing.assert_close(found.sum(1), torch.ones(6, 64, 64))
+
+
+def test_precision_is_settled_by_the_model_and_the_hardware():
+    class Own(nn.Module):
+        normalisation = Normalisation([0.0], [1.0])
+
+    assert Recipe(CLASSES).settled(Own(), fast=True).precision == "bf16"
+    assert Recipe(CLASSES).settled(Own(), fast=False).precision == "32"
+    assert Recipe(CLASSES).settled(nn.Identity(), fast=True).precision == "32"
+    assert Recipe(CLASSES, precision="32").settled(Own(), fast=True).precision == "32"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 0}, "1 to 254"),
+        ({"classes": 255}, "1 to 254"),
+        ({"classes": 3, "precision": "16"}, "auto, 32, bf16"),
+        ({"classes": 3, "tta": "all"}, "none, flips, d4"),
+        ({"classes": 3, "scales": (1.0, -1.0)}, "scales are"),
+        ({"classes": 3, "disagreement": True}, "several test-time views"),
+    ],
+)
+def test_recipes_that_cannot_be_meant_are_refused(options: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        Recipe(**options)
+
+
+def test_a_sequence_names_several_devices():
+    assert pick_devices(["cpu", "cpu"]) == [CPU, CPU]
+    assert pick_devices("cpu") == [CPU]
+    assert pick_device("auto", brightest_band) == CPU
+    with pytest.raises(ConfigError, match="no device is named"):
+        pick_devices([])
+    with pytest.raises(ConfigError, match=r"cuda:99.* cannot be used"):
+        pick_devices(["cpu", "cuda:99"])
+
+
+def test_all_gpus_are_meant_by_cuda_and_by_auto_for_a_module(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    both = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert pick_devices("cuda") == pick_devices("auto", nn.Identity()) == both
+    assert pick_devices("auto", brightest_band) == [CPU]
