@@ -24,7 +24,7 @@ def files(write_raster):
     rng = np.random.default_rng(3)
     made: dict[str, list] = {"image": [], "label": [], "map": []}
     for name in ("a", "b"):
-        label = np.repeat(rng.integers(0, 5, (50, 1)), 40, axis=1).astype(np.uint8)
+        label = rng.integers(0, 5, (5, 1)).astype(np.uint8).repeat(10, 0).repeat(40, 1)
         prediction = label.copy()
         prediction[::10] = 5
         colours = np.moveaxis(np.array(PRESETS["potsdam"].colours, np.uint8)[label], -1, 0)
@@ -81,6 +81,16 @@ def test_a_protocol_file_and_a_tolerance_are_obeyed(files, tmp_path):
             "did you mean isprs-official",
         ),
         (["--prediction", "m.tif", "n.tif", "--classes", "potsdam"], "2 predictions and 1 labels"),
+        (["--compare", "a.json", "--classes", "potsdam"], "--label has no effect on --compare"),
+        (["--prediction", "m.tif", "--prediction", "n.tif", "--classes", "potsdam"], "several sets of maps need names"),
+        (
+            ["--prediction", "a=m.tif", "--prediction", "a=n.tif", "--classes", "potsdam"],
+            "called a, a; give each a name",
+        ),
+        (["--prediction", "m.tif", "--classes", "potsdam", "--confidence"], "1 sets of --prediction and 0 of --conf"),
+        (["--checkpoint", "c.ckpt", "--scene", "s.tif", "--confidence", "x.tif"], "takes no rasters with --checkpoint"),
+        (["--prediction", "m.tif", "--classes", "potsdam", "--find-label-errors", "e.gpkg"], "give --confidence"),
+        (["--prediction", "m.tif", "--classes", "potsdam", "--resample", "pixels"], "use blocks or scenes"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(argv, message, tmp_path):
@@ -94,6 +104,104 @@ def test_a_missing_label_is_refused_and_nothing_is_written(files, tmp_path):
     with pytest.raises(RasterError, match="nowhere.tif does not exist"):
         run("--prediction", *files["map"], "--label", *labels, "--classes", "potsdam", "--out", tmp_path / "m.json")
     assert not (tmp_path / "m.json").exists()
+
+
+def test_labels_are_needed_but_for_results(files, tmp_path):
+    with pytest.raises(ConfigError, match="--label is missing"):
+        run("--prediction", *files["map"], "--classes", "potsdam", "--out", tmp_path / "m.json")
+
+
+@pytest.fixture
+def measured(files, tmp_path):
+    """Results of the maps, and of the same with more errors, under one protocol or several."""
+    import rasterio
+
+    worse = []
+    for path in files["map"]:
+        with rasterio.open(path) as file:
+            array, profile = file.read(), file.profile
+        array[:, 5::10] = 5
+        worse.append(path.with_name(f"worse_{path.name}"))
+        with rasterio.open(worse[-1], "w", **profile) as file:
+            file.write(array)
+
+    def measure(name, *protocols, worse=worse):
+        maps = {"good": files["map"], "worse": worse}[name]
+        out = tmp_path / f"{name}_{'_'.join(protocols)}.json"
+        chosen = ["--protocol", *protocols] if protocols else []
+        run("--prediction", *maps, "--label", *files["label"], "--classes", "potsdam", "--out", out, *chosen)
+        return out
+
+    return measure, worse
+
+
+def test_several_protocols_at_once_are_one_file_and_the_page_sets_them_side_by_side(files, tmp_path, capsys):
+    out, page = tmp_path / "all.json", tmp_path / "all.html"
+    run(
+        *("--prediction", *files["map"], "--label", *files["label"], "--classes", "potsdam", "--out", out),
+        *("--protocol", "isprs-official", "geoseg-legacy", "--boundary", 1, 3, "--report", page),
+    )
+    content = json.loads(out.read_text())
+    assert content["protocols"] == ["isprs-official", "geoseg-legacy"] and content["comparisons"] == []
+    honest, padded = content["results"]
+    p = padded["padded_pixels"] / padded["evaluated_pixels"]
+    assert padded["overall_accuracy"] == pytest.approx(honest["overall_accuracy"] * (1 - p) + p, abs=1e-12)
+    assert honest["boundary"]["distances"] == [1, 3]
+    text = page.read_text()
+    assert "geoseg-legacy: eroded labels, 5 classes" in text and "isprs-official: full labels, 6 classes" in text
+    assert "Outlines" in text and "protocol geoseg-legacy" in capsys.readouterr().out
+    assert not out.with_name("all_confusion.png").exists()
+
+
+def test_several_sets_of_maps_are_compared(files, measured, tmp_path, capsys):
+    out, page = tmp_path / "both.json", tmp_path / "both.html"
+    run(
+        *("--prediction", f"good={files['map'][0]}", files["map"][1]),
+        *("--prediction", f"worse={measured[1][0]}", measured[1][1]),
+        *("--label", *files["label"], "--scene", *files["image"], "--classes", "potsdam", "--out", out),
+        *("--report", page),
+    )
+    content = json.loads(out.read_text())
+    assert [result["name"] for result in content["results"]] == ["good", "worse"]
+    found = {row["figure"]: row for row in content["comparisons"]}
+    assert found["overall_accuracy"]["difference"] == pytest.approx(0.1)
+    assert found["overall_accuracy"]["larger_than_chance"] is False  # two blocks can never tell
+    shown = capsys.readouterr().out
+    assert "good - worse" in shown and "do not differ by more than chance" in shown
+    text = page.read_text()
+    assert 'alt="Error of worse of a"' in text and "Classes of good" in text
+
+
+def test_results_are_compared_without_their_rasters_and_those_of_two_protocols_are_not(measured, tmp_path, capsys):
+    measure, _ = measured
+    good, worse = measure("good"), measure("worse")
+    out = tmp_path / "both.json"
+    run("--compare", good, worse, "--out", out, "--report", tmp_path / "both.html", "--samples", 500)
+    content = json.loads(out.read_text())
+    assert [result["name"] for result in content["results"]] == ["good_", "worse_"]
+    assert content["results"][0]["intervals"]["samples"] == 500
+    other = measure("worse", "mmseg-6class")
+    with pytest.raises(ConfigError, match="good_ was measured under protocol 'all-classes' and worse_mmseg-6class un"):
+        run("--compare", good, other, "--out", out)
+    with pytest.raises(ConfigError, match="'mmseg-6class' and --protocol asks for all-classes"):
+        run("--compare", good, worse, other, "--protocol", "all-classes", "--out", out)
+    with pytest.raises(
+        ConfigError, match="--protocol isprs-official is in none of the results, which hold all-classes"
+    ):
+        run("--compare", good, worse, "--protocol", "isprs-official", "--out", out)
+
+
+def test_a_card_and_suspicious_labels_are_written_on_request(files, write_raster, tmp_path, capsys):
+    sure = [write_raster(f"{name}_sure.tif", np.full((50, 40), 0.9, np.float32)) for name in "ab"]
+    card, places = tmp_path / "CARD.md", tmp_path / "labels.gpkg"
+    run(
+        *("--prediction", *files["map"], "--confidence", *sure, "--label", *files["label"], "--classes", "potsdam"),
+        *("--out", tmp_path / "m.json", "--card", card, "--find-label-errors", places, "--title", "Two towns"),
+    )
+    assert card.read_text().startswith("# Two towns") and places.is_file()
+    shown = capsys.readouterr().out
+    assert "0 places where the labels may be wrong" in shown and shown.splitlines()[-2:] == [str(card), str(places)]
+    assert "expected calibration error 0.00" in shown  # 90 % are right, and each pixel says so
 
 
 @pytest.fixture
@@ -138,14 +246,34 @@ def test_a_checkpoint_maps_the_scenes_first_and_the_maps_are_kept_where_asked(
     assert result["schema"]["name"] == "potsdam"
     assert maps.is_dir() == keep
     if keep:
-        assert sorted(path.name for path in maps.iterdir()) == ["a_image_classes.tif", "b_image_classes.tif"]
+        assert sorted(path.name for path in maps.glob("*.tif")) == ["a_image_classes.tif", "b_image_classes.tif"]
         again = tmp_path / "again.json"
         run(
-            *("--prediction", *sorted(maps.iterdir()), "--label", *files["label"]),
+            *("--prediction", *sorted(maps.glob("*.tif")), "--label", *files["label"]),
             *("--classes", "potsdam", "--out", again),
         )
         assert json.loads(again.read_text())["confusion_matrix"] == result["confusion_matrix"]
     assert "_image_classes.tif" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_stitched_as_the_protocol_wants_and_its_size_and_speed_are_told(files, checkpoint, tmp_path):
+    protocol = tmp_path / "mine.yaml"
+    protocol.write_text(yaml.safe_dump({"id": "mine", "window": 32, "overlap": 0.0}))
+    out = tmp_path / "metrics.json"
+    options = ["--checkpoint", checkpoint, "--scene", *files["image"], "--label", *files["label"], "--out", out]
+    options += ["--device", "cpu", "--confidence", "--protocol", protocol]
+    with pytest.raises(ConfigError, match="--overlap is 0.5, but protocol 'mine' asks for 0.0; leave --overlap out"):
+        run(*options, "--overlap", 0.5)
+    run(*options)
+    result = json.loads(out.read_text())
+    assert result["per_scene"][0]["made_by"]["PREDICTION_WINDOW"] == "32"
+    assert result["per_scene"][0]["made_by"]["PREDICTION_OVERLAP"] == "0"
+    assert result["model"]["network"] == "resnet18 + unet" and "Mpx/s" in result["model"]["speed here"]
+    assert result["model"]["parameters"].endswith(" M") and result["calibration"]["expected_error"] > 0
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"id": "other", "window": 16}))
+    with pytest.raises(ConfigError, match="mine and other stitch maps in different ways"):
+        run(*options, other)
 
 
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_mapped(files, checkpoint, tmp_path):

@@ -9,7 +9,10 @@ from html import escape
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
+
 from rs_biformer.errors import ConfigError
+from rs_biformer.evaluation.calibration import CalibrationCounts
 from rs_biformer.schema import ClassSchema, Colour
 
 Points = list[tuple[float, float]]
@@ -153,6 +156,41 @@ def svg(chart: Chart) -> str:
             'stroke-linecap="round"/>'
         )
         parts.append(f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="3" fill="{line.colour}"/>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def reliability_svg(counts: CalibrationCounts) -> str:
+    """The share of right pixels over the confidence, a bar per bin, and the diagonal; below, each bin's pixels."""
+    side, left, top, gap, strip = 300, 56, 12, 34, 56
+    bins = len(counts.pixels)
+    step = side / bins
+    shares = counts.pixels / max(1, counts.pixels.sum())
+    base = top + side + gap + strip
+    parts = [f'<svg viewBox="0 0 {left + side + 16} {base + 38}" role="img" aria-label="Reliability curve">']
+    for tick in range(0, 101, 25):
+        y, x = top + side * (1 - tick / 100), left + side * tick / 100
+        parts.append(f'<line x1="{left}" x2="{left + side}" y1="{y:g}" y2="{y:g}" stroke="#e8e6e0"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4.5:g}" text-anchor="end">{tick} %</text>')
+        parts.append(f'<text x="{x:g}" y="{base + 17}" text-anchor="middle">{tick}</text>')
+    for place in np.flatnonzero(counts.pixels):
+        height, x = side * counts.accuracy[place], left + place * step
+        y = top + side * (1 - counts.mean_confidence[place])
+        tip = (
+            f"{int(counts.pixels[place]):,} pixels: {100 * counts.accuracy[place]:.2f} % right at "
+            f"{100 * counts.mean_confidence[place]:.2f} % confidence"
+        )
+        parts.append(
+            f'<g><title>{tip}</title><rect x="{x + 1:.1f}" y="{top + side - height:.1f}" width="{step - 2:.1f}" '
+            f'height="{height:.1f}" fill="#0f5c6e" opacity=".8"/><line x1="{x + 1:.1f}" x2="{x + step - 1:.1f}" '
+            f'y1="{y:.1f}" y2="{y:.1f}" stroke="#c2571a" stroke-width="2.5"/>'
+            f'<rect x="{x + 1:.1f}" y="{base - strip * shares[place] / shares.max():.1f}" width="{step - 2:.1f}" '
+            f'height="{strip * shares[place] / shares.max():.1f}" fill="#8fa3a8"/></g>'
+        )
+    parts.append(
+        f'<line x1="{left}" x2="{left + side}" y1="{top + side}" y2="{top}" stroke="#1c2329" stroke-dasharray="4 4"/>'
+    )
+    parts.append(f'<text x="{left}" y="{top + side + gap - 10}">share of the pixels</text>')
+    parts.append(f'<text x="{left + side}" y="{base + 33}" text-anchor="end">confidence in per cent</text>')
     return "\n".join([*parts, "</svg>"])
 
 

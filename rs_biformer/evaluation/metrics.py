@@ -1,9 +1,16 @@
-"""The result of an evaluation: counts, the protocol that made them, and the figures, ready for JSON."""
+"""The result of an evaluation: counts, the protocol that made them, and the figures, ready for JSON.
+
+A result file is complete: from the packed counts of the blocks come all figures, intervals and tests, so two files can
+be compared without the rasters. Every file names its protocol, the protocol's definition, the options and the version.
+"""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+import zlib
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -11,9 +18,18 @@ from numpy.typing import NDArray
 
 import rs_biformer.evaluation.confusion as figures
 from rs_biformer import __version__
+from rs_biformer.evaluation.boundary import BoundaryCounts
+from rs_biformer.evaluation.calibration import CalibrationCounts
 from rs_biformer.evaluation.confusion import Confusion
 from rs_biformer.evaluation.protocols import Protocol
+from rs_biformer.evaluation.resampling import Resampling, intervals
+from rs_biformer.geometry import Window
 from rs_biformer.schema import ClassSchema
+
+HEADLINE = ("overall_accuracy", "mean_iou", "mean_f1", "kappa", "frequency_weighted_iou")
+BLOCK = 512
+"""Pixels on a side of the blocks that are counted apart: what intervals are drawn from, and the worst of which a report
+shows. Long enough that errors in one say little about errors in the next."""
 
 
 @dataclass(frozen=True)
@@ -46,48 +62,46 @@ class Scores:
 
     @property
     def overall_accuracy(self) -> float:
-        return figures.overall_accuracy(self.confusion)
+        return float(figures.overall_accuracy(self.confusion))
 
     @property
     def mean_iou(self) -> float:
-        return self._mean(self.iou)
+        return float(figures.mean_over(self.iou, self.averaged))
 
     @property
     def mean_f1(self) -> float:
-        return self._mean(self.f1)
+        return float(figures.mean_over(self.f1, self.averaged))
 
     @property
     def kappa(self) -> float:
-        return figures.kappa(self.confusion)
+        return float(figures.kappa(self.confusion))
 
     @property
     def frequency_weighted_iou(self) -> float:
-        return figures.frequency_weighted_iou(self.confusion)
+        return float(figures.frequency_weighted_iou(self.confusion))
 
     @property
     def present(self) -> tuple[int, ...]:
         """The classes that the means really go over: averaged ones that occur in label or prediction."""
         return tuple(index for index in self.averaged if not math.isnan(self.iou[index]))
 
-    def _mean(self, values: NDArray[np.float64]) -> float:
-        return float(values[list(self.present)].mean()) if self.present else float("nan")
+    @property
+    def headline(self) -> dict[str, float]:
+        """The five figures of the set, by name."""
+        return {name: float(getattr(self, name)) for name in HEADLINE}
 
     def to_dict(self) -> dict[str, Any]:
         """Figures by name, in plain types: floats, ints, lists, and None for what is undefined."""
         counts = self.confusion
         return {
-            "overall_accuracy": _plain(self.overall_accuracy),
-            "mean_iou": _plain(self.mean_iou),
-            "mean_f1": _plain(self.mean_f1),
-            "kappa": _plain(self.kappa),
-            "frequency_weighted_iou": _plain(self.frequency_weighted_iou),
+            **{name: plain(value) for name, value in self.headline.items()},
             "mean_over": [self.classes[index] for index in self.present],
             "per_class": {
                 name: {
-                    "iou": _plain(self.iou[index]),
-                    "f1": _plain(self.f1[index]),
-                    "precision": _plain(self.precision[index]),
-                    "recall": _plain(self.recall[index]),
+                    "iou": plain(self.iou[index]),
+                    "f1": plain(self.f1[index]),
+                    "precision": plain(self.precision[index]),
+                    "recall": plain(self.recall[index]),
                     "support": int(counts.support[index]),
                     "unpredicted": int(counts.unpredicted[index]),
                 }
@@ -99,63 +113,202 @@ class Scores:
             "eroded_pixels": counts.eroded,
             "unknown_label_pixels": counts.unknown,
             "unpredicted_pixels": int(counts.unpredicted.sum()),
+            "padded_pixels": counts.padded,
         }
 
 
 @dataclass(frozen=True)
 class SceneResult:
-    """One scene's share of the set. `full` counts the labels before erosion, where the protocol erodes."""
+    """One scene's share of the set, as counted: before the protocol leaves out classes or scores padding.
+
+    blocks: by erosion radius, the counts of the scene's blocks of BLOCK x BLOCK pixels, a stack (N, K, K) in rows from
+        the top left, those at the right and bottom cut. Radius 0, the full labels, is always among them.
+    calibration: by erosion radius, where confidences were given. boundary: where distances were.
+    made_by: what the map says of its making, by name.
+    """
 
     name: str
     label: str
     prediction: str
-    confusion: Confusion
-    full: Confusion | None = None
+    height: int
+    width: int
+    blocks: Mapping[int, Confusion]
+    calibration: Mapping[int, CalibrationCounts] = field(default_factory=dict)
+    boundary: BoundaryCounts | None = None
+    made_by: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for, beside the protocol.
+
+    tolerance: how far a label's colour might lie from the schema's, per channel; max_unknown: the share of a label's
+        pixels that the schema might lack; boundary: distances in pixels of the boundary F1.
+    """
+
+    tolerance: int = 0
+    max_unknown: float = 0.01
+    boundary: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorstBlock:
+    """A block of a scene that is mapped badly: where it is, and the share of its labelled pixels that are right."""
+
+    scene: str
+    window: Window
+    accuracy: float
 
 
 @dataclass(frozen=True)
 class Metrics:
     """Everything an evaluation found; its headline figures are attributes, the rest is in `scores`.
 
-    notes: what a reader must know before comparing the figures with others made under the protocol.
-    tolerance: how far a label's colour might lie from the schema's, per channel; max_unknown: the share of a
-        label's pixels that the schema might lack.
+    name: of the model or set of maps, where several are compared. about: facts about the model, by name.
     """
 
     schema: ClassSchema
     protocol: Protocol
     scenes: tuple[SceneResult, ...]
-    notes: tuple[str, ...] = ()
-    tolerance: int = 0
-    max_unknown: float = 0.01
+    options: Options = field(default_factory=Options)
+    resampling: Resampling = field(default_factory=Resampling)
+    name: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    version: str = __version__
 
     def scores_of(self, confusion: Confusion) -> Scores:
         """The figures of any counts of these classes under this protocol."""
         return Scores(self.schema.classes, self.protocol.averaged(self.schema), confusion)
 
+    def counts(self, scene: SceneResult, protocol: Protocol | None = None) -> Confusion:
+        """What the protocol makes of a scene's blocks: a stack (N, K, K)."""
+        rules = protocol or self.protocol
+        return rules.apply(scene.blocks[rules.ignore_boundary], self.schema, scene.height, scene.width)
+
+    def scene_scores(self, scene: SceneResult) -> Scores:
+        """The figures of one scene."""
+        return self.scores_of(self.counts(scene).total)
+
     @cached_property
     def scores(self) -> Scores:
         """The figures over all scenes, from their summed counts."""
-        return self.scores_of(self._total(scene.confusion for scene in self.scenes))
+        return self._form(self.protocol)
 
     @cached_property
     def full(self) -> Scores | None:
         """The figures over all scenes on labels that were not eroded; None where the protocol does not erode."""
-        if not self.protocol.ignore_boundary:
+        return self._form(replace(self.protocol, ignore_boundary=0)) if self.protocol.ignore_boundary else None
+
+    @cached_property
+    def forms(self) -> dict[str, Scores]:
+        """The figures on eroded and full labels, over the averaged classes and over all, by what they are called."""
+        rules = {
+            f"{'eroded' if radius else 'full'} labels": replace(self.protocol, ignore_boundary=radius)
+            for radius in dict.fromkeys((self.protocol.ignore_boundary, 0))
+        }
+        found = {}
+        for name, protocol in rules.items():
+            for variant in dict.fromkeys((protocol, replace(protocol, exclude=(), excluded_labels="count"))):
+                found[f"{name}, {len(variant.averaged(self.schema))} classes"] = self._form(variant)
+        return found
+
+    def _form(self, protocol: Protocol) -> Scores:
+        total = self._sum(self.counts(scene, protocol).total for scene in self.scenes)
+        return Scores(self.schema.classes, protocol.averaged(self.schema), total)
+
+    @cached_property
+    def units(self) -> Confusion:
+        """What intervals and tests draw from: the blocks of all scenes that have labels, or the scenes."""
+        stacks = [self.counts(scene) for scene in self.scenes]
+        if self.resampling.unit == "scenes":
+            totals = [stack.total for stack in stacks]
+            stacks = [replace(t, matrix=t.matrix[None], unpredicted=t.unpredicted[None]) for t in totals]
+        matrix = np.concatenate([stack.matrix for stack in stacks])
+        unpredicted = np.concatenate([stack.unpredicted for stack in stacks])
+        labelled = Confusion(matrix, unpredicted).support.any(axis=-1)
+        return Confusion(matrix[labelled], unpredicted[labelled])
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Lower and upper ends by figure, as `resampling.headline` names them; NaN with too few units."""
+        return intervals(self.units, self.protocol.averaged(self.schema), self.resampling)
+
+    @cached_property
+    def boundary(self) -> BoundaryCounts | None:
+        """The outlines of all scenes, on full labels; None where no distances were asked for."""
+        found = [scene.boundary for scene in self.scenes if scene.boundary is not None]
+        return reduce(add, found) if found else None
+
+    @property
+    def boundary_f1(self) -> NDArray[np.float64] | None:
+        """Boundary F1 per distance (D,), mean over the averaged classes."""
+        if self.boundary is None:
             return None
-        return self.scores_of(self._total(scene.full for scene in self.scenes if scene.full is not None))
+        return figures.mean_over(self.boundary.f1, self.protocol.averaged(self.schema))
+
+    @cached_property
+    def calibration(self) -> CalibrationCounts | None:
+        """Confidences against hits over all scenes, on the protocol's labels; None where none were given."""
+        radius = self.protocol.ignore_boundary
+        found = [scene.calibration[radius] for scene in self.scenes if radius in scene.calibration]
+        return reduce(add, found) if found else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the model: what the caller said, and what all maps say of their making."""
+        said = [scene.made_by for scene in self.scenes]
+        common = {
+            _TAGS.get(name, name.lower().replace("_", " ")): value
+            for name, value in (said[0].items() if said else ())
+            if all(other.get(name) == value for other in said)
+        }
+        return {**common, **self.about}
+
+    def worst_blocks(self, most: int) -> list[WorstBlock]:
+        """The blocks with the lowest accuracy, worst first, of those that are labelled over a quarter of their area."""
+        found = []
+        for scene in self.scenes:
+            stack = scene.blocks[self.protocol.ignore_boundary]
+            accuracy, labelled = figures.overall_accuracy(stack), stack.support.sum(axis=-1)
+            for place in np.flatnonzero(4 * labelled >= BLOCK * BLOCK):
+                found.append(WorstBlock(scene.name, block_window(int(place), scene), float(accuracy[place])))
+        return sorted(found, key=lambda block: block.accuracy)[:most]
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """All that a reader must know before trusting the figures: the notes, and pixels that could not be used."""
+        """All that a reader must know before trusting the figures.
+
+        What its protocol does, which scenes are missing, how maps were made, and pixels that could not be used.
+        """
         counts = self.scores.confusion
-        found = list(self.notes)
+        found = list(self.protocol.cautions)
+        if counts.padded:
+            share = 100 * counts.padded / counts.evaluated
+            found.append(f"{counts.padded:,} of the scored pixels ({share:.1f} %) are padding and in no scene")
+        found += self.protocol.check_scenes([scene.name for scene in self.scenes])
+        found += self._stitching()
         if missing := int(counts.unpredicted.sum()):
             share = 100 * missing / counts.evaluated
             found.append(f"{missing:,} labelled pixels ({share:.2f} %) have no prediction and count as errors")
         if counts.unknown:
             found.append(f"{counts.unknown:,} pixels have a label that the class schema lacks and are ignored")
         return tuple(found)
+
+    def _stitching(self) -> list[str]:
+        """A note for each way of stitching among the maps that is not the protocol's; maps that do not say pass."""
+        if not self.protocol.window:
+            return []
+        wanted = (f"{self.protocol.window}", f"{self.protocol.overlap:g}")
+        ways: dict[tuple[str, str], int] = {}
+        for scene in self.scenes:
+            way = scene.made_by.get("PREDICTION_WINDOW", ""), scene.made_by.get("PREDICTION_OVERLAP", "")
+            if all(way) and way != wanted:
+                ways[way] = ways.get(way, 0) + 1
+        return [
+            f"{number} of {len(self.scenes)} maps were made from windows of {window} pixels with overlap {overlap}, "
+            f"where the protocol asks for {wanted[0]} and {wanted[1]}"
+            for (window, overlap), number in ways.items()
+        ]
 
     @property
     def overall_accuracy(self) -> float:
@@ -169,31 +322,153 @@ class Metrics:
     def mean_f1(self) -> float:
         return self.scores.mean_f1
 
-    def _total(self, counts: Iterable[Confusion]) -> Confusion:
+    def _sum(self, counts: Iterable[Confusion]) -> Confusion:
         return sum(counts, start=figures.empty(len(self.schema)))
 
     def to_dict(self) -> dict[str, Any]:
         """What `rs-biformer evaluate --out` writes: the figures of the set first, then where they come from."""
-        result = {**self.scores.to_dict(), "protocol": self.protocol.id, "notes": list(self.cautions)}
-        if self.full is not None:
-            result["full_labels"] = self.full.to_dict()
-        return {
-            **result,
-            "per_scene": [
-                {
-                    "name": scene.name,
-                    "label": scene.label,
-                    "prediction": scene.prediction,
-                    **self.scores_of(scene.confusion).to_dict(),
-                }
-                for scene in self.scenes
-            ],
-            "protocol_definition": self.protocol.to_dict(),
-            "schema": self.schema.to_dict(),
-            "options": {"tolerance": self.tolerance, "max_unknown": self.max_unknown},
-            "version": __version__,
-        }
+        return _to_dict(self)
 
 
-def _plain(value: float) -> float | None:
+_TAGS = {"MODEL": "network", "MODEL_FILE": "checkpoint"}
+
+
+def block_grid(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of a scene's blocks."""
+    return -(-height // BLOCK), -(-width // BLOCK)
+
+
+def block_window(place: int, scene: SceneResult) -> Window:
+    """Where a block of a scene lies."""
+    row, col = divmod(place, block_grid(scene.height, scene.width)[1])
+    top, left = row * BLOCK, col * BLOCK
+    return Window(top, left, min(BLOCK, scene.height - top), min(BLOCK, scene.width - left))
+
+
+def plain(value: float) -> float | None:
+    """A float for JSON, which has no NaN: None where it is undefined."""
     return None if math.isnan(value) else float(value)
+
+
+def _to_dict(metrics: Metrics) -> dict[str, Any]:
+    """The content of a result file, in plain types, None for what is undefined."""
+    result = {
+        **({"name": metrics.name} if metrics.name else {}),
+        **metrics.scores.to_dict(),
+        "protocol": metrics.protocol.id,
+        "notes": list(metrics.cautions),
+        "intervals": _intervals(metrics),
+        "forms": {
+            name: {figure: plain(value) for figure, value in form.headline.items()}
+            for name, form in metrics.forms.items()
+        },
+    }
+    if metrics.full is not None:
+        result["full_labels"] = metrics.full.to_dict()
+    if metrics.boundary is not None:
+        result["boundary"] = _boundary(metrics)
+    if metrics.calibration is not None:
+        result["calibration"] = _calibration(metrics.calibration)
+    return {
+        **result,
+        "per_scene": [
+            {
+                "name": scene.name,
+                "label": scene.label,
+                "prediction": scene.prediction,
+                **({"made_by": dict(scene.made_by)} if scene.made_by else {}),
+                **metrics.scene_scores(scene).to_dict(),
+                "counts": _pack_scene(scene),
+            }
+            for scene in metrics.scenes
+        ],
+        **({"model": dict(metrics.about)} if metrics.about else {}),
+        "protocol_definition": metrics.protocol.to_dict(),
+        "schema": metrics.schema.to_dict(),
+        "options": {**asdict(metrics.options), "boundary": list(metrics.options.boundary)},
+        "version": metrics.version,
+    }
+
+
+def _intervals(metrics: Metrics) -> dict[str, Any]:
+    def ends(name: str, index: int | None = None) -> list[float | None]:
+        low, high = metrics.intervals[name]
+        return [plain(float(end if index is None else end[index])) for end in (low, high)]
+
+    return {
+        **asdict(metrics.resampling),
+        "units": len(metrics.units.matrix),
+        **{name: ends(name) for name in HEADLINE},
+        "per_class": {
+            name: {"iou": ends("iou", index), "f1": ends("f1", index)}
+            for index, name in enumerate(metrics.schema.classes)
+        },
+    }
+
+
+def _boundary(metrics: Metrics) -> dict[str, Any]:
+    counts, means = metrics.boundary, metrics.boundary_f1
+    assert counts is not None and means is not None
+    return {
+        "distances": list(counts.distances),
+        "mean_f1": [plain(value) for value in means],
+        "per_class": {
+            name: {
+                "f1": [plain(value) for value in counts.f1[:, index]],
+                "precision": [plain(value) for value in counts.precision[:, index]],
+                "recall": [plain(value) for value in counts.recall[:, index]],
+            }
+            for index, name in enumerate(metrics.schema.classes)
+        },
+    }
+
+
+def _calibration(counts: CalibrationCounts) -> dict[str, Any]:
+    edges = np.linspace(0, 1, len(counts.pixels) + 1)
+    return {
+        "expected_error": plain(counts.expected_error),
+        "largest_error": plain(counts.largest_error),
+        "overconfidence": plain(counts.overconfidence),
+        "bins": [
+            {
+                "from": float(edges[place]),
+                "to": float(edges[place + 1]),
+                "pixels": int(counts.pixels[place]),
+                "confidence": plain(counts.mean_confidence[place]),
+                "accuracy": plain(counts.accuracy[place]),
+            }
+            for place in range(len(counts.pixels))
+        ],
+    }
+
+
+def _pack_scene(scene: SceneResult) -> dict[str, Any]:
+    """The counts of a scene; those of its blocks as one line of text each."""
+    packed: dict[str, Any] = {
+        "height": scene.height,
+        "width": scene.width,
+        "block": BLOCK,
+        "encoding": "int32, label x (none, predicted classes), zlib, base64",
+        "by_erosion": {
+            str(radius): {
+                "ignored": stack.ignored,
+                "eroded": stack.eroded,
+                "unknown": stack.unknown,
+                "blocks": _pack(stack),
+            }
+            for radius, stack in scene.blocks.items()
+        },
+    }
+    if scene.boundary is not None:
+        packed["boundary"] = {name: np.asarray(value).tolist() for name, value in asdict(scene.boundary).items()}
+    if scene.calibration:
+        packed["calibration"] = {
+            str(radius): {name: value.tolist() for name, value in asdict(counts).items()}
+            for radius, counts in scene.calibration.items()
+        }
+    return packed
+
+
+def _pack(stack: Confusion) -> str:
+    table = np.concatenate([stack.unpredicted[..., None], stack.matrix], axis=-1).astype("<i4")
+    return b64encode(zlib.compress(table.tobytes(), 9)).decode()

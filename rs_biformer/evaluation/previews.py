@@ -6,16 +6,16 @@ is that of one window of pixels and of the preview itself.
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
-from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rs_biformer.evaluation.stream import ClassMap, SceneFiles
+from rs_biformer.evaluation.stream import AnyPath, ClassMap, SceneFiles
 from rs_biformer.geometry import Window
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.scene import Scene
@@ -31,49 +31,54 @@ _PIXELS = 1 << 22
 
 @dataclass(frozen=True)
 class Preview:
-    """Data URIs of the pictures of one scene, all of one size; `image` is None where no image was given."""
+    """Data URIs of the pictures of one scene by their names, all of one size, in the order in which they are shown.
+
+    `Image` where one was given, `Truth`, and for each map its name and `Error`, with the name where there are several.
+    """
 
     width: int
     height: int
-    image: str | None
-    label: str
-    prediction: str
-    error: str
+    layers: Mapping[str, str]
 
 
 def preview(
     image: SceneFiles | None,
-    label: str | PathLike[str],
-    prediction: str | PathLike[str],
+    label: AnyPath,
+    predictions: Mapping[str, AnyPath],
     schema: ClassSchema,
     *,
     size: int,
     tolerance: int = 0,
+    window: Window | None = None,
 ) -> Preview:
-    """Pictures of a scene of which the longer side has at most `size` pixels. Raises RasterError as `evaluate` does."""
-    with (
-        LabelRaster(label, schema, tolerance=tolerance) as truth,
-        ClassMap(prediction, schema, tolerance=tolerance) as mapped,
-    ):
-        height, width = truth.height, truth.width
-        cell = -(-max(height, width) // size)
-        labels, predictions, errors = [], [], []
-        for window in _bands(height, width, cell):
-            index, _ = truth.read(window)
-            found = mapped.read(window)
+    """Pictures of a scene, or a window of it, of which the longer side has at most `size` pixels.
+
+    Raises RasterError as `evaluate` does.
+    """
+    with ExitStack() as stack:
+        truth = stack.enter_context(LabelRaster(label, schema, tolerance=tolerance))
+        maps = {
+            name: stack.enter_context(ClassMap(path, schema, tolerance=tolerance)) for name, path in predictions.items()
+        }
+        area = window or Window(0, 0, truth.height, truth.width)
+        cell = -(-max(area.height, area.width) // size)
+        labels: list[NDArray] = []
+        found: dict[str, list[NDArray]] = {name: [] for name in maps}
+        errors: dict[str, list[NDArray]] = {name: [] for name in maps}
+        for part in _bands(area, cell):
+            index, _ = truth.read(part)
             labels.append(most_frequent(index, cell, len(schema)))
-            predictions.append(most_frequent(found, cell, len(schema)))
-            errors.append(wrong_share(index, found, cell))
-    picture = None if image is None else _jpeg(_image_preview(image, cell))
-    label_preview = np.concatenate(labels)
-    return Preview(
-        width=label_preview.shape[1],
-        height=label_preview.shape[0],
-        image=picture,
-        label=_class_png(label_preview, schema),
-        prediction=_class_png(np.concatenate(predictions), schema),
-        error=_error_png(np.concatenate(errors)),
-    )
+            for name, mapped in maps.items():
+                predicted = mapped.read(part)
+                found[name].append(most_frequent(predicted, cell, len(schema)))
+                errors[name].append(wrong_share(index, predicted, cell))
+    layers = {} if image is None else {"Image": _jpeg(_image_preview(image, area, cell))}
+    small = np.concatenate(labels)
+    layers["Truth"] = _class_png(small, schema)
+    for name in maps:
+        layers[name] = _class_png(np.concatenate(found[name]), schema)
+        layers["Error" if len(maps) == 1 else f"Error of {name}"] = _error_png(np.concatenate(errors[name]))
+    return Preview(small.shape[1], small.shape[0], layers)
 
 
 def most_frequent(index: NDArray[np.uint8], cell: int, classes: int) -> NDArray[np.uint8]:
@@ -116,18 +121,21 @@ def _sum_cells(values: NDArray, cell: int) -> NDArray[np.float64]:
     return total
 
 
-def _bands(height: int, width: int, cell: int) -> list[Window]:
-    """Full-width windows of whole cells, about 4 Mpx each."""
-    rows = max(1, _PIXELS // width // cell) * cell
-    return [Window(row, 0, min(rows, height - row), width) for row in range(0, height, rows)]
+def _bands(area: Window, cell: int) -> list[Window]:
+    """Windows of the area's width and of whole cells, about 4 Mpx each."""
+    rows = max(1, _PIXELS // area.width // cell) * cell
+    return [
+        Window(row, area.col, min(rows, area.row_stop - row), area.width)
+        for row in range(area.row, area.row_stop, rows)
+    ]
 
 
-def _image_preview(files: SceneFiles, cell: int) -> NDArray[np.uint8]:
+def _image_preview(files: SceneFiles, area: Window, cell: int) -> NDArray[np.uint8]:
     """The first three bands (or the first one, as grey) as (h, w, 3) uint8, EMPTY where nothing is valid."""
     with Scene(files) as scene:
         numbers = [0, 1, 2] if scene.count >= 3 else [0, 0, 0]
         means = []
-        for window in _bands(scene.height, scene.width, cell):
+        for window in _bands(area, cell):
             image, valid = scene.read(window)
             pixels = _sum_cells(valid, cell)
             sums = _sum_cells(np.where(valid, image[numbers], 0), cell)

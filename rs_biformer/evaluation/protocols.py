@@ -1,32 +1,45 @@
 """Evaluation protocols as data: what is scored, over which classes the means go, on which scenes.
 
-Figures made under different protocols are not comparable, so every result carries its protocol's id. Only what really
-is a matter of erosion, averaged classes and scenes is here: `geoseg-legacy`, which also scores padding, is not.
+Figures made under different protocols are not comparable, so every result carries its protocol's id and definition.
+`geoseg-legacy` reproduces a flawed scoring on purpose, so that the size of its effect can be shown.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rs_biformer.errors import ConfigError
+from rs_biformer.evaluation.confusion import Confusion
 from rs_biformer.schema import ClassSchema, preset_or_file
+
+EXCLUDED_LABELS = ("count", "ignore")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How labels are prepared and figures averaged.
+    """How labels are prepared, what is counted, and how figures are averaged. The keys of a YAML file are these.
 
     id: what every figure made by it carries.
     description: one sentence for reports.
-    exclude: names of the classes left out of the means. They are still counted: as labels, as predictions, in the
-        overall accuracy and in the confusion matrix.
+    exclude: names of the classes left out of the means.
+    excluded_labels: what the pixels labelled as an excluded class count for. "count": they stay in the confusion
+        matrix and in the overall accuracy like any other; "ignore": they are not evaluated, as if they had no label.
+        A prediction of an excluded class is an error where the label is another one, in both cases.
     ignore_boundary: radius in pixels of the disc by which label boundaries are eroded; 0 for full labels. With
         erosion the figures on full labels are reported beside the eroded ones.
+    pad_to, pad_class: where pad_to is not 0, the height and width of a scene are rounded up to multiples of it and the
+        pixels thus added, which no scene has, are scored as `pad_class`, each of them right. 0: padding never counts.
+    window, overlap: how maps are stitched: predicted by windows of so many pixels that share this part of their side
+        with the next. Obeyed by `evaluate --checkpoint`; a map that says it was made otherwise gets a note. 0 pixels:
+        as the model's own options say.
     scene_pattern: regular expression whose one group finds a scene's id in its name; empty when no split is official.
     train, test: official scene ids. A training scene is refused; missing and foreign scenes are noted in the result.
+    cautions: what every report of these figures has to say about them.
 
     Raises ConfigError when the parts cannot be meant.
     """
@@ -34,18 +47,40 @@ class Protocol:
     id: str
     description: str = ""
     exclude: tuple[str, ...] = ()
+    excluded_labels: str = "count"
     ignore_boundary: int = 0
+    pad_to: int = 0
+    pad_class: str = ""
+    window: int = 0
+    overlap: float = 0.0
     scene_pattern: str = ""
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.id:
             raise ConfigError("a protocol needs an id that its figures can carry")
+        where = f"protocol {self.id!r}"
         if not 0 <= self.ignore_boundary <= 255:
+            raise ConfigError(f"{where} has ignore_boundary {self.ignore_boundary}; it is a radius of 0 to 255 pixels")
+        if self.excluded_labels not in EXCLUDED_LABELS:
             raise ConfigError(
-                f"protocol {self.id!r} has ignore_boundary {self.ignore_boundary}; it is a radius of 0 to 255 pixels"
+                f"{where} has excluded_labels {self.excluded_labels!r}; use {' or '.join(EXCLUDED_LABELS)}"
             )
+        if self.pad_to < 0 or bool(self.pad_to) != bool(self.pad_class):
+            raise ConfigError(
+                f"{where} has pad_to {self.pad_to} and pad_class {self.pad_class!r}; give both, a size in pixels and "
+                "the class that padding is scored as, or neither"
+            )
+        if self.window < 0 or not 0 <= self.overlap < 1:
+            raise ConfigError(
+                f"{where} has window {self.window} and overlap {self.overlap}; a window is whole pixels, 0 for any, "
+                "an overlap a share from 0 to below 1"
+            )
+        self._check_split()
+
+    def _check_split(self) -> None:
         if (self.train or self.test) and not self.scene_pattern:
             raise ConfigError(f"protocol {self.id!r} lists scenes; give scene_pattern, which finds their ids in names")
         try:
@@ -68,17 +103,43 @@ class Protocol:
         }
 
     def averaged(self, schema: ClassSchema) -> tuple[int, ...]:
-        """Indices of the classes that the means go over. Raises ConfigError for an excluded class that is unknown."""
-        for name in self.exclude:
+        """Indices of the classes that the means go over.
+
+        Raises ConfigError for a class that the protocol names and the schema lacks, and when none is left.
+        """
+        for name in (*self.exclude, *([self.pad_class] if self.pad_class else [])):
             if name not in schema.classes:
                 raise ConfigError(
-                    f"protocol {self.id!r} leaves {name!r} out of the means, which schema {schema.name!r} does not "
-                    f"have; its classes are {', '.join(schema.classes)}. Use all-classes or a protocol of your own"
+                    f"protocol {self.id!r} names the class {name!r}, which schema {schema.name!r} does not have; its "
+                    f"classes are {', '.join(schema.classes)}. Use all-classes or a protocol of your own"
                 )
         kept = tuple(index for index, name in enumerate(schema.classes) if name not in self.exclude)
         if not kept:
             raise ConfigError(f"protocol {self.id!r} leaves every class out of the means; keep at least one")
         return kept
+
+    def apply(self, counts: Confusion, schema: ClassSchema, height: int, width: int) -> Confusion:
+        """What the protocol makes of the counts of a scene's blocks, a stack (N, K, K).
+
+        Labels of excluded classes are dropped where they are to be ignored. Scored padding becomes one more block.
+        """
+        if self.exclude and self.excluded_labels == "ignore":
+            gone = [schema.classes.index(name) for name in self.exclude]
+            matrix, unpredicted = counts.matrix.copy(), counts.unpredicted.copy()
+            dropped = int(matrix[:, gone].sum() + unpredicted[:, gone].sum())
+            matrix[:, gone], unpredicted[:, gone] = 0, 0
+            counts = replace(counts, matrix=matrix, unpredicted=unpredicted, ignored=counts.ignored + dropped)
+        if self.pad_to:
+            added = padding(height, width, self.pad_to)
+            block = np.zeros_like(counts.matrix[:1])
+            block[0, schema.classes.index(self.pad_class), schema.classes.index(self.pad_class)] = added
+            counts = replace(
+                counts,
+                matrix=np.concatenate([counts.matrix, block]),
+                unpredicted=np.concatenate([counts.unpredicted, block[:, 0] * 0]),
+                padded=counts.padded + added,
+            )
+        return counts
 
     def scene_id(self, name: str) -> str | None:
         """The official id in a scene's name, or None."""
@@ -109,6 +170,11 @@ class Protocol:
         return tuple(notes)
 
 
+def padding(height: int, width: int, multiple: int) -> int:
+    """Pixels added to a scene when both of its sides are rounded up to a multiple."""
+    return -(-height // multiple) * multiple * -(-width // multiple) * multiple - height * width
+
+
 _AREA = r"area_?(\d+)"
 _OFFICIAL_TRAIN = tuple("1 3 5 7 11 13 15 17 21 23 26 28 30 32 34 37".split())
 _OFFICIAL_TEST = tuple("2 4 6 8 10 12 14 16 20 22 24 27 29 31 33 35 38".split())
@@ -127,6 +193,28 @@ PROTOCOLS: dict[str, Protocol] = {
             train=_OFFICIAL_TRAIN,
             test=_OFFICIAL_TEST,
         ),
+        # What tools/vaihingen_patch_split.py of GeoSeg 2.0 makes of the test scenes: padded at the right and bottom to
+        # multiples of 1024 with a colour that no class has, which its decoding leaves at class 0. Its test script
+        # counts clutter in the accuracy and leaves it out of the means.
+        Protocol(
+            "geoseg-legacy",
+            "ISPRS Vaihingen as GeoSeg scores it: tiles of 1024 pixels without overlap, boundaries eroded by a disc of "
+            "radius 3, padding scored as impervious surface; means over 5 classes.",
+            exclude=("clutter",),
+            ignore_boundary=3,
+            pad_to=1024,
+            pad_class="impervious surface",
+            window=1024,
+            overlap=0.0,
+            scene_pattern=_AREA,
+            train=_OFFICIAL_TRAIN,
+            test=_OFFICIAL_TEST,
+            cautions=(
+                "padding that is in no scene is scored, every pixel of it as right: with a share p of padding among "
+                "the scored pixels the overall accuracy is OA (1 - p) + p",
+                "published figures of this protocol are of checkpoints chosen on the test scenes",
+            ),
+        ),
         Protocol(
             "ssrs-12-4",
             "ISPRS Vaihingen, the 12 and 4 scenes of the SSRS papers: boundaries eroded by a disc of radius 3; means "
@@ -139,8 +227,8 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             "mmseg-6class",
-            "ISPRS Vaihingen, official split as in mmsegmentation: boundaries eroded by a disc of radius 3; means "
-            "over 6 classes with clutter.",
+            "ISPRS Vaihingen, official split as in mmsegmentation: boundaries eroded by a disc of radius 3, in "
+            "training too; means over 6 classes with clutter.",
             ignore_boundary=3,
             scene_pattern=_AREA,
             train=_OFFICIAL_TRAIN,
@@ -152,29 +240,40 @@ PROTOCOLS: dict[str, Protocol] = {
 
 def load_protocol(name_or_path: str | Path) -> Protocol:
     """A built-in protocol by id, or one from a YAML file whose keys are Protocol's fields. Raises ConfigError."""
-    return preset_or_file(name_or_path, PROTOCOLS, _from_dict, "protocol")
+    return preset_or_file(name_or_path, PROTOCOLS, protocol_from_dict, "protocol")
 
 
-def _from_dict(data: Any) -> Protocol:
+_TUPLES = ("exclude", "train", "test", "cautions")
+_WHOLE = ("ignore_boundary", "pad_to", "window")
+
+
+def protocol_from_dict(data: Any) -> Protocol:
+    """A protocol from what `Protocol.to_dict` gives. Raises ConfigError naming the key that is wrong."""
     if not isinstance(data, Mapping):
         raise ConfigError("a protocol is a mapping with the key id and, where needed, exclude, ignore_boundary, ...")
     known = [field.name for field in fields(Protocol)]
-    for key in data:
+    values: dict[str, Any] = {"id": ""}
+    for key, value in data.items():
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"a protocol has no key {key!r}; allowed are {', '.join(known)}{hint}")
-    for key in ("exclude", "train", "test"):
-        if not isinstance(data.get(key, []), list):
-            raise ConfigError(f"{key} of a protocol is {data[key]!r}; it must be a list")
-    if type(data.get("ignore_boundary", 0)) is not int:
-        raise ConfigError(f"ignore_boundary of a protocol is {data['ignore_boundary']!r}; it is whole pixels")
-    return Protocol(
-        id=str(data.get("id", "")),
-        description=str(data.get("description", "")),
-        exclude=tuple(str(name) for name in data.get("exclude", ())),
-        ignore_boundary=data.get("ignore_boundary", 0),
-        scene_pattern=str(data.get("scene_pattern", "")),
-        train=tuple(str(scene) for scene in data.get("train", ())),
-        test=tuple(str(scene) for scene in data.get("test", ())),
-    )
+        values[key] = _value(key, value)
+    return Protocol(**values)
+
+
+def _value(key: str, value: Any) -> Any:
+    """One value of a protocol file in the type of its field. Raises ConfigError."""
+    if key in _TUPLES:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{key} of a protocol is {value!r}; it must be a list")
+        return tuple(str(item) for item in value)
+    if key in _WHOLE:
+        if type(value) is not int:
+            raise ConfigError(f"{key} of a protocol is {value!r}; it is whole pixels")
+        return value
+    if key == "overlap":
+        if type(value) not in (int, float):
+            raise ConfigError(f"overlap of a protocol is {value!r}; it is a share from 0 to below 1")
+        return float(value)
+    return str(value)

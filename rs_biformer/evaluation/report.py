@@ -3,20 +3,34 @@
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rs_biformer.evaluation.metrics import Metrics
+from rs_biformer import __version__
+from rs_biformer.evaluation.compare import Comparison, comparison_to_dict
+from rs_biformer.evaluation.metrics import BLOCK, Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+
 TABLE_HEADER = ("class", "IoU", "F1", "precision", "recall", "pixels", "share")
+COMPARED = ("mean_iou", "mean_f1", "overall_accuracy")
+COMPARE_HEADER = ("model", "mean IoU", "interval", "mean F1", "interval", "accuracy", "interval")
+DIFFERENCE_HEADER = ("first - second", "figure", "difference", "interval", "p (Holm)", "larger than chance")
+FIGURE_NAMES = {
+    "overall_accuracy": "overall accuracy",
+    "mean_iou": "mean IoU",
+    "mean_f1": "mean F1",
+    "kappa": "kappa",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+}
 NO_PREDICTION = "no prediction"
 _LARGEST_WRITTEN = 20
 """Classes up to which the cells of the matrix are large enough to be read."""
@@ -52,7 +66,13 @@ def table_rows(metrics: Metrics) -> list[tuple[str, ...]]:
         )
         for index, name in enumerate(scores.classes)
     ]
-    means = (f"mean of {len(scores.present)}", percent(scores.mean_iou), percent(scores.mean_f1), "", "")
+    means = (
+        f"mean of {len(scores.present)}",
+        percent(scores.mean_iou) + interval(metrics, "mean_iou"),
+        percent(scores.mean_f1) + interval(metrics, "mean_f1"),
+        "",
+        "",
+    )
     return [*rows, (*means, f"{scores.confusion.evaluated:,}", "")]
 
 
@@ -61,16 +81,33 @@ def summary_lines(metrics: Metrics) -> list[str]:
     scores = metrics.scores
     counts = scores.confusion
     lines = [
-        f"overall accuracy {percent(scores.overall_accuracy)}   kappa {percent(scores.kappa)}   "
-        f"frequency-weighted IoU {percent(scores.frequency_weighted_iou)}   protocol {metrics.protocol.id}",
+        "   ".join(
+            f"{FIGURE_NAMES[name]} {percent(value)}{interval(metrics, name)}"
+            for name, value in scores.headline.items()
+            if name not in ("mean_iou", "mean_f1")
+        )
+        + f"   protocol {metrics.protocol.id}",
+        f"intervals of {100 * metrics.resampling.level:g} % from {metrics.resampling.samples:,} draws of "
+        f"{len(metrics.units.matrix)} {unit_name(metrics)}"
+        if interval(metrics, "overall_accuracy")
+        else f"no intervals: {len(metrics.units.matrix)} {unit_name(metrics)} are too few",
         f"{counts.evaluated:,} pixels counted, {counts.ignored:,} ignored"
         + (f" ({counts.eroded:,} of them at eroded boundaries)" if metrics.protocol.ignore_boundary else ""),
     ]
-    if metrics.full is not None:
-        full = metrics.full
+    if len(metrics.forms) > 1:
+        lines += [
+            f"{name}: overall accuracy {percent(form.overall_accuracy)}   mean IoU {percent(form.mean_iou)}   "
+            f"mean F1 {percent(form.mean_f1)}"
+            for name, form in metrics.forms.items()
+        ]
+    if metrics.boundary is not None and metrics.boundary_f1 is not None:
+        each = zip(metrics.boundary.distances, metrics.boundary_f1, strict=True)
+        lines.append("mean boundary F1: " + "   ".join(f"{percent(f1)} within {d:g} px" for d, f1 in each))
+    if metrics.calibration is not None:
+        calibration = metrics.calibration
         lines.append(
-            f"on full labels: overall accuracy {percent(full.overall_accuracy)}   mean IoU {percent(full.mean_iou)}   "
-            f"mean F1 {percent(full.mean_f1)}"
+            f"expected calibration error {percent(calibration.expected_error)}   "
+            f"confidence less accuracy {100 * calibration.overconfidence:+.2f}"
         )
     lines += [f"note: {note}" for note in metrics.cautions]
     if metrics.protocol.exclude:
@@ -78,9 +115,73 @@ def summary_lines(metrics: Metrics) -> list[str]:
     return lines
 
 
+def interval(metrics: Metrics, figure: str, index: int | None = None) -> str:
+    """The interval of a figure in per cent, " (61.20 to 64.55)", or nothing where there is none."""
+    low, high = (float(end if index is None else end[index]) for end in metrics.intervals[figure])
+    return "" if math.isnan(low) else f" ({100 * low:.2f} to {100 * high:.2f})"
+
+
+def unit_name(metrics: Metrics) -> str:
+    """What the intervals were drawn from."""
+    return f"blocks of {BLOCK} px" if metrics.resampling.unit == "blocks" else "scenes"
+
+
+def compare_rows(results: Sequence[Metrics]) -> list[tuple[str, ...]]:
+    """The rows under COMPARE_HEADER: one per result, each figure in per cent and its interval."""
+    rows = []
+    for metrics in results:
+        values = metrics.scores.headline
+        cells = [(percent(values[name]), interval(metrics, name).strip(" ()")) for name in COMPARED]
+        rows.append((metrics.name, *(part for cell in cells for part in cell)))
+    return rows
+
+
+def difference_rows(found: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """The rows under DIFFERENCE_HEADER: one per pair and figure, in points of a per cent."""
+    return [
+        (
+            f"{row.first} - {row.second}",
+            FIGURE_NAMES.get(row.figure, row.figure.replace("iou ", "IoU of ", 1)),
+            signed(row.value),
+            f"{signed(row.low)} to {signed(row.high)}",
+            "–" if math.isnan(row.adjusted) else f"{row.adjusted:.4f}",
+            "yes" if row.real else "no",
+        )
+        for row in found
+    ]
+
+
+def signed(value: float) -> str:
+    """A difference of shares in points; a dash where it is undefined."""
+    return "–" if math.isnan(value) else f"{100 * value:+.2f}"
+
+
 def write_json(path: str | PathLike[str], metrics: Metrics) -> Path:
     """Write `Metrics.to_dict` as JSON and return the path."""
-    text = json.dumps(metrics.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    return _write_json(path, metrics.to_dict())
+
+
+def write_results(
+    path: str | PathLike[str], results: Sequence[Metrics], comparisons: Mapping[str, Sequence[Comparison]]
+) -> Path:
+    """Write several results, and by protocol what sets the models apart, as one JSON file; return its path."""
+    return _write_json(
+        path,
+        {
+            "protocols": list(dict.fromkeys(metrics.protocol.id for metrics in results)),
+            "comparisons": [
+                {"protocol": protocol, **row}
+                for protocol, found in comparisons.items()
+                for row in comparison_to_dict(found)
+            ],
+            "results": [metrics.to_dict() for metrics in results],
+            "version": __version__,
+        },
+    )
+
+
+def _write_json(path: str | PathLike[str], content: Mapping[str, Any]) -> Path:
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     return write_file(path, text.encode() + b"\n")
 
 

@@ -1,21 +1,27 @@
 """Pairs of rasters -> Metrics, window by window: memory does not grow with the scenes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from os import PathLike, fspath
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.enums import MaskFlags
 
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.evaluation.confusion import Confusion, count, empty
-from rs_biformer.evaluation.metrics import Metrics, SceneResult
+from rs_biformer.evaluation.boundary import BoundaryCounts, count_boundaries, halo, no_boundaries
+from rs_biformer.evaluation.calibration import CalibrationCounts, count_calibration, no_calibration
+from rs_biformer.evaluation.confusion import Confusion, joint
+from rs_biformer.evaluation.metrics import BLOCK, Metrics, Options, SceneResult, block_grid
 from rs_biformer.evaluation.protocols import Protocol, load_protocol
+from rs_biformer.evaluation.resampling import Resampling
 from rs_biformer.geometry import Window
-from rs_biformer.raster.labels import LabelRaster, erode_boundaries
+from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
+from rs_biformer.raster.labels import LabelRaster, erode_boundaries, translate_bytes
+from rs_biformer.raster.paths import Location, folder_of, locate, stem_of
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Source, require_same_grid
 from rs_biformer.schema import IGNORE, ClassSchema, load_schema
@@ -26,6 +32,11 @@ Progress = Callable[[int, int], None]
 
 # A window is one row of blocks of the usual sizes, 4 Mpx at most, so that each block is decoded once.
 _ROWS, _COLUMNS = 512, 8192
+
+_WRONG = 254  # a schema has at most 254 classes, 0 to 253
+
+_LEVELS = 250
+"""Steps of a probability in a raster of bytes, as `rs-biformer predict` writes it."""
 
 
 class ClassMap:
@@ -54,9 +65,15 @@ class ClassMap:
                 f"{self.path} holds {self.source.dtypes[0]}; a class map holds whole numbers, write uint8"
             )
         self._require_order()
+        with gdal_env(), raster_errors(self.path, "opened"), open_raster(self.path) as file:
+            self.tags: dict[str, str] = file.tags()
+            flags = file.mask_flag_enums[0]
+        masked = not flags or MaskFlags.per_dataset in flags
+        simple = self.source.count == 1 and self.source.dtypes[0] == "uint8" and not masked
+        self._index_of_byte = self._byte_table() if simple else None
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Location:
         return self.source.path
 
     def __enter__(self) -> "ClassMap":
@@ -75,6 +92,10 @@ class ClassMap:
                 raise RasterError(f"prediction {self.path} {_describe_unknown(unknown, self.schema)}")
             return index
         (values,) = self.source.read([1], window)
+        if self._index_of_byte is not None:
+            index = translate_bytes(values, self._index_of_byte)
+            if not (index == _WRONG).any():
+                return index
         missing = ~self.source.valid([1], [values], window) | (values == IGNORE)
         wrong = ~missing & ((values < 0) | (values >= len(self.schema)))
         if wrong.any():
@@ -83,6 +104,18 @@ class ClassMap:
                 f"class indices 0 to {len(self.schema) - 1}, use the --classes that the map was made with"
             )
         return np.where(missing, IGNORE, values).astype(np.uint8)
+
+    def _byte_table(self) -> bytes:
+        """What each byte of a map without a mask means: a class, IGNORE, or _WRONG. One look-up for many questions."""
+        table = np.full(256, _WRONG, np.uint8)
+        table[: len(self.schema)] = np.arange(len(self.schema))
+        table[IGNORE] = IGNORE
+        nodata = self.source.nodatavals[0]
+        if nodata is not None and 0 <= nodata <= 255 and float(nodata).is_integer():
+            table[int(nodata)] = IGNORE
+        if self.source.palette is not None:
+            table[self.source.palette[:, 3] == 0] = IGNORE
+        return table.tobytes()
 
     def _require_order(self) -> None:
         if self.source.palette is None:
@@ -97,6 +130,61 @@ class ClassMap:
                 )
 
 
+class Probabilities:
+    """Probabilities that belong to a class map, read by window; a context manager.
+
+    One band holds the confidence, which is the probability of the mapped class; as many bands as there are classes hold
+    the probability of each. Bytes are in steps of 1/250 with 255 for none, floats from 0 to 1 with NaN for none.
+
+    Raises RasterError when the file cannot be read or holds anything else.
+    """
+
+    def __init__(self, path: AnyPath, schema: ClassSchema) -> None:
+        self.source, self.schema = Source(path), schema
+        if self.source.count not in (1, len(schema)):
+            raise RasterError(
+                f"{path} has {self.source.count} bands; confidence has one, probabilities have {len(schema)}, one for "
+                f"each class of schema {schema.name!r}"
+            )
+        if any(np.dtype(dtype) != np.uint8 and np.dtype(dtype).kind != "f" for dtype in self.source.dtypes):
+            raise RasterError(f"{path} holds {self.source.dtypes[0]}; probabilities are uint8 or float")
+
+    @property
+    def per_class(self) -> bool:
+        """Whether there is a band for each class."""
+        return self.source.count == len(self.schema)
+
+    def __enter__(self) -> "Probabilities":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.source.close()
+
+    def read(self, window: Window) -> NDArray[np.float32]:
+        """The bands of a window (B, h, w) float32, NaN where there is none. Raises RasterError for values above 1."""
+        numbers = list(range(1, self.source.count + 1))
+        bands = np.stack(self.source.read(numbers, window))
+        values = bands.astype(np.float32)
+        if bands.dtype == np.uint8:
+            values /= np.float32(_LEVELS)
+            values[bands == 255] = np.nan
+        with np.errstate(invalid="ignore"):
+            strange = (values < 0) | (values > 1.001)
+        if strange.any():
+            raise RasterError(
+                f"{self.source.path} holds {bands[strange][0]}; probabilities are 0 to {_LEVELS} as bytes, else 0 to 1"
+            )
+        return np.minimum(values, 1)
+
+    def of_class(self, values: NDArray[np.float32], index: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability (h, w) of the mapped class of each pixel, from what `read` gave; NaN without one."""
+        if not self.per_class:
+            return values[0]
+        mapped = index != IGNORE
+        chosen = np.take_along_axis(values, np.where(mapped, index, 0)[None].astype(np.intp), axis=0)[0]
+        return np.where(mapped, chosen, np.float32(np.nan))
+
+
 def evaluate(
     predictions: AnyPath | Sequence[AnyPath],
     labels: AnyPath | Sequence[AnyPath],
@@ -104,6 +192,9 @@ def evaluate(
     protocol: Protocol | AnyPath = "all-classes",
     *,
     scenes: Sequence[SceneFiles] | None = None,
+    confidences: AnyPath | Sequence[AnyPath] | None = None,
+    boundary: Sequence[float] = (),
+    resampling: Resampling | None = None,
     tolerance: int = 0,
     max_unknown: float = 0.01,
     progress: Progress | None = None,
@@ -117,6 +208,9 @@ def evaluate(
     predictions: class maps as `predict` writes them, or in the schema's colours.
     labels: full (not eroded) labels in the schema's colours or values.
     scenes: the images behind the predictions, each one file or several; pixels that are nodata in them are ignored.
+    confidences: confidence or probability rasters, one for each prediction, for the calibration.
+    boundary: distances in pixels for the boundary F1 (see `boundary`).
+    resampling: what intervals are drawn from; spatial blocks unless given.
     tolerance: how far a colour may lie from the schema's, per channel.
     max_unknown: share of a label's pixels whose colour or value the schema may lack; they are ignored and reported.
     progress: called with (pixels done, pixels in all).
@@ -124,19 +218,57 @@ def evaluate(
     Raises ConfigError for options that cannot be meant and RasterError for files that do not fit each other or the
     schema: sizes or georeferences that differ, unknown colours or values, no labelled pixel in the whole set.
     """
+    (metrics,) = evaluate_protocols(
+        predictions,
+        labels,
+        schema,
+        [protocol],
+        scenes=scenes,
+        confidences=confidences,
+        boundary=boundary,
+        resampling=resampling,
+        tolerance=tolerance,
+        max_unknown=max_unknown,
+        progress=progress,
+    )
+    return metrics
+
+
+def evaluate_protocols(
+    predictions: AnyPath | Sequence[AnyPath],
+    labels: AnyPath | Sequence[AnyPath],
+    schema: ClassSchema | AnyPath,
+    protocols: Sequence[Protocol | AnyPath],
+    *,
+    scenes: Sequence[SceneFiles] | None = None,
+    confidences: AnyPath | Sequence[AnyPath] | None = None,
+    boundary: Sequence[float] = (),
+    resampling: Resampling | None = None,
+    tolerance: int = 0,
+    max_unknown: float = 0.01,
+    progress: Progress | None = None,
+) -> list[Metrics]:
+    """`evaluate` under several protocols at once: each raster is read once, each protocol gets a result of its own."""
     schema = schema if isinstance(schema, ClassSchema) else load_schema(fspath(schema))
-    protocol = protocol if isinstance(protocol, Protocol) else load_protocol(fspath(protocol))
-    protocol.averaged(schema)  # refuses an unknown class before hours of reading
+    rules = [item if isinstance(item, Protocol) else load_protocol(fspath(item)) for item in protocols]
     pairs = pair(predictions, labels)
-    images = list(scenes) if scenes is not None else [None] * len(pairs)
-    if len(images) != len(pairs):
-        raise ConfigError(f"{len(images)} scenes for {len(pairs)} predictions; give one for each, in the same order")
     names = scene_names(pairs)
-    notes = protocol.check_scenes(names)
+    for rule in rules:  # both refuse what cannot be meant before hours of reading
+        rule.averaged(schema)
+        rule.check_scenes(names)
+    if boundary:
+        boundary = no_boundaries(len(schema), boundary).distances
+    options = Options(tolerance, max_unknown, tuple(boundary))
+    images = _one_each(scenes, len(pairs), "scenes")
+    certain = _one_each(None if confidences is None else _paths(confidences), len(pairs), "confidence rasters")
+    jobs = [
+        _Job(*files, image, confidence, schema, options)
+        for files, image, confidence in zip(pairs, images, certain, strict=True)
+    ]
     total = 0
-    for files, image in zip(pairs, images, strict=True):
+    for job in jobs:
         # All are opened and compared before the first is read, and closed again: there may be thousands.
-        with _open(files, image, schema, tolerance) as opened:
+        with _open(job) as opened:
             total += opened.label.height * opened.label.width
     done = 0
 
@@ -146,44 +278,73 @@ def evaluate(
         if progress is not None:
             progress(done, total)
 
+    radii = tuple(sorted({0} | {rule.ignore_boundary for rule in rules}))
     results = []
-    for name, files, image in zip(names, pairs, images, strict=True):
-        with _open(files, image, schema, tolerance) as opened:
-            counts, full = _count_scene(opened, protocol.ignore_boundary, max_unknown, advance)
-        results.append(SceneResult(name, str(files[1]), str(files[0]), counts, full))
-    metrics = Metrics(schema, protocol, tuple(results), notes, tolerance, max_unknown)
-    if not metrics.scores.confusion.evaluated:
-        raise RasterError(
-            f"no labelled pixel in {', '.join(str(label) for _, label in pairs)}: all are ignored by schema "
-            f"{schema.name!r}, eroded by protocol {protocol.id!r}, or nodata in the scene; check --classes"
-        )
-    return metrics
+    for name, job in zip(names, jobs, strict=True):
+        with _open(job) as opened:
+            results.append(_count_scene(name, job, opened, radii, advance))
+    found = [
+        Metrics(schema, rule, tuple(results), options=options, resampling=resampling or Resampling()) for rule in rules
+    ]
+    for metrics in found:
+        if not metrics.scores.confusion.evaluated:
+            raise RasterError(
+                f"no labelled pixel in {', '.join(str(label) for _, label in pairs)}: all are ignored by schema "
+                f"{schema.name!r}, eroded by protocol {metrics.protocol.id!r}, or nodata in the scene; check --classes"
+            )
+    return found
+
+
+def _one_each(given: Sequence | None, pairs: int, what: str) -> list:
+    listed = list(given) if given is not None else [None] * pairs
+    if len(listed) != pairs:
+        raise ConfigError(f"{len(listed)} {what} for {pairs} predictions; give one for each, in the same order")
+    return listed
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The files of one scene, and how they are read."""
+
+    prediction: Location
+    label: Location
+    image: SceneFiles | None
+    confidence: Location | None
+    schema: ClassSchema
+    options: Options
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """The rasters of one pair while they are read, on one grid."""
+    """The rasters of one scene while they are read, on one grid."""
 
     prediction: ClassMap
     label: LabelRaster
     scene: Scene | None
+    confidence: Probabilities | None
 
 
 @contextmanager
-def _open(files: tuple[Path, Path], image: SceneFiles | None, schema: ClassSchema, tolerance: int) -> Iterator[_Opened]:
-    """Prediction, label and image of a pair. Raises RasterError unless they lie on one grid."""
+def _open(job: _Job) -> Iterator[_Opened]:
+    """The rasters of a scene. Raises RasterError unless they lie on one grid."""
+    schema, tolerance = job.schema, job.options.tolerance
     with (
-        ClassMap(files[0], schema, tolerance=tolerance) as prediction,
-        LabelRaster(files[1], schema, tolerance=tolerance) as label,
-        nullcontext() if image is None else Scene(image) as scene,
+        ClassMap(job.prediction, schema, tolerance=tolerance) as prediction,
+        LabelRaster(job.label, schema, tolerance=tolerance) as label,
+        nullcontext() if job.image is None else Scene(job.image) as scene,
+        nullcontext() if job.confidence is None else Probabilities(job.confidence, schema) as confidence,
     ):
         require_same_grid(prediction.source, label)
         if scene is not None:
             require_same_grid(scene, label)
-        yield _Opened(prediction, label, scene)
+        if confidence is not None:
+            require_same_grid(confidence.source, label)
+        yield _Opened(prediction, label, scene, confidence)
 
 
-def pair(predictions: AnyPath | Sequence[AnyPath], labels: AnyPath | Sequence[AnyPath]) -> list[tuple[Path, Path]]:
+def pair(
+    predictions: AnyPath | Sequence[AnyPath], labels: AnyPath | Sequence[AnyPath]
+) -> list[tuple[Location, Location]]:
     """Predictions and labels, paired in the order given. Raises ConfigError unless there are as many of each."""
     left, right = _paths(predictions), _paths(labels)
     if len(left) != len(right) or not left:
@@ -193,14 +354,17 @@ def pair(predictions: AnyPath | Sequence[AnyPath], labels: AnyPath | Sequence[An
     return list(zip(left, right, strict=True))
 
 
-def scene_names(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, ...]:
+def scene_names(pairs: Sequence[tuple[Location, Location]]) -> tuple[str, ...]:
     """A name for each pair: what the file names begin with in common, or what tells the pairs apart."""
-    common = tuple(_common_name(prediction.stem, label.stem) for prediction, label in pairs)
-    stems = tuple(label.stem for _, label in pairs)
+    common = tuple(_common_name(stem_of(prediction), stem_of(label)) for prediction, label in pairs)
+    stems = tuple(stem_of(label) for _, label in pairs)
     for names in (common, stems):
         if len(set(names)) == len(names):
             return names
-    return tuple(f"{label.parent.name}/{label.stem} ({number})" for number, (_, label) in enumerate(pairs, 1))
+    return tuple(
+        f"{folder_of(label).rpartition('/')[2]}/{stem_of(label)} ({number})"
+        for number, (_, label) in enumerate(pairs, 1)
+    )
 
 
 def windows(height: int, width: int) -> Iterator[Window]:
@@ -219,57 +383,150 @@ def _describe_unknown(unknown: Counter, schema: ClassSchema) -> str:
     )
 
 
+@dataclass
+class _Counts:
+    """What is added up while a scene is read; the counts of its blocks (N, K + 1, K + 1) as `joint` gives them."""
+
+    label: LabelRaster
+    radii: tuple[int, ...]
+    blocks: dict[int, NDArray[np.int64]] = field(init=False)
+    calibration: dict[int, CalibrationCounts] = field(default_factory=dict)
+    boundary: BoundaryCounts | None = None
+    strange: Counter = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        rows, columns = block_grid(self.label.height, self.label.width)
+        side = len(self.label.schema) + 1
+        self.blocks = {radius: np.zeros((rows * columns, side, side), np.int64) for radius in self.radii}
+
+    def add(self, radius: int, window: Window, label: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
+        """Count a window's pixels, each in its block."""
+        columns = block_grid(self.label.height, self.label.width)[1]
+        for row in range(window.row // BLOCK, -(-window.row_stop // BLOCK)):
+            for col in range(window.col // BLOCK, -(-window.col_stop // BLOCK)):
+                down = slice(max(0, row * BLOCK - window.row), (row + 1) * BLOCK - window.row)
+                right = slice(max(0, col * BLOCK - window.col), (col + 1) * BLOCK - window.col)
+                counted = joint(label[down, right], prediction[down, right], len(self.label.schema))
+                self.blocks[radius][row * columns + col] += counted
+
+    def stacks(self) -> dict[int, Confusion]:
+        """The counts of the blocks, by erosion radius."""
+        ignored = {radius: int(table[:, 0].sum()) for radius, table in self.blocks.items()}
+        return {
+            radius: Confusion(
+                table[:, 1:, 1:],
+                table[:, 1:, 0],
+                ignored=ignored[radius],
+                eroded=ignored[radius] - ignored[0],
+                unknown=self.strange.total(),
+            )
+            for radius, table in self.blocks.items()
+        }
+
+
 def _count_scene(
-    opened: _Opened, radius: int, max_unknown: float, advance: Callable[[int], None]
-) -> tuple[Confusion, Confusion | None]:
-    """A scene's counts on labels eroded by `radius`, and on full labels if that is something else."""
+    name: str, job: _Job, opened: _Opened, radii: tuple[int, ...], advance: Callable[[int], None]
+) -> SceneResult:
+    """Everything about one scene. Raises RasterError when the schema lacks too much of its label."""
     label = opened.label
-    counts, full = empty(len(label.schema)), empty(len(label.schema))
-    strange: Counter = Counter()
-    for window in windows(label.height, label.width):
-        part, part_full, unknown = _count_window(opened, window, radius)
-        counts, full, strange = counts + part, full + part_full, strange + unknown
-        advance(window.height * window.width)
-    if full.unknown > max_unknown * label.height * label.width:
+    counts = _Counts(label, radii)
+    for pixels in _read_ahead(opened, max(*radii, halo(job.options.boundary))):
+        _count_window(opened, pixels, job.options.boundary, counts)
+        advance(pixels.window.height * pixels.window.width)
+    allowed, area = job.options.max_unknown, label.height * label.width
+    unknown = counts.strange.total()
+    if unknown > allowed * area:
         raise RasterError(
-            f"label {label.path} {_describe_unknown(strange, label.schema)}: they are {full.unknown} pixels, "
-            f"{100 * full.unknown / (label.height * label.width):.3g} % of it, allowed are {100 * max_unknown:.3g} %"
+            f"label {label.path} {_describe_unknown(counts.strange, label.schema)}: they are {unknown} pixels, "
+            f"{100 * unknown / area:.3g} % of it, allowed are {100 * allowed:.3g} %"
         )
-    return counts, full if radius else None
+    return SceneResult(
+        name=name,
+        label=str(job.label),
+        prediction=str(job.prediction),
+        height=label.height,
+        width=label.width,
+        blocks=counts.stacks(),
+        calibration=counts.calibration,
+        boundary=counts.boundary,
+        made_by=_made_by(opened.prediction.tags),
+    )
 
 
-def _count_window(opened: _Opened, window: Window, radius: int) -> tuple[Confusion, Confusion, Counter]:
-    """The counts of one window on labels eroded by `radius`, on full labels, and what the schema does not know."""
-    label = opened.label
-    # Erosion looks `radius` pixels around, so it sees across the window's border what it would see in the whole scene.
-    outer = window.grown(radius, label.height, label.width)
-    index, unknown = label.read(outer)
+@dataclass(frozen=True)
+class _Pixels:
+    """What is read of a window: label, map and validity (H, W) of the window and what is around it, and confidences.
+
+    inner: where the window lies in them. valid: None without a scene. unknown: of the window alone.
+    """
+
+    window: Window
+    inner: tuple[slice, slice]
+    label: NDArray[np.uint8]
+    mapped: NDArray[np.uint8]
+    valid: NDArray[np.bool_] | None
+    confidence: NDArray[np.float32] | None
+    unknown: Counter
+
+
+def _read(opened: _Opened, window: Window, reach: int) -> _Pixels:
+    """A window of a scene with `reach` pixels around it: erosion and outlines see across its border."""
+    outer = window.grown(reach, opened.label.height, opened.label.width)
+    index, unknown = opened.label.read(outer)
     if unknown and outer != window:
-        _, unknown = label.read(window)  # the halo's were or will be counted in their own window
+        _, unknown = opened.label.read(window)  # those around it were or will be counted in their own window
     down, right = window.row - outer.row, window.col - outer.col
-    inner = (slice(down, down + window.height), slice(right, right + window.width))
-    predicted = opened.prediction.read(window)
-    nodata = ~opened.scene.read(window)[1] if opened.scene is not None else np.False_
-    full = _count(index[inner], predicted, nodata, len(label.schema), unknown)
-    if not radius:
-        return full, full, unknown
-    kept = _count(erode_boundaries(index, radius)[inner], predicted, nodata, len(label.schema), unknown)
-    return replace(kept, eroded=kept.ignored - full.ignored), full, unknown
+    return _Pixels(
+        window=window,
+        inner=(slice(down, down + window.height), slice(right, right + window.width)),
+        label=index,
+        mapped=opened.prediction.read(outer),
+        valid=None if opened.scene is None else opened.scene.read(outer)[1],
+        confidence=None if opened.confidence is None else opened.confidence.read(window),
+        unknown=unknown,
+    )
 
 
-def _count(
-    label: NDArray[np.uint8],
-    prediction: NDArray[np.uint8],
-    nodata: NDArray[np.bool_] | np.bool_,
-    classes: int,
-    unknown: Counter,
-) -> Confusion:
-    counts = count(np.where(nodata, np.uint8(IGNORE), label), prediction, classes)
-    return replace(counts, unknown=unknown.total())
+def _read_ahead(opened: _Opened, reach: int) -> Iterator[_Pixels]:
+    """All windows of a scene, each read by another thread while the one before it is counted."""
+    with ThreadPoolExecutor(1) as reader:
+        coming: Future[_Pixels] | None = None
+        for window in windows(opened.label.height, opened.label.width):
+            here, coming = coming, reader.submit(_read, opened, window, reach)
+            if here is not None:
+                yield here.result()
+        if coming is not None:
+            yield coming.result()
 
 
-def _paths(paths: AnyPath | Sequence[AnyPath]) -> list[Path]:
-    return [Path(paths)] if isinstance(paths, str | PathLike) else [Path(path) for path in paths]
+def _count_window(opened: _Opened, pixels: _Pixels, distances: tuple[float, ...], counts: _Counts) -> None:
+    """Add a window of a scene to its counts."""
+    counts.strange += pixels.unknown
+    inner, predicted = pixels.inner, pixels.mapped[pixels.inner]
+    for radius in counts.radii:
+        # Eroded first: the edge of the data is no boundary.
+        truth = (erode_boundaries(pixels.label, radius) if radius else pixels.label)[inner]
+        if pixels.valid is not None:
+            truth = np.where(pixels.valid[inner], truth, np.uint8(IGNORE))
+        counts.add(radius, pixels.window, truth, predicted)
+        if opened.confidence is not None and pixels.confidence is not None:
+            sure = opened.confidence.of_class(pixels.confidence, predicted)
+            known = (truth != IGNORE) & (predicted != IGNORE) & ~np.isnan(sure)
+            found = count_calibration(sure[known].astype(np.float64), (truth == predicted)[known])
+            counts.calibration[radius] = counts.calibration.get(radius, no_calibration()) + found
+    if distances:
+        known_label = pixels.label if pixels.valid is None else np.where(pixels.valid, pixels.label, np.uint8(IGNORE))
+        outlines = count_boundaries(known_label, pixels.mapped, inner, len(opened.label.schema), distances)
+        counts.boundary = outlines if counts.boundary is None else counts.boundary + outlines
+
+
+def _made_by(tags: Mapping[str, str]) -> dict[str, str]:
+    """What a map's metadata say of its making: the model and the options of its prediction, by name."""
+    return {name: text for name, text in tags.items() if name.startswith(("PREDICTION_", "MODEL", "SOFTWARE"))}
+
+
+def _paths(paths: AnyPath | Sequence[AnyPath]) -> list[Location]:
+    return [locate(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
 
 
 def _common_name(prediction: str, label: str) -> str:

@@ -90,6 +90,29 @@ def test_the_counts_of_two_halves_add_up_to_the_whole(monkeypatch):
     assert halves.ignored == whole.ignored and whole.matrix.dtype == np.int64
 
 
+def test_a_stack_gives_the_figures_of_each_of_its_confusions():
+    rng = np.random.default_rng(4)
+    stack = ours.Confusion(rng.integers(0, 5, (7, 3, 3)), rng.integers(0, 2, (7, 3)))
+    stack.matrix[3] = stack.unpredicted[3] = 0  # nothing labelled
+    single = [ours.Confusion(matrix, missing) for matrix, missing in zip(stack.matrix, stack.unpredicted, strict=True)]
+    for figure in (
+        *(ours.iou, ours.f1, ours.precision, ours.recall),
+        *(ours.overall_accuracy, ours.kappa, ours.frequency_weighted_iou),
+    ):
+        np.testing.assert_array_equal(figure(stack), np.array([figure(one) for one in single]))
+    total = sum(single, start=ours.empty(3))
+    np.testing.assert_array_equal(stack.total.matrix, total.matrix)
+    np.testing.assert_array_equal(stack.total.unpredicted, total.unpredicted)
+
+
+def test_more_classes_than_fit_a_byte_of_pairs_are_counted_too():
+    rng = np.random.default_rng(5)
+    label, found = rng.integers(0, 40, (2, 90, 80)).astype(np.uint8)
+    np.testing.assert_array_equal(
+        ours.count(label, found, 40).matrix, sk.confusion_matrix(label.ravel(), found.ravel(), labels=range(40))
+    )
+
+
 def test_kappa_survives_counts_whose_squares_overflow_64_bits():
     counts = ours.Confusion(np.array([[4, 1], [1, 4]]) * 10**17, np.zeros(2, np.int64))
     assert ours.kappa(counts) == pytest.approx(0.6)

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import yaml
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
-from rs_biformer.schema import PRESETS
+from rs_biformer.evaluation.confusion import Confusion
+from rs_biformer.evaluation.protocols import PROTOCOLS, Protocol, load_protocol, padding
+from rs_biformer.schema import PRESETS, ClassSchema
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -15,7 +17,13 @@ def test_a_protocol_survives_the_round_trip_through_yaml(name, tmp_path):
 
 def test_the_official_vaihingen_splits_have_the_published_sizes():
     sizes = {name: (len(p.train), len(p.test)) for name, p in PROTOCOLS.items()}
-    assert sizes == {"all-classes": (0, 0), "isprs-official": (16, 17), "ssrs-12-4": (12, 4), "mmseg-6class": (16, 17)}
+    assert sizes == {
+        "all-classes": (0, 0),
+        "isprs-official": (16, 17),
+        "geoseg-legacy": (16, 17),
+        "ssrs-12-4": (12, 4),
+        "mmseg-6class": (16, 17),
+    }
     official = PROTOCOLS["isprs-official"]
     assert set(official.train) | set(official.test) == set(PROTOCOLS["mmseg-6class"].train + official.test)
     assert len(set(official.train + official.test)) == 33
@@ -55,7 +63,7 @@ def test_an_unknown_protocol_is_answered_with_the_nearest():
 
 
 def test_excluding_a_class_that_the_schema_lacks_is_refused():
-    with pytest.raises(ConfigError, match="leaves 'clutter' out of the means, which schema 'loveda' does not have"):
+    with pytest.raises(ConfigError, match="names the class 'clutter', which schema 'loveda' does not have"):
         PROTOCOLS["isprs-official"].averaged(PRESETS["loveda"])
 
 
@@ -67,6 +75,11 @@ def test_excluding_a_class_that_the_schema_lacks_is_refused():
         ("{id: mine, ignore_boundary: -1}", "radius of 0 to 255"),
         ("{id: mine, ignore_boundary: 1.5}", "whole pixels"),
         ("{id: mine, exclude: tree}", "must be a list"),
+        ("{id: mine, pad_to: 1024}", "give both"),
+        ("{id: mine, pad_class: tree}", "give both"),
+        ("{id: mine, window: 64, overlap: 1}", "a share from 0 to below 1"),
+        ("{id: mine, overlap: none}", "a share from 0 to below 1"),
+        ("{id: mine, excluded_labels: drop}", "use count or ignore"),
         ("{id: mine, test: [1]}", "give scene_pattern"),
         ("{id: mine, scene_pattern: 'area', test: [1]}", "0 groups; it needs exactly one"),
         ("{id: mine, scene_pattern: '(', test: [1]}", "no regular expression"),
@@ -86,3 +99,36 @@ def test_a_protocol_that_leaves_nothing_to_average_is_refused():
     schema = PRESETS["vaihingen"]
     with pytest.raises(ConfigError, match="every class"):
         Protocol("none", exclude=schema.classes).averaged(schema)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(2048, 1024, 0), (2049, 1024, 3072 * 1024 - 2049 * 1024), (2494, 2064, 4_289_568)]
+)
+def test_padding_is_what_two_sides_rounded_up_have_more(height, width, expected):
+    assert padding(height, width, 1024) == expected
+
+
+def blocks(*matrices):
+    matrix = np.array(matrices, np.int64)
+    return Confusion(matrix, np.arange(matrix.shape[0] * matrix.shape[1]).reshape(matrix.shape[:2]), ignored=4)
+
+
+SCHEMA = ClassSchema("three", ("road", "tree", "clutter"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
+
+
+def test_labels_of_an_excluded_class_count_or_are_ignored_as_the_protocol_says():
+    counts = blocks([[5, 1, 1], [0, 4, 2], [3, 0, 2]])
+    counted = Protocol("a", exclude=("clutter",)).apply(counts, SCHEMA, 4, 5)
+    assert counted is counts
+    ignored = Protocol("b", exclude=("clutter",), excluded_labels="ignore").apply(counts, SCHEMA, 4, 5)
+    # Predictions of clutter elsewhere stay errors; the labels of clutter and its missing predictions are gone.
+    assert ignored.matrix.tolist() == [[[5, 1, 1], [0, 4, 2], [0, 0, 0]]]
+    assert ignored.unpredicted.tolist() == [[0, 1, 0]] and ignored.ignored == 4 + 5 + 2
+    assert counts.matrix[0, 2].tolist() == [3, 0, 2]
+
+
+def test_scored_padding_is_one_more_block_of_right_pixels():
+    counts = blocks([[5, 1, 1], [0, 4, 2], [3, 0, 2]])
+    padded = Protocol("p", pad_to=8, pad_class="tree").apply(counts, SCHEMA, 4, 5)
+    assert padded.matrix[1].tolist() == [[0, 0, 0], [0, 64 - 20, 0], [0, 0, 0]] and padded.padded == 44
+    assert padded.total.evaluated == counts.total.evaluated + 44

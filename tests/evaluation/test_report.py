@@ -25,9 +25,9 @@ def make_metrics(protocol: Protocol = PROTOCOLS["all-classes"], missing: int = 0
     matrix = np.diag([50, 40, 30, 20, 10, 0]).astype(np.int64)
     matrix[0, 1] = 50
     unpredicted = np.array([0, 0, missing, 0, 0, 0])
-    counts = Confusion(matrix, unpredicted, ignored=7, eroded=3)
-    full = counts if protocol.ignore_boundary else None
-    return Metrics(PRESETS["vaihingen"], protocol, (SceneResult("town", "l.tif", "p.tif", counts, full),))
+    stack = Confusion(matrix[None], unpredicted[None], ignored=7, eroded=3)
+    blocks = {0: stack, protocol.ignore_boundary: stack}
+    return Metrics(PRESETS["vaihingen"], protocol, (SceneResult("area2", "l.tif", "p.tif", 20, 15, blocks),))
 
 
 def test_the_table_shows_per_cent_a_dash_for_absent_classes_and_the_mean():
@@ -43,7 +43,8 @@ def test_a_class_outside_the_means_is_starred_and_explained():
     assert table_rows(metrics)[5][0] == "clutter *"
     lines = summary_lines(metrics)
     assert "* not in the means: clutter" in lines
-    assert any(line.startswith("on full labels: overall accuracy 75.00") for line in lines)
+    assert any(line.startswith("full labels, 5 classes: overall accuracy 75.00") for line in lines)
+    assert any(line.startswith("no intervals: 1 blocks") for line in lines)
     assert any("7 ignored (3 of them at eroded boundaries)" in line for line in lines)
 
 
@@ -55,6 +56,7 @@ def test_json_holds_what_the_metrics_hold_and_no_nan(tmp_path):
     assert {
         "overall_accuracy", "mean_iou", "mean_f1", "per_class", "confusion_matrix", "protocol", "ignored_pixels",
         "kappa", "frequency_weighted_iou", "per_scene", "full_labels", "version", "schema", "options",
+        "forms", "intervals", "protocol_definition",
     } <= set(content)  # fmt: skip
     assert content["protocol"] == "isprs-official" and content["unpredicted_pixels"] == 2
 

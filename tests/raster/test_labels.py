@@ -11,6 +11,7 @@ from pieces import blocks
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
+from rs_biformer.raster import labels
 from rs_biformer.raster.labels import LabelRaster, encode_colours, erode_boundaries, require_pair
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.writer import write_chip
@@ -196,6 +197,17 @@ def test_labels_are_decoded_at_ten_megapixels_a_second_or_faster(write_raster):
     assert seconds < index.size / 10e6
 
 
+@settings(max_examples=60)
+@given(st.lists(st.tuples(*[st.sampled_from([0, 1, 7, 128, 254, 255])] * 3), min_size=2, max_size=9, unique=True))
+def test_colours_are_decoded_as_the_table_of_all_colours_says(colours):
+    schema = ClassSchema("any", tuple(map(str, colours[1:])), tuple(colours[1:]), ignore_colours=(colours[0],))
+    pixels = list(np.random.default_rng(len(colours)).choice([0, 1, 7, 128, 254, 255, 9], (3, 40, 50)).astype(np.uint8))
+    pixels[0][0, : len(colours)], pixels[1][0, : len(colours)], pixels[2][0, : len(colours)] = np.array(colours).T
+    whole = labels._colour_table(schema, 0)[labels._pack(pixels)]
+    np.testing.assert_array_equal(labels._index_of_colours(pixels, schema, 0), whole)
+    assert set(whole[0, : len(colours)].tolist()) == {*range(len(colours) - 1), IGNORE}
+
+
 def eroded_by_hand(index: np.ndarray, radius: int) -> np.ndarray:
     """Every pixel looks at every other pixel."""
     rows, cols = np.indices(index.shape)
@@ -232,6 +244,30 @@ def test_erosion_of_grown_windows_equals_erosion_of_the_whole():
         eroded = erode_boundaries(index[halo.slices], 3)
         row, col = window.row - halo.row, window.col - halo.col
         assert np.array_equal(eroded[row : row + window.height, col : col + window.width], whole[window.slices])
+
+
+DRAWN = """
+    aaaaaaaaaaaa     aaaa.aaaaaaa
+    aaaaaaaaaaaa     aa.....aaaaa
+    aaaaaaaaaaaa     aa.....aaaaa
+    aaaabaaaaaaa     a.......aaaa
+    aaaaaaaaaaaa     aa.....aa...
+    aaaaaaaaaaaa     aa..........
+    aaaaaaaa____     aaaa.aa.____
+    aaaaaaaa_ccc     aaaaaa.._...
+    aaaaaaaa_ccc     aaaaaa.._...
+    aaaaaaaa_ccc     aaaaaa.._..c
+"""
+
+
+def test_a_drawn_label_is_eroded_pixel_by_pixel_as_the_isprs_rule_says():
+    """A car of one pixel takes the disc of radius 3 around it; unlabelled pixels (_) are no class."""
+    lines = [line.split() for line in DRAWN.strip().splitlines()]
+    before, after = (np.array([list(line[side]) for line in lines]) for side in (0, 1))
+    values = {"a": 0, "b": 1, "c": 2, "_": IGNORE, ".": IGNORE}
+    index, expected = (np.vectorize(values.get)(part).astype(np.uint8) for part in (before, after))
+    found = erode_boundaries(index, 3)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_straight_boundary_loses_the_radius_on_both_sides():

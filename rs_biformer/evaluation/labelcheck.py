@@ -1,0 +1,306 @@
+"""Where a sure model and the label disagree: places whose label may be wrong, ranked, as polygons to open in QGIS.
+
+The rule is that of confident learning (Northcutt, Jiang, Chuang, "Confident learning: estimating uncertainty in dataset
+labels", JAIR 2021), for regions instead of single examples. A pixel is suspicious when its mapped class differs from
+its label and is at least as probable as that class is, on average, where the label confirms it: sure by the measure of
+its own class, so a class that the model finds difficult is not left out; a class that no label confirms is, as nothing
+says what is sure for it. Suspicious pixels of one pair of classes that share an edge are a place; slivers along
+outlines, where labels are merely drawn loosely, are removed by an opening. A place's score is its area in pixels times
+the mean by which the mapped class is more probable than the label's.
+
+With a raster per class that gap is known. With the confidence alone it is at least 2 c - 1, which is what is taken.
+Two passes over the rasters, band by band; memory holds a band, the open outlines and the places kept.
+"""
+
+import heapq
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from scipy import ndimage
+
+from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.evaluation.confusion import ratio
+from rs_biformer.evaluation.stream import AnyPath, ClassMap, Probabilities, SceneFiles, pair, scene_names
+from rs_biformer.geometry import Window
+from rs_biformer.raster.gdal import raster_errors
+from rs_biformer.raster.ground import ground_areas
+from rs_biformer.raster.labels import LabelRaster
+from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.source import require_same_grid
+from rs_biformer.raster.vector import FaceBuilder
+from rs_biformer.schema import IGNORE, ClassSchema
+
+MOST = 1000
+"""Places kept, those of the highest score."""
+NARROWEST = 5
+"""Pixels: what is narrower is an outline drawn loosely. Odd."""
+_BAND_PIXELS = 1 << 20
+_CODES = 254
+"""Pairs of classes that one pass can tell apart."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A place whose label may be wrong; the outline in the coordinates of its scene."""
+
+    score: float
+    pixels: int
+    scene: str
+    label: str
+    predicted: str
+    gap: float
+    area: float
+    outline: shapely.Polygon
+
+
+@dataclass(frozen=True)
+class _Rasters:
+    """The rasters of one scene, open."""
+
+    name: str
+    label: LabelRaster
+    prediction: ClassMap
+    probabilities: Probabilities
+    scene: Scene | None
+
+    def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+        """Label and mapped class (h, w), IGNORE where unknown, and probabilities (B, h, w)."""
+        index, _ = self.label.read(window)
+        if self.scene is not None:
+            index = np.where(self.scene.read(window)[1], index, np.uint8(IGNORE))
+        return index, self.prediction.read(window), self.probabilities.read(window)
+
+    def bands(self) -> list[Window]:
+        """The scene from the top down, in windows of its width."""
+        height, width = self.label.height, self.label.width
+        rows = int(np.clip(_BAND_PIXELS // width, 16, 1024))
+        return [Window(row, 0, min(rows, height - row), width) for row in range(0, height, rows)]
+
+
+def find_label_errors(
+    predictions: AnyPath | Sequence[AnyPath],
+    labels: AnyPath | Sequence[AnyPath],
+    probabilities: Sequence[AnyPath],
+    schema: ClassSchema,
+    out: str | PathLike[str],
+    *,
+    scenes: Sequence[SceneFiles] | None = None,
+    tolerance: int = 0,
+    most: int = MOST,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write the places where labels may be wrong to a GeoPackage, the likeliest first, and return their number.
+
+    predictions, labels, scenes, tolerance: as `evaluate` takes them. probabilities: one raster for each prediction, a
+    band per class or the confidence. Each place has the attributes rank, score, scene, label, predicted, pixels, area
+    (square metres, as ground.py gives it) and gap. progress: called with (pixels done, pixels in all) of both passes.
+
+    Raises ConfigError for options that cannot be meant and RasterError for rasters that do not fit each other.
+    """
+    out = Path(out)
+    if out.suffix.lower() != ".gpkg":
+        raise ConfigError(f"{out} is to hold places for QGIS; its name must end in .gpkg")
+    pairs = pair(predictions, labels)
+    images = list(scenes) if scenes is not None else [None] * len(pairs)
+    if not len(probabilities) == len(images) == len(pairs):
+        raise ConfigError(
+            f"{len(probabilities)} probability rasters and {len(images)} scenes for {len(pairs)} predictions; give one "
+            "for each, in the same order"
+        )
+    with ExitStack() as stack:
+        opened = [
+            _open(stack, name, files, sure, image, schema, tolerance)
+            for name, files, sure, image in zip(scene_names(pairs), pairs, probabilities, images, strict=True)
+        ]
+        crs = _common_crs(opened)
+        total, done = 2 * sum(part.label.height * part.label.width for part in opened), 0
+
+        def advance(window: Window) -> None:
+            nonlocal done
+            done += window.height * window.width
+            if progress is not None:
+                progress(done, total)
+
+        thresholds, codes = _thresholds(opened, schema, advance)
+        found = (place for part in opened for place in _suspects(part, schema, thresholds, codes, advance))
+        best = heapq.nlargest(most, found, key=lambda place: place.score)
+    _write(out, best, crs)
+    return len(best)
+
+
+def _open(
+    stack: ExitStack,
+    name: str,
+    files: tuple[AnyPath, AnyPath],
+    sure: AnyPath,
+    image: SceneFiles | None,
+    schema: ClassSchema,
+    tolerance: int,
+) -> _Rasters:
+    prediction = stack.enter_context(ClassMap(files[0], schema, tolerance=tolerance))
+    label = stack.enter_context(LabelRaster(files[1], schema, tolerance=tolerance))
+    probabilities = stack.enter_context(Probabilities(sure, schema))
+    scene = None if image is None else stack.enter_context(Scene(image))
+    require_same_grid(prediction.source, label)
+    require_same_grid(probabilities.source, label)
+    if scene is not None:
+        require_same_grid(scene, label)
+    return _Rasters(name, label, prediction, probabilities, scene)
+
+
+def _common_crs(opened: Sequence[_Rasters]) -> CRS | None:
+    """The CRS of the maps. Raises RasterError when they have several: a layer has one."""
+    first = opened[0].prediction.source
+    for part in opened[1:]:
+        other = part.prediction.source
+        if other.crs != first.crs:
+            raise RasterError(
+                f"{first.path} and {other.path} are in different CRSs and a layer has one; check their labels apart"
+            )
+    return first.crs
+
+
+def _thresholds(
+    opened: Sequence[_Rasters], schema: ClassSchema, advance: Callable[[Window], None]
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """What makes a class's probability high (K,), and a code for each pair of label and mapped class (K, K).
+
+    The code is IGNORE for equal classes, and for the rarest pairs where there are more than fit a byte.
+    """
+    classes = len(schema)
+    sums, counts, pairs = np.zeros(classes), np.zeros(classes), np.zeros((classes, classes), np.int64)
+    for part in opened:
+        for window in part.bands():
+            label, predicted, values = part.read(window)
+            # A raster per class says how probable the label's class is; the confidence only where it is the mapped one.
+            of = label if part.probabilities.per_class else np.where(label == predicted, label, np.uint8(IGNORE))
+            sure = part.probabilities.of_class(values, of)
+            known = (of != IGNORE) & ~np.isnan(sure)
+            sums += np.bincount(of[known], weights=sure[known], minlength=classes)
+            counts += np.bincount(of[known], minlength=classes)
+            differ = (label != predicted) & (label != IGNORE) & (predicted != IGNORE)
+            np.add.at(pairs, (label[differ], predicted[differ]), 1)
+            advance(window)
+    codes = np.full((classes, classes), IGNORE, np.uint8)
+    common = np.argsort(-pairs, axis=None, kind="stable")[:_CODES]
+    common = common[pairs.flat[common] > 0]
+    codes.flat[common] = np.arange(len(common))
+    return ratio(sums, counts), codes
+
+
+def _suspects(
+    part: _Rasters,
+    schema: ClassSchema,
+    thresholds: NDArray[np.float64],
+    codes: NDArray[np.uint8],
+    advance: Callable[[Window], None],
+) -> Iterator[Suspect]:
+    """The places of one scene."""
+    label_of, predicted_of = {}, {}
+    for row, column in np.argwhere(codes != IGNORE):
+        label_of[int(codes[row, column])] = schema.classes[row]
+        predicted_of[int(codes[row, column])] = schema.classes[column]
+    source = part.prediction.source
+    builder = FaceBuilder(part.label.height, 0)
+    for window in part.bands():
+        outlines, found, gaps = builder.add(*_suspicious(part, window, thresholds, codes))
+        advance(window)
+        placed = _placed(outlines, source.transform)
+        areas = ground_areas(placed, source.crs, source.transform)
+        for number, code in enumerate(found.tolist()):
+            pixels, gap = round(shapely.area(outlines[number])), float(gaps[number])
+            if pixels < NARROWEST**2:
+                continue  # what another pair of classes left of a square
+            yield Suspect(
+                score=pixels * gap,
+                pixels=pixels,
+                scene=part.name,
+                label=label_of[code],
+                predicted=predicted_of[code],
+                gap=gap,
+                area=float(areas[number]),
+                outline=placed[number],
+            )
+
+
+def _placed(outlines: NDArray[np.object_], transform: Affine) -> NDArray[np.object_]:
+    """Outlines in pixels (x = column, y = row) where the transform puts them."""
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return shapely.transform(outlines, lambda points: points @ np.array([[a, d], [b, e]]) + (c, f))
+
+
+def _suspicious(
+    part: _Rasters, window: Window, thresholds: NDArray[np.float64], codes: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The code of each suspicious pixel of a window (h, w), IGNORE elsewhere, and its gap."""
+    outer = window.grown(NARROWEST, part.label.height, part.label.width)
+    label, predicted, values = part.read(outer)
+    known = (label != IGNORE) & (predicted != IGNORE)
+    sure = part.probabilities.of_class(values, predicted)
+    gap = sure - part.probabilities.of_class(values, label) if part.probabilities.per_class else 2 * sure - 1
+    code = codes[np.where(known, label, 0), np.where(known, predicted, 0)]
+    with np.errstate(invalid="ignore"):
+        strong = known & (code != IGNORE) & (sure >= thresholds[np.where(known, predicted, 0)]) & (gap > 0)
+    strong = _opened(strong)
+    inner = (
+        slice(window.row - outer.row, window.row_stop - outer.row),
+        slice(window.col - outer.col, window.col_stop - outer.col),
+    )
+    return np.where(strong, code, np.uint8(IGNORE))[inner], np.where(strong, gap, np.nan)[inner].astype(np.float64)
+
+
+def _opened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask (h, w) without what no square of NARROWEST pixels fits into; beyond the array its edge goes on."""
+    values = mask.astype(np.uint8)
+    for extreme in (ndimage.minimum_filter, ndimage.maximum_filter):
+        values = extreme(values, NARROWEST, mode="nearest")
+    return values > 0
+
+
+def _write(out: Path, suspects: Sequence[Suspect], crs: CRS | None) -> None:
+    """A GeoPackage with one layer, named as the file; it appears complete or not at all."""
+    from pyogrio.raw import write  # a second build of GDAL: loaded when it is needed
+
+    columns: dict[str, NDArray[Any]] = {
+        "rank": np.arange(1, len(suspects) + 1, dtype=np.int32),
+        "score": np.array([suspect.score for suspect in suspects]),
+        "scene": np.array([suspect.scene for suspect in suspects], object),
+        "label": np.array([suspect.label for suspect in suspects], object),
+        "predicted": np.array([suspect.predicted for suspect in suspects], object),
+        "pixels": np.array([suspect.pixels for suspect in suspects], np.int64),
+        "area": np.array([suspect.area for suspect in suspects]),
+        "gap": np.array([suspect.gap for suspect in suspects]),
+    }
+    with raster_errors(out, "written"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as folder:
+            partial = Path(folder) / out.name
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="'crs' was not provided")  # no CRS is no fault here
+                try:
+                    write(
+                        partial,
+                        shapely.to_wkb(np.array([suspect.outline for suspect in suspects], object)),
+                        list(columns.values()),
+                        list(columns),
+                        layer=out.stem,
+                        driver="GPKG",
+                        geometry_type="Polygon",
+                        crs=None if crs is None else crs.to_wkt(version="WKT2_2019"),
+                    )
+                except RuntimeError as error:  # what GDAL raises here
+                    raise RasterError(
+                        f"{out} cannot be written: {error}; make room or choose another folder"
+                    ) from error
+            partial.replace(out)

@@ -1,0 +1,148 @@
+"""The sections of the page that show rasters: scenes under a slider, and the windows that went worst."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from os import PathLike
+
+from rs_biformer.evaluation.html import heading, hint, number, row_name, swatch, table
+from rs_biformer.evaluation.metrics import BLOCK, Metrics
+from rs_biformer.evaluation.previews import EMPTY, WRONG, Preview, preview, preview_size, worst_first
+from rs_biformer.evaluation.report import percent
+from rs_biformer.evaluation.stream import SceneFiles
+
+SHOWN_SCENES = 24
+"""Scenes of which a page shows pictures, the worst ones first: more would make it too heavy for a phone."""
+SHOWN_BLOCKS = 12
+"""Windows that are shown, the worst ones first."""
+_BLOCK_SIDE = 256
+"""Pixels of such a picture's side."""
+
+AnyPath = str | PathLike[str]
+
+
+@dataclass(frozen=True)
+class SceneView:
+    """The rasters of one scene to be shown. `name` is that of the scene in Metrics; `image` may be None.
+
+    prediction: a class map, or those of several models by the model's name.
+    """
+
+    name: str
+    image: SceneFiles | None
+    label: AnyPath
+    prediction: AnyPath | Mapping[str, AnyPath]
+
+    @property
+    def predictions(self) -> dict[str, AnyPath]:
+        """The class maps by name."""
+        return dict(self.prediction) if isinstance(self.prediction, Mapping) else {"Prediction": self.prediction}
+
+
+def scene_table(metrics: Metrics) -> str:
+    """The figures of each scene."""
+    rows = []
+    for scene in metrics.scenes:
+        scores = metrics.scene_scores(scene)
+        counts = scores.confusion
+        missing = int(counts.unpredicted.sum())
+        rows.append(
+            f"{row_name(scene.name)}{number(scores.mean_iou)}{number(scores.mean_f1)}{number(scores.overall_accuracy)}"
+            f"{number(counts.evaluated, f'{counts.evaluated:,}')}{number(counts.ignored, f'{counts.ignored:,}')}"
+            f"{number(missing, f'{missing:,}')}"
+        )
+    names = ("Mean IoU %", "Mean F1 %", "Accuracy %", "Pixels", "Ignored", "No prediction")
+    return (
+        hint("A scene’s means go over the classes that occur in it, so they are not shares of the figures above.")
+        + f'\n<div class="above">{table([heading("Scene", "text"), *map(heading, names)], rows)}</div>'
+    )
+
+
+def legend(metrics: Metrics) -> str:
+    """What the colours of the pictures mean."""
+    return "".join(
+        f"<li>{swatch(colour)}{escape(name)}</li>"
+        for name, colour in [
+            *zip(metrics.schema.classes, metrics.schema.colours, strict=True),
+            ("no label, no data", EMPTY),
+            ("error", WRONG),
+        ]
+    )
+
+
+def scene_views(metrics: Metrics, views: Sequence[SceneView]) -> str:
+    """The scenes under a slider, the worst first."""
+    scores = {scene.name: metrics.scene_scores(scene) for scene in metrics.scenes}
+    means = [scores[view.name].mean_iou if view.name in scores else float("nan") for view in views]
+    shown = worst_first([view.name for view in views], means)[:SHOWN_SCENES]
+    size = preview_size(len(shown))
+    parts = []
+    for place in shown:
+        view = views[place]
+        found = scores.get(view.name)
+        words = (
+            f"<p>mean IoU {percent(found.mean_iou)} · mean F1 {percent(found.mean_f1)} · accuracy "
+            f"{percent(found.overall_accuracy)}</p>"
+            if found is not None
+            else ""
+        )
+        pictures = preview(
+            view.image, view.label, view.predictions, metrics.schema, size=size, tolerance=metrics.options.tolerance
+        )
+        parts.append(
+            f'<figure class="scene card" data-ratio="{pictures.width / pictures.height:.5f}"><figcaption>'
+            f"<h3>{escape(view.name)}</h3>{words}</figcaption>\n{_panels(pictures, view.name)}</figure>"
+        )
+    left_out = f" The {len(shown)} worst of {len(views)} are shown." if len(shown) < len(views) else ""
+    return (
+        hint(
+            f"The worst scene first.{left_out} Pictures are reduced; an error picture shows the share of wrong pixels. "
+            '<span class="screen">Drag the line between the pictures; zoom by the buttons or a double click, then drag '
+            "the picture.</span>"
+        )
+        + f'\n<ul class="legend">{legend(metrics)}</ul>\n'
+        + "\n".join(parts)
+    )
+
+
+def worst_windows(metrics: Metrics, views: Sequence[SceneView]) -> str:
+    """The blocks with the lowest accuracy, worst first; nothing where no block is large and labelled enough."""
+    known = {view.name: view for view in views}
+    blocks = [block for block in metrics.worst_blocks(SHOWN_BLOCKS + len(metrics.scenes)) if block.scene in known]
+    parts = []
+    for block in blocks[:SHOWN_BLOCKS]:
+        view = known[block.scene]
+        pictures = preview(
+            view.image,
+            view.label,
+            view.predictions,
+            metrics.schema,
+            size=_BLOCK_SIDE,
+            tolerance=metrics.options.tolerance,
+            window=block.window,
+        )
+        area = block.window
+        where = f"rows {area.row:,} – {area.row_stop:,}, columns {area.col:,} – {area.col_stop:,}"
+        panels = _panels(pictures, f"{block.scene}, {where}")
+        parts.append(
+            f'<figure class="block card"><figcaption><h3>{escape(block.scene)}</h3><p>accuracy '
+            f"{percent(block.accuracy)} · {where}</p></figcaption>{panels}</figure>"
+        )
+    if not parts:
+        return ""
+    return (
+        hint(
+            f"Of all windows of {BLOCK} pixels with a label on a quarter of their area or more, those with the lowest "
+            "accuracy."
+        )
+        + f'\n<div class="blocks">{"".join(parts)}</div>'
+    )
+
+
+def _panels(pictures: Preview, name: str) -> str:
+    panels = [
+        f'<figure><img src="{source}" width="{pictures.width}" height="{pictures.height}" '
+        f'alt="{escape(layer)} of {escape(name)}"><figcaption>{escape(layer)}</figcaption></figure>'
+        for layer, source in pictures.layers.items()
+    ]
+    return f'<div class="panels" style="--panels:{len(panels) if len(panels) < 5 else 3}">{"".join(panels)}</div>'
