@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -52,6 +53,18 @@ def test_the_metadata_are_those_that_deepness_reads(exported):
 
 def test_an_unknown_pixel_size_is_not_made_up():
     assert "resolution" not in metadata(pointwise_model(tiny_meta(gsd=None)), 32, 0.5)
+
+
+def test_an_exported_model_is_known_by_its_file_and_travels_with_it(exported, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported.read_bytes())
+    model = OnnxModel(path)
+    packed = pickle.dumps(model)
+    path.unlink()  # as on a machine that does not have the file
+    sent = pickle.loads(packed)
+    raw, valid = torch.rand(1, 3, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool)
+    assert torch.equal(sent(raw, valid), model(raw, valid))
+    assert sent.fingerprint == model.fingerprint == OnnxModel(exported).fingerprint
 
 
 def test_an_exported_model_maps_a_scene_as_the_checkpoint_does(exported, write_raster, tmp_path):

@@ -69,7 +69,7 @@ def test_decoders_never_see_encoders(path):
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.parts[:2] == ("nn", "attention")], ids=str)
 def test_one_attention_never_sees_another(path):
-    shared = ("nn.attention.regions", "nn.attention.softmax", "errors")
+    shared = ("nn.attention.regions", "nn.attention.softmax", "nn.attention.routed", "nn.depthwise", "errors")
     assert path.name == "__init__.py" or all(name.startswith(shared) for name in _imports(path))
 
 

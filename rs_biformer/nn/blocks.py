@@ -4,7 +4,14 @@ Convolutions work on (B, C, H, W) and attention on (B, H, W, C). For a channels-
 the other, so nothing here copies as long as memory stays channels-last.
 """
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 
@@ -52,21 +59,65 @@ class ChannelsLast(nn.Module):
         return self.module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-class TransformerBlock(nn.Module):
+class Block(nn.Module):
+    """A block that can trade time for memory in training.
+
+    With `checkpointing` set it keeps nothing but its input for the backward pass, and runs again there. Gradients are
+    the same, stochastic depth included, and batch norms count each batch once.
+    """
+
+    checkpointing = False
+
+    def __call__(self, *inputs: Any) -> Any:
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return super().__call__(*inputs)
+        if torch.compiler.is_compiling():  # which recomputes values, and no update of running statistics
+            return checkpoint(super().__call__, *inputs, use_reentrant=False)
+        return checkpoint(
+            super().__call__, *inputs, use_reentrant=False, context_fn=partial(_first_and_second_run, self)
+        )
+
+
+def _first_and_second_run(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _frozen_statistics(block)
+
+
+@contextmanager
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Let the batch norms of `block` normalise by the batch without moving their running statistics."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+class TransformerBlock(Block):
     """Pre-norm transformer block: (B, H, W, C) -> (B, H, W, C).
 
     attention, ffn: modules of (B, H, W, C). position: one more, whose output is added first, such as a depth-wise
-    convolution; None for none. drop_path: probability with which a sample skips a branch in training.
+    convolution; None for none. drop_path: probability with which a sample skips a branch in training. eps: what the
+    layer norms add to the variance.
     """
 
     def __init__(
-        self, dim: int, attention: nn.Module, ffn: nn.Module, position: nn.Module | None = None, drop_path: float = 0.0
+        self,
+        dim: int,
+        attention: nn.Module,
+        ffn: nn.Module,
+        position: nn.Module | None = None,
+        drop_path: float = 0.0,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.position = position
-        self.attention_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.attention_norm = nn.LayerNorm(dim, eps)
         self.attention = attention
-        self.ffn_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.ffn_norm = nn.LayerNorm(dim, eps)
         self.ffn = ffn
         self.drop_path = StochasticDepth(drop_path, "row")
 

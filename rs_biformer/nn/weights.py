@@ -6,9 +6,11 @@ checkpoint, finds the state dict in it, and insists that it fits.
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import permutations
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from rs_biformer.errors import CheckpointError
 from rs_biformer.nn.attention import bra, msda
@@ -27,11 +30,8 @@ from rs_biformer.nn.encoders.library import library_encoder
 CONTAINERS = ("state_dict_ema", "model", "state_dict")
 """Keys under which authors keep the state dict in a file, best first: where there are two, they publish the average."""
 
-PREFIXES = ("module.", "backbone.")
-"""Left by DistributedDataParallel and by mmsegmentation."""
-
-HEADS = ("decode_head.", "auxiliary_head.")
-"""What mmsegmentation keeps beside the backbone."""
+BACKBONE = re.compile(r"^(?:.*\.)?backbone\.")
+"""Where mmsegmentation, mmdetection and detectron2 keep the encoder; beside it are necks and heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,11 @@ def load_published_weights(
 ) -> LoadReport:
     """Fill an encoder, or an attention or feed-forward module alone, from weights in their authors' layout.
 
-    state_dict_or_path: a state dict, or a .pth or .safetensors file of one, bare or in one of CONTAINERS. Files are
-    opened with weights_only=True: nothing in them is executed. Classifiers and segmentation heads are left. The first
-    convolution of 3-band weights is fitted to any number of bands by repeating the bands, scaled to keep the response.
+    state_dict_or_path: a state dict, or a .pth or .safetensors file of one, bare or in one of CONTAINERS; of an
+    ImageNet classifier, or of a segmenter or detector of OpenMMLab's or Detectron2's code, whose backbone is taken.
+    Files are opened with weights_only=True: nothing in them is executed. Classifiers, necks and heads are left. The
+    first convolution of 3-band weights is fitted to any number of bands by repeating the bands, scaled to keep the
+    response.
     Raises CheckpointError, and changes nothing, when the file is unreadable or does not fit, saying what it looks like.
     """
     source = "the state dict" if isinstance(state_dict_or_path, Mapping) else str(state_dict_or_path)
@@ -106,7 +108,7 @@ def _state_dict(source: Mapping[str, Tensor] | str | PathLike[str], name: str) -
             break
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{name} holds a {type(content).__name__}; a state dict of tensors is needed")
-    tensors = {_bare(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{name} holds no tensors, bare or under {', '.join(CONTAINERS)}; give a state dict")
     return tensors
@@ -118,16 +120,39 @@ def _read(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with safe_globals([(_NotATensor, name) for name in _other_types(path)]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch goes on with advice that would run the file
         raise CheckpointError(f"{path} cannot be read as weights alone ({reason}); save its state dict anew") from error
 
 
-def _bare(key: str) -> str:
-    for prefix in PREFIXES:
-        key = key.removeprefix(prefix)
-    return key
+class _NotATensor:
+    """Stands for what authors save beside the weights, such as their command line; what it was is never looked up."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _other_types(path: Path) -> list[str]:
+    """Names of the types and functions in a file that are not those of weights; none are imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols of files that are no checkpoints anyway
+        try:
+            return get_unsafe_globals_in_checkpoint(path)
+        except ValueError:  # a file from before torch 1.6, or none of torch's at all
+            return []
+
+
+def _bare(keys: Iterable[str]) -> dict[str, str]:
+    """Names of an encoder's parameters -> those in the file, without what wrappers put before them.
+
+    In the file of a whole detector or segmenter these are the names below its backbone alone.
+    """
+    keys = list(keys)
+    below = {BACKBONE.sub("", key): key for key in keys if BACKBONE.match(key)}
+    return below or {key.removeprefix("module."): key for key in keys}
 
 
 def _match(module: nn.Module, published: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], LoadReport, str]:
@@ -135,14 +160,14 @@ def _match(module: nn.Module, published: Mapping[str, Tensor]) -> tuple[dict[str
     layout = LAYOUTS.get(type(module), Layout(_library_key))
     ours = module.state_dict()
     matched: dict[str, Tensor] = {}
-    used, left, strange = [], [], []
-    for key, value in published.items():
-        name = None if key.startswith(HEADS) else layout.translate(key)
+    used, strange = [], []
+    for bare, key in _bare(published).items():
+        name, value = layout.translate(bare), published[key]
         if name is not None and name not in ours and f"model.{name}" in ours:  # smp's wrapper around timm
             name = f"model.{name}"
         if name is None:
-            left.append(key)
-        elif name not in ours or (fitted := _fit(value, ours[name].shape)) is None:
+            continue
+        if name not in ours or (fitted := _fit(value, ours[name].shape)) is None:
             strange.append(f"{key} {tuple(value.shape)}")
         else:
             matched[name] = fitted
@@ -154,7 +179,9 @@ def _match(module: nn.Module, published: Mapping[str, Tensor]) -> tuple[dict[str
         problem = f"{len(strange)} of its tensors have no place, such as {strange[0]}"
     elif lacking:
         problem = f"it lacks {len(lacking)} tensors, such as {lacking[0]}"
-    return matched, LoadReport(tuple(used), tuple(left), tuple(missing)), problem
+    left = published.keys() - set(used)
+    report = LoadReport(tuple(used), tuple(key for key in published if key in left), tuple(missing))
+    return matched, report, problem
 
 
 def _fit(value: Tensor, shape: torch.Size) -> Tensor | None:
@@ -170,9 +197,25 @@ def _fit(value: Tensor, shape: torch.Size) -> Tensor | None:
 
 
 def _looks_like(published: Mapping[str, Tensor]) -> str:
-    for name, build in LOOKALIKES.items():
+    for name, build in {**_operators(published), **LOOKALIKES}.items():
         with torch.device("meta"):
             module = build()
         if not _match(module, published)[2]:
-            return f"{name}; make that encoder instead"
+            return f"{name}; make that instead"
     return "no architecture known here"
+
+
+def _operators(published: Mapping[str, Tensor]) -> dict[str, Callable[[], nn.Module]]:
+    """Attention and feed-forward modules of the widths that occur in a file."""
+    widths = sorted({value.shape[1] for value in published.values() if value.ndim > 1 and value.shape[1] > 1})
+    if len(widths) > 2:
+        return {}
+    operators: dict[str, Callable[[], nn.Module]] = {}
+    for dim in widths:
+        operators[f"BiLevelRoutingAttention({dim}, num_heads)"] = partial(bra.BiLevelRoutingAttention, dim, 1)
+        operators[f"MultiScaleDilatedAttention({dim}, num_heads)"] = partial(
+            msda.MultiScaleDilatedAttention, dim, 1, dilations=(1,)
+        )
+    for dim, hidden in permutations(widths, 2):
+        operators[f"IRFFN({dim}, {hidden})"] = partial(IRFFN, dim, hidden)
+    return operators

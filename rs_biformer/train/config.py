@@ -114,25 +114,30 @@ class LossConfig:
             the inverse square root. Frequencies are those of the windows as drawn: what data.balance has evened out
             already is not corrected twice.
         label_smoothing: Share of the label that is spread over all classes, in [0, 1); cross_entropy only.
+        auxiliary: Weight of the same loss of the auxiliary head, where model.arguments has auxiliary: true.
     """
 
     terms: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
     balance: float = 0.0
     label_smoothing: float = 0.0
+    auxiliary: float = 0.4
 
     def __post_init__(self) -> None:
         _require(0 <= self.balance <= 2, "loss.balance", self.balance, "between 0 (off) and 2")
+        _require(self.auxiliary >= 0, "loss.auxiliary", self.auxiliary, "0 or more, such as 0.4")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer. Norms, biases and other vectors are never decayed.
+    """The optimizer. Norms, biases, class tokens and other vectors are never decayed.
 
     Args:
         name: adamw or sgd.
         learning_rate: Its highest value; the schedule multiplies it.
         weight_decay: Decoupled for adamw, an L2 penalty for sgd.
         momentum: Of sgd; the first beta of adamw.
+        multipliers: Multiples of learning_rate for parts of the network, by the beginning of their parameters' names;
+            the longest that fits counts. {encoder: 0.1} trains a pretrained encoder at a tenth.
         ema: Decay of an exponential moving average of the weights, such as 0.999, that validation, best.ckpt and
             last.ckpt then hold; 0 keeps none. Early on the decay is lower, so that short runs forget their start.
     """
@@ -141,6 +146,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     momentum: float = 0.9
+    multipliers: dict[str, float] = field(default_factory=dict)
     ema: float = 0.0
 
     def __post_init__(self) -> None:
@@ -148,6 +154,8 @@ class OptimizerConfig:
         _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "positive")
         _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
         _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "in [0, 1)")
+        for name, multiple in self.multipliers.items():
+            _require(multiple >= 0, f"optimizer.multipliers.{name}", multiple, "0 (frozen) or more")
         _require(0 <= self.ema < 1, "optimizer.ema", self.ema, "in [0, 1), such as 0.999")
 
 

@@ -1,7 +1,7 @@
 """Optimizer, learning rate schedule and class weights, as functions of the options."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +13,36 @@ from rs_biformer.train.config import OptimizerConfig, ScheduleConfig
 
 
 def create_optimizer(network: nn.Module, options: OptimizerConfig) -> Optimizer:
-    """AdamW or SGD in which only weights of two and more dimensions decay: norms, biases and scales do not."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    """AdamW or SGD in which only matrices and kernels decay: norms, biases, scales and class tokens do not.
+
+    The group of the highest learning rate comes first. Raises ConfigError for a multiplier of no part of the network.
+    """
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    unused = set(options.multipliers)
+    for name, parameter in network.named_parameters():
+        part = _part(name, options.multipliers)
+        unused.discard(part)
+        if parameter.requires_grad:
+            rate = options.learning_rate * options.multipliers.get(part, 1.0)
+            is_vector = sum(side > 1 for side in parameter.shape) < 2  # a class token is 1 x 1 x C
+            groups.setdefault((rate, 0.0 if is_vector else options.weight_decay), []).append(parameter)
+    if unused:
+        parts = ", ".join(name for name, _ in network.named_children())
+        raise ConfigError(
+            f"optimizer.multipliers names {min(unused)}, which nothing in the network begins with; it has {parts}"
+        )
+    ordered = [
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in sorted(groups.items(), key=lambda group: group[0], reverse=True)
     ]
-    groups = [group for group in groups if group["params"]]
     if options.name == "sgd":
-        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.momentum, 0.999))
+        return torch.optim.SGD(ordered, lr=options.learning_rate, momentum=options.momentum)
+    return torch.optim.AdamW(ordered, lr=options.learning_rate, betas=(options.momentum, 0.999))
+
+
+def _part(name: str, parts: Iterable[str]) -> str:
+    """The longest of `parts` that the dotted name begins with, '' for none."""
+    return max((part for part in parts if f"{name}.".startswith(f"{part}.")), key=len, default="")
 
 
 def learning_rate_factor(step: int, steps: int, options: ScheduleConfig) -> float:

@@ -128,7 +128,14 @@ def _create_task(config: TrainConfig, meta: CheckpointMeta, data: TileDataModule
         class_weights=class_weights(data.class_frequencies.tolist(), config.loss.balance),
         label_smoothing=config.loss.label_smoothing,
     )
-    return SegmentationTask(network, loss, meta, optimizer=config.optimizer, schedule=config.schedule)
+    return SegmentationTask(
+        network,
+        loss,
+        meta,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        auxiliary=config.loss.auxiliary,
+    )
 
 
 def _create_trainer(config: TrainConfig, out: Path, *, has_validation: bool) -> Trainer:

@@ -35,6 +35,7 @@ class SegmentationTask(LightningModule):
 
     A batch is {"image": raw (B, C, S, S), "label": (B, S, S) uint8 with IGNORE, "valid": (B, S, S) bool}. Normalisation
     happens here, on the device. Checkpoints carry `meta` with the figures of the last validation.
+    auxiliary: weight of the loss of the model's auxiliary head, where it has one.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class SegmentationTask(LightningModule):
         *,
         optimizer: OptimizerConfig,
         schedule: ScheduleConfig,
+        auxiliary: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
         self.loss = loss
+        self.auxiliary = auxiliary if getattr(model, "auxiliary", None) is not None else 0.0
         self.normalisation = Normalisation(meta.mean, meta.std)
         self.meta = meta
         self.optimizer_options, self.schedule_options = optimizer, schedule
@@ -56,11 +59,21 @@ class SegmentationTask(LightningModule):
         self.validation_loss = MeanMetric()
 
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
-        x = self.normalisation(image, valid)
-        return self.model(x.contiguous(memory_format=torch.channels_last))
+        return self.model(self._normalised(image, valid))
+
+    def _normalised(self, image: Tensor, valid: Tensor | None) -> Tensor:
+        return self.normalisation(image, valid).contiguous(memory_format=torch.channels_last)
+
+    def _training_loss(self, batch: Batch) -> Tensor:
+        label = batch["label"].long()
+        if not self.auxiliary:
+            return self.loss(self(batch["image"], batch["valid"]), label)
+        x = self._normalised(batch["image"], batch["valid"])
+        logits, second = self.model.forward_with_auxiliary(x)  # type: ignore[operator]
+        return self.loss(logits, label) + self.auxiliary * self.loss(second, label)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.loss(self(batch["image"], batch["valid"]), batch["label"].long())
+        loss = self._training_loss(batch)
         looks = batch_idx % FINITE_EVERY == 0 or self.trainer.is_last_batch
         if looks and not torch.isfinite(loss):
             raise RsBiformerError(

@@ -1,18 +1,29 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from goldens import assert_equals_reference, case, published_weights, reference_input
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.nn.attention import bra
-from rs_biformer.nn.attention.bra import (
-    BiLevelRoutingAttention,
+from rs_biformer.nn.attention import bra, routed
+from rs_biformer.nn.attention.bra import METHODS, BiLevelRoutingAttention, choose_method, route, use_method
+from rs_biformer.nn.attention.routed import (
     attend_dense,
-    attend_everywhere,
+    attend_flex,
     attend_gathered,
-    route,
 )
+from rs_biformer.nn.attention.softmax import attend_everywhere
 from rs_biformer.nn.weights import load_published_weights
+
+QUICK = (attend_dense, attend_gathered)
+"""The ways that run at once: FlexAttention is traced anew for each shape."""
+
+
+@pytest.fixture(autouse=True)
+def gradients_of_flex_attention_on_the_cpu(monkeypatch):
+    """PyTorch refuses them there since it has no kernel; its plain code, which is what is to be compared, has them."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
 
 
 def attend_by_loop(q, k, v, regions, topk, num_heads, scale):
@@ -40,11 +51,15 @@ def random_qkv(batch, height, width, channels, seed=0):
     return [t.requires_grad_() for t in torch.randn(shape, generator=generator, dtype=torch.float64)]
 
 
-@pytest.mark.parametrize("method", [attend_dense, attend_gathered])
 @pytest.mark.parametrize(
-    ("height", "width", "regions", "topk"), [(8, 8, 4, 3), (16, 8, 8, 5), (9, 13, 4, 2), (5, 3, 4, 1), (2, 19, 8, 3)]
+    ("method", "size"),
+    [
+        *itertools.product(QUICK, [(8, 8, 4, 3), (12, 8, 4, 5), (9, 13, 4, 2), (5, 3, 4, 1), (2, 19, 8, 3)]),
+        *((attend_flex, size) for size in [(12, 8, 4, 5), (9, 13, 4, 2)]),
+    ],
 )
-def test_each_method_equals_a_loop_over_regions_in_values_and_gradients(method, height, width, regions, topk):
+def test_each_method_equals_a_loop_over_regions_in_values_and_gradients(method, size):
+    height, width, regions, topk = size
     q, k, v = random_qkv(2, height, width, 8)
     region = bra.region_size(height, width, regions)
     out = method(q, k, v, route(q, k, region, topk), region, 2, 0.3)
@@ -66,7 +81,7 @@ def test_with_all_regions_it_is_ordinary_attention(size):
     torch.testing.assert_close(module(x), module.project(attended + local))
 
 
-@pytest.mark.parametrize("method", [attend_dense, attend_gathered])
+@pytest.mark.parametrize("method", QUICK)
 def test_routing_to_all_regions_is_attention_everywhere(method):
     q, k, v = random_qkv(1, 7, 10, 8)
     region = bra.region_size(7, 10, 4)
@@ -74,19 +89,31 @@ def test_routing_to_all_regions_is_attention_everywhere(method):
     torch.testing.assert_close(method(q, k, v, routes, region, 2, 0.5), attend_everywhere(q, k, v, 2, 0.5))
 
 
-def test_what_padding_holds_cannot_change_the_result(monkeypatch):
+@pytest.mark.parametrize("method", METHODS.values())
+def test_what_padding_holds_cannot_change_the_result(monkeypatch, method):
     q, k, v = random_qkv(2, 9, 13, 8)
     region = bra.region_size(9, 13, 4)
     routes = route(q, k, region, 2)
-    clean = attend_gathered(q, k, v, routes, region, 2, 0.3)
+    clean = method(q, k, v, routes, region, 2, 0.3)
 
     def pad_with_rubbish(x, height, width):
-        if x.dtype == torch.bool:
-            return F.pad(x, (0, 0, 0, -x.shape[2] % width, 0, -x.shape[1] % height), value=False)
-        return F.pad(x, (0, 0, 0, -x.shape[2] % width, 0, -x.shape[1] % height), value=1e4)
+        filling = False if x.dtype == torch.bool else 1e4
+        return F.pad(x, (0, 0, 0, -x.shape[2] % width, 0, -x.shape[1] % height), value=filling)
 
-    monkeypatch.setattr(bra, "pad_to_multiple", pad_with_rubbish)
-    assert torch.equal(attend_gathered(q, k, v, routes, region, 2, 0.3), clean)
+    monkeypatch.setattr(routed, "pad_to_multiple", pad_with_rubbish)
+    rubbish = method(q, k, v, routes, region, 2, 0.3)
+    assert torch.equal(rubbish, clean)
+    cotangent = torch.randn_like(clean)
+    assert torch.equal(*(torch.stack(torch.autograd.grad(y, (q, k, v), cotangent)) for y in (rubbish, clean)))
+
+
+@pytest.mark.parametrize(("size", "topk"), [((9, 13), 3), ((10, 10), 5)])
+def test_a_map_that_does_not_divide_is_not_what_its_padded_map_gives(size, topk):
+    """Zeros around a map would be pooled and attended; here nothing beyond its border exists."""
+    module = BiLevelRoutingAttention(8, 1, regions=4, topk=topk).double()
+    x = torch.randn(1, *size, 8, dtype=torch.float64)
+    padded = F.pad(x, (0, 0, 0, -size[1] % 4, 0, -size[0] % 4))
+    assert not torch.allclose(module(x), module(padded)[:, : size[0], : size[1]])
 
 
 def test_region_means_leave_out_padding():
@@ -97,37 +124,121 @@ def test_region_means_leave_out_padding():
     assert route(q, k, (1, 2), 1)[0, 2].tolist() == [2]  # with a zero averaged in, 8 / 2 would lose against 5
 
 
-def test_routing_has_no_gradient_and_attention_has():
+@pytest.mark.parametrize(("size", "region"), [((8, 12), (2, 3)), ((9, 13), (3, 4)), ((2, 5), (1, 1)), ((7, 3), (4, 4))])
+def test_region_means_are_those_of_a_loop(size, region):
+    x = torch.randn(2, *size, 3, dtype=torch.float64)
+    corners = [(row, col) for row in range(0, size[0], region[0]) for col in range(0, size[1], region[1])]
+    boxes = [x[:, row : row + region[0], col : col + region[1]] for row, col in corners]
+    expected = torch.stack([box.flatten(1, 2).mean(1) for box in boxes], dim=1)
+    torch.testing.assert_close(bra.region_means(x, region), expected)
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_routing_has_no_gradient_and_attention_has(method):
     q, k, v = random_qkv(1, 8, 8, 8)
     routes = route(q, k, (2, 2), 3)
     assert not routes.requires_grad
-    for gradient in torch.autograd.grad(attend_gathered(q, k, v, routes, (2, 2), 2, 0.3).square().sum(), (q, k, v)):
+    for gradient in torch.autograd.grad(method(q, k, v, routes, (2, 2), 2, 0.3).square().sum(), (q, k, v)):
         assert gradient.abs().sum() > 0
 
 
-@pytest.mark.parametrize(("size", "topk"), [((16, 16), 16), ((64, 64), 1), ((20, 33), 8)])
-def test_the_choice_of_method_does_not_change_the_result(monkeypatch, size, topk):
-    module = BiLevelRoutingAttention(32, 1, topk=topk).double()
-    x = torch.randn(1, *size, 32, dtype=torch.float64)
-    results = []
-    for dense in (True, False):
-        monkeypatch.setattr(bra, "_use_dense", lambda *_, dense=dense: dense)
-        results.append(module(x))
-    torch.testing.assert_close(*results)
+@pytest.mark.parametrize(("size", "topk"), [((16, 16), 16), ((24, 24), 1), ((20, 33), 8)])
+def test_the_choice_of_method_changes_neither_the_result_nor_the_gradients(size, topk):
+    module = BiLevelRoutingAttention(32, 1, topk=topk, local_kernel=1).double()
+    x = torch.randn(1, *size, 32, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(x.shape, dtype=torch.float64)
+    expected = None
+    for name in (None, "dense", "gathered"):
+        use_method(module, name)
+        out = module(x)
+        result = (out, *torch.autograd.grad(out, (x, *module.parameters()), cotangent))
+        torch.testing.assert_close(result, expected or result)
+        expected = result
 
 
-@pytest.mark.parametrize(("size", "topk"), [(16, 16), (64, 1)])
-def test_it_compiles_to_one_graph(size, topk):
-    module = BiLevelRoutingAttention(16, 1, topk=topk)
-    x = torch.randn(1, size, size, 16)
-    compiled = torch.compile(module, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x), module(x))
+def test_the_rule_is_dense_on_small_maps_and_gathers_elsewhere():
+    assert choose_method(16 * 16, 16 / 64) is attend_dense
+    assert choose_method(16 * 16, 1 / 64) is attend_gathered
+    assert choose_method(64 * 64, 16 / 64) is attend_gathered
+
+
+def test_a_method_can_be_asked_for_by_name_and_given_back_to_the_rule():
+    model = torch.nn.Sequential(BiLevelRoutingAttention(8, 1), torch.nn.Identity(), BiLevelRoutingAttention(8, 1))
+    use_method(model, "flex")
+    assert model[0].method is model[2].method is routed.attend_flex
+    use_method(model, None)
+    assert model[0].method is None
+    with pytest.raises(ConfigError, match="fast is no way .* dense, gathered, flex"):
+        use_method(model, "fast")
+    with pytest.raises(ConfigError, match="Identity has no bi-level routing attention"):
+        use_method(torch.nn.Identity(), "dense")
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "region", "topk"), [(64, 64, (8, 8), 3), (64, 48, (16, 16), 2), (9, 13, (3, 4), 2)]
+)
+def test_the_block_mask_skips_no_routed_pair_and_waves_no_other_through(height, width, region, topk):
+    """Blocks of 128 tokens: two regions of 64, half a region of 256, or a dozen of 12 with padding among them."""
+    q, k, _ = random_qkv(2, height, width, 4)
+    routes = route(q, k, region, topk)
+    on_map = routed.pixels_on_map((height, width), region, q.device)
+    count, pixels = on_map.shape
+    block_mask = routed.routed_block_mask(routes, (height, width), region)
+    tokens = count * pixels
+    blocks = -(-tokens // routed.FLEX_BLOCK)
+    allowed = torch.zeros(2, blocks * routed.FLEX_BLOCK, blocks * routed.FLEX_BLOCK, dtype=torch.bool)
+    for sample in range(2):
+        for region_number, chosen in enumerate(routes[sample].tolist()):
+            rows = slice(region_number * pixels, (region_number + 1) * pixels)
+            for other in chosen:
+                allowed[sample, rows, other * pixels : (other + 1) * pixels] = on_map[other]
+    index = torch.arange(tokens)
+    seen = torch.stack([block_mask.mask_mod(torch.tensor(b), None, index[:, None], index) for b in (0, 1)])
+    assert torch.equal(seen, allowed[:, :tokens, :tokens])
+    tiles = (
+        allowed.unflatten(2, (blocks, -1)).unflatten(1, (blocks, -1)).transpose(2, 3)
+    )  # (B, rows, columns, 128, 128)
+    partial = listed_blocks(block_mask.kv_num_blocks, block_mask.kv_indices)
+    full = listed_blocks(block_mask.full_kv_num_blocks, block_mask.full_kv_indices)
+    assert torch.equal(full, tiles.flatten(3).all(-1))
+    assert torch.equal(partial, tiles.flatten(3).any(-1) & ~full)
+    if region == (8, 8):
+        assert 0 < (partial | full).float().mean() < 1
+
+
+def listed_blocks(counts, indices):
+    chosen = torch.zeros(indices[:, 0].shape, dtype=torch.bool)
+    for sample, rows in enumerate(counts[:, 0].tolist()):
+        for row, count in enumerate(rows):
+            chosen[sample, row, indices[sample, 0, row, :count].long()] = True
+    return chosen
 
 
 def test_a_batch_gives_what_its_samples_give_alone():
     module = BiLevelRoutingAttention(32, 1, regions=4, topk=2).double()
     x = torch.randn(3, 12, 9, 32, dtype=torch.float64)
     torch.testing.assert_close(module(x), torch.cat([module(sample[None]) for sample in x]))
+
+
+@pytest.mark.parametrize("steps", [(3, 0), (0, 4), (-6, 8)])
+def test_it_moves_with_the_map_by_whole_regions_but_for_the_local_kernel(steps):
+    module = BiLevelRoutingAttention(32, 2, regions=4, topk=3, local_kernel=1).double()
+    x = torch.randn(2, 12, 16, 32, dtype=torch.float64)
+    torch.testing.assert_close(module(x.roll(steps, (1, 2))), module(x).roll(steps, (1, 2)))
+    assert not torch.allclose(module(x.roll((1, 0), (1, 2))), module(x).roll((1, 0), (1, 2)))
+
+
+def test_it_follows_any_permutation_of_the_regions_and_of_pixels_within_them():
+    q, k, v = random_qkv(1, 12, 12, 8)
+
+    def shuffled(x):
+        parts = routed.partition(x, 4, 4)[:, order][:, :, inside]
+        return routed.unpartition(parts, (12, 12), 4, 4)
+
+    order, inside = torch.randperm(9), torch.randperm(16)
+    out = attend_gathered(q, k, v, route(q, k, (4, 4), 3), (4, 4), 2, 0.3)
+    q, k, v = shuffled(q), shuffled(k), shuffled(v)
+    torch.testing.assert_close(attend_gathered(q, k, v, route(q, k, (4, 4), 3), (4, 4), 2, 0.3), shuffled(out))
 
 
 @pytest.mark.parametrize("flip", [(1,), (2,), (1, 2)])
@@ -160,15 +271,6 @@ def test_bfloat16_autocast_agrees_with_float32_given_the_same_routes(monkeypatch
     torch.testing.assert_close(out.float(), module(x), atol=0.03, rtol=0.03)
 
 
-def test_checkpointing_gives_the_same_gradients():
-    module = BiLevelRoutingAttention(16, 1, regions=4, topk=2)
-    x = torch.randn(1, 8, 8, 16, requires_grad=True)
-    (plain,) = torch.autograd.grad(module(x).square().sum(), x)
-    out = torch.utils.checkpoint.checkpoint(module, x, use_reentrant=False)
-    (checkpointed,) = torch.autograd.grad(out.square().sum(), x)
-    torch.testing.assert_close(plain, checkpointed)
-
-
 def test_it_equals_the_published_implementation(shared):
     reference = case(shared, "bra_nchw")
     module = BiLevelRoutingAttention(64, 2, regions=8, topk=4, local_kernel=5).double()
@@ -191,3 +293,17 @@ def test_it_equals_the_published_implementation(shared):
 def test_arguments_that_do_not_fit_are_refused(arguments):
     with pytest.raises(ConfigError):
         BiLevelRoutingAttention(**arguments)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("size", "topk"), [((64, 64), 1), ((32, 32), 4), ((128, 96), 2), ((50, 70), 4)])
+def test_flex_attention_on_a_gpu_equals_gathering(size, topk):
+    q, k, v = (torch.randn(2, *size, 64, device="cuda", requires_grad=True) for _ in range(3))
+    region = bra.region_size(*size, 8)
+    routes = route(q, k, region, topk)
+    cotangent = torch.randn_like(q)
+    results = []
+    for method in (attend_flex, attend_gathered):
+        out = method(q, k, v, routes, region, 2, 0.2)
+        results.append((out, *torch.autograd.grad(out, (q, k, v), cotangent)))
+    torch.testing.assert_close(*results, atol=0.02, rtol=0.02)  # Triton multiplies float32 in TF32

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -6,6 +8,7 @@ from rs_biformer.errors import CheckpointError, ConfigError
 from rs_biformer.nn.model import DECODERS, create_encoder, create_model, list_encoders
 
 SMALL = "resnet18_biformer"
+STRIDES = (1, 2, 4, 8, 16, 32)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +54,24 @@ def test_the_design_s_encoder_names_are_all_there():
     }
 
 
-@pytest.mark.parametrize("architecture", ["unet", "fpn", "upernet", "unetplusplus"])
+SMP_ARCHITECTURES = list(smp.MODEL_ARCHITECTURES_MAPPING)
+
+
 @pytest.mark.parametrize("name", [SMALL, "biformer_tiny"])
-def test_smp_makes_its_models_with_our_encoders(architecture, name):
-    model = smp.create_model(architecture, name, encoder_weights=None, in_channels=4, classes=3).eval()
-    with torch.no_grad():
-        assert model(torch.randn(1, 4, 64, 64)).shape == (1, 3, 64, 64)
+@pytest.mark.parametrize("architecture", [name for name in SMP_ARCHITECTURES if name != "dpt"])
+def test_smp_makes_and_trains_its_models_with_our_encoders(architecture, name):
+    model = smp.create_model(architecture, name, encoder_weights=None, in_channels=4, classes=3).train()
+    size = 128 if architecture == "pan" else 64  # PAN halves its coarsest map three times
+    x = torch.randn(2, 4, size, size, requires_grad=True)
+    logits = model(x)
+    assert logits.shape == (2, 3, size, size)
+    logits.square().mean().backward()
+    assert x.grad.isfinite().all() and x.grad.any()
+
+
+def test_smp_refuses_our_encoders_where_only_plain_vision_transformers_serve():
+    with pytest.raises(ValueError, match="Only Timm encoders are supported for DPT"):
+        smp.create_model("dpt", SMALL, encoder_weights=None)
 
 
 def test_smp_may_ask_for_fewer_strides():
@@ -65,10 +80,106 @@ def test_smp_may_ask_for_fewer_strides():
     assert [f.shape[1] for f in encoder(torch.randn(1, 3, 64, 64))] == encoder.out_channels
 
 
-def test_smp_s_dilation_is_refused_for_ours_and_kept_for_its_own():
-    with pytest.raises(ConfigError, match="output stride 16; use 32"):
-        smp.create_model("deeplabv3plus", SMALL, encoder_weights=None)
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_smp_gets_the_output_stride_that_it_asks_for_by_interpolation(output_stride):
+    torch.manual_seed(0)
+    finer = smp.encoders.get_encoder(SMALL, output_stride=output_stride).eval()
+    torch.manual_seed(0)
+    plain = smp.encoders.get_encoder(SMALL).eval()
+    assert (finer.output_stride, plain.output_stride) == (output_stride, 32)
+    x = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        for feature, original in zip(finer(x), plain(x), strict=True):
+            size = tuple(max(a, b // output_stride) for a, b in zip(original.shape[2:], x.shape[2:], strict=True))
+            assert feature.shape[2:] == size
+            torch.testing.assert_close(feature.mean(), original.mean(), atol=0.1, rtol=0.1)
+
+
+def test_dilation_is_kept_for_encoders_that_can():
     assert create_model("resnet18", "deeplabv3plus", output_stride=16).encoder.output_stride == 16
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_single_image_trains_every_decoder(decoder):
+    """Also those that pool the whole image into one pixel, of which batch norm can make no statistics."""
+    model = create_model(SMALL, decoder, classes=3)
+    loss = model.train()(torch.randn(1, 3, 64, 64)).square().mean()
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_where_a_batch_has_statistics_the_decoders_use_them_as_smp_s_do():
+    torch.manual_seed(0)
+    ours = create_model("resnet18", "upernet", classes=3).train()
+    torch.manual_seed(0)
+    theirs = smp.UPerNet("resnet18", encoder_weights=None, classes=3).train()
+    theirs.decoder.load_state_dict(ours.decoder.state_dict())
+    features = [torch.randn(2, c, 64 // s, 64 // s) for c, s in zip(ours.encoder.out_channels, STRIDES, strict=True)]
+    torch.testing.assert_close(ours.decoder(list(features)), theirs.decoder(list(features)))
+
+
+def test_the_auxiliary_head_sees_stride_16_and_costs_prediction_nothing():
+    torch.manual_seed(0)
+    plain = create_model(SMALL, "upernet", classes=3).eval()
+    torch.manual_seed(0)
+    model = create_model(SMALL, "upernet", classes=3, auxiliary=True).eval()
+    x = torch.randn(1, 3, 70, 100)
+    ran = []
+    model.auxiliary.register_forward_hook(lambda module, inputs, output: ran.append(inputs[0].shape))
+    with torch.no_grad():
+        logits = model(x)
+        assert ran == []
+        torch.testing.assert_close(logits, plain(x))
+        again, second = model.forward_with_auxiliary(x)
+    assert ran == [(1, model.encoder.out_channels[4], 6, 8)]
+    assert torch.equal(again, logits)
+    assert second.shape == logits.shape
+
+
+def test_the_auxiliary_loss_trains_the_encoder_up_to_stride_16():
+    model = create_model("biformer_tiny", "fpn", classes=3, auxiliary=True, drop_path=0.0)
+    model.forward_with_auxiliary(torch.randn(2, 3, 64, 64))[1].square().mean().backward()
+    stages = model.encoder.stages
+    assert all(p.grad is not None for stage in stages[:3] for p in stage.parameters())
+    assert all(p.grad is None for p in (*stages[3].parameters(), *model.decoder.parameters()))
+
+
+def clone_with_checkpointing(name, **arguments):
+    plain, lean = (create_model(name, classes=2, checkpointing=lean, **arguments) for lean in (False, True))
+    lean.load_state_dict(plain.state_dict())
+    return plain.train(), lean.train()
+
+
+@pytest.mark.parametrize("name", [SMALL, "biformer_tiny", "cswin_tiny", "coat_tiny", "tu-convnext_atto"])
+def test_checkpointing_gives_the_same_gradients_and_running_statistics(name):
+    plain, lean = clone_with_checkpointing(name)
+    x = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for model in (plain, lean):
+        torch.manual_seed(1)  # stochastic depth
+        model(x).square().mean().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    torch.testing.assert_close(gradients[1], gradients[0])
+    torch.testing.assert_close(lean.state_dict(), plain.state_dict())
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass():
+    def kept(model):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+            model(torch.randn(1, 3, 64, 64))
+        return sum(sizes)
+
+    plain, lean = clone_with_checkpointing("biformer_tiny")
+    assert kept(lean) < 0.5 * kept(plain)
+
+
+def test_a_checkpointed_model_can_be_copied():
+    _, lean = clone_with_checkpointing(SMALL)
+    twin = copy.deepcopy(lean)
+    twin(torch.randn(1, 3, 64, 64)).mean().backward()
+    assert all(p.grad is None for p in lean.parameters())
+    assert any(p.grad is not None for p in twin.parameters())
 
 
 def test_padding_repeats_the_edge(small):
@@ -126,6 +237,7 @@ def test_a_model_of_one_class_learns_to_tell_left_from_right():
         (lambda: create_encoder("convnext_att"), "did you mean convnext_atto"),
         (lambda: create_encoder("biformer_tiny", encoder_weights="imagenet"), "published checkpoint file"),
         (lambda: create_encoder("resnet18", encoder_weights="imagenat"), "imagenet"),
+        (lambda: create_encoder("resnet18", checkpointing=True), "resnet18 cannot checkpoint"),
         (lambda: create_encoder(SMALL, encoder_weights="imagenat"), "imagenet"),
     ],
 )

@@ -2,13 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rs_biformer.nn.attention.softmax import FEW_KEYS, softmax_attention
+from rs_biformer.nn.attention.softmax import FEW_KEYS, FEW_KEYS_TO_LEARN, softmax_attention
 
 
-@pytest.mark.parametrize("keys", [5, FEW_KEYS, FEW_KEYS + 1])
+@pytest.mark.parametrize("keys", [5, FEW_KEYS, FEW_KEYS + 1, FEW_KEYS_TO_LEARN + 1])
+@pytest.mark.parametrize("learning", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.02)])
-def test_every_route_gives_softmax_attention(keys, masked, dtype, tolerance):
+def test_every_route_gives_softmax_attention(keys, masked, learning, dtype, tolerance):
     q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64) for n in (7, keys, keys))
     mask = torch.rand(2, 1, 1, keys) < 0.5 if masked else None
     if mask is not None:
@@ -17,8 +18,8 @@ def test_every_route_gives_softmax_attention(keys, masked, dtype, tolerance):
     if mask is not None:
         logits[~mask.expand_as(logits)] = -torch.inf
     expected = torch.einsum("bmln,bmnd->bmld", logits.exp() / logits.exp().sum(-1, keepdim=True), v)
-    out = softmax_attention(q.to(dtype), k.to(dtype), v.to(dtype), 0.4, mask)
-    torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
+    out = softmax_attention(q.to(dtype).requires_grad_(learning), k.to(dtype), v.to(dtype), 0.4, mask)
+    torch.testing.assert_close(out.detach().double(), expected, atol=tolerance, rtol=tolerance)
 
 
 def test_gradients_of_the_two_routes_agree():

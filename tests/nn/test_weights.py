@@ -1,12 +1,15 @@
+import argparse
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from rs_biformer.errors import CheckpointError
 from rs_biformer.nn.attention import BiLevelRoutingAttention, MultiScaleDilatedAttention
+from rs_biformer.nn.blocks import IRFFN
 from rs_biformer.nn.encoders.biformer import biformer_tiny
 from rs_biformer.nn.model import create_encoder
 from rs_biformer.nn.weights import load_published_weights
@@ -58,6 +61,67 @@ def test_a_state_dict_is_found_in_its_container_and_under_its_prefix(tmp_path, c
     assert len(report.used) == 6
     assert torch.equal(module.project.weight, weights["wo.weight"])
     assert torch.equal(module.local.bias, weights["lepe.bias"])
+
+
+def segmentation_checkpoint(shared, name, prefix="backbone."):
+    """What OpenMMLab's code saves: the backbone with its norms for dense prediction, and what is trained beside it."""
+    encoder = create_encoder(name)
+    _, weights = checkpoint_layout(shared, name)
+    below = {key: value for key, value in weights.items() if not key.startswith(("head.", "norm."))}
+    if name == "biformer_tiny":
+        for stage, norm in enumerate(encoder.norms):
+            below |= {f"extra_norms.{stage}.{leaf}": torch.zeros_like(value) for leaf, value in norm.named_parameters()}
+    if name == "cswin_tiny":
+        for stage, part in enumerate(encoder.stages, 1):
+            below |= {f"norm{stage}.{leaf}": torch.zeros_like(value) for leaf, value in part.norm.named_parameters()}
+    if name.startswith("coat"):
+        below = {key: value for key, value in below.items() if not key.startswith(("norm", "aggregate."))}
+    beside = {
+        "neck.lateral_convs.0.conv.weight": torch.zeros(256, 64, 1, 1),
+        "decode_head.conv_seg.weight": torch.zeros(150, 512, 1, 1),
+        "auxiliary_head.convs.0.bn.num_batches_tracked": torch.tensor(7),
+    }
+    return encoder, {f"{prefix}{key}": value for key, value in below.items()}, beside
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "module.backbone.", "backbone.bottom_up.backbone."])
+@pytest.mark.parametrize("name", ["biformer_tiny", "cswin_tiny", "coat_lite_mini", "coat_tiny"])
+def test_segmentation_checkpoints_fill_all_of_the_encoder_and_leave_necks_and_heads(shared, tmp_path, name, prefix):
+    encoder, below, beside = segmentation_checkpoint(shared, name, prefix)
+    meta = {"iter": 80000, "CLASSES": ("wall", "building"), "hook_msgs": {"best_score": np.float64(0.489)}}
+    torch.save(
+        {"meta": meta, "state_dict": {**below, **beside}, "optimizer": {"state": {}}}, tmp_path / "iter_80000.pth"
+    )
+    report = load_published_weights(encoder, tmp_path / "iter_80000.pth")
+    assert report.used == tuple(below)
+    assert report.left == tuple(beside)
+    assert report.missing == ()
+    assert not any(value.any() for key, value in encoder.state_dict().items() if "num_batches" not in key)
+
+
+def test_a_segmentation_checkpoint_of_another_encoder_is_named(shared):
+    _, below, beside = segmentation_checkpoint(shared, "cswin_tiny")
+    with pytest.raises(CheckpointError, match=r"does not fit BiFormer: .*backbone\..* looks like cswin_tiny"):
+        load_published_weights(biformer_tiny(), {"state_dict": {**below, **beside}})
+
+
+def test_what_authors_save_beside_the_weights_is_not_looked_at(tmp_path):
+    beside = {"args": argparse.Namespace(lr=1e-3, out=tmp_path), "metric": np.float64(83.8), "epoch": 300}
+    torch.save({"model": legacy_bra(), **beside}, tmp_path / "checkpoint.pth")
+    assert len(load_published_weights(BiLevelRoutingAttention(8, 2), tmp_path / "checkpoint.pth").used) == 6
+
+
+@pytest.mark.parametrize(
+    ("published", "message"),
+    [
+        (BiLevelRoutingAttention(8, 2), r"looks like BiLevelRoutingAttention\(8, num_heads\)"),
+        (MultiScaleDilatedAttention(8, 2), r"looks like MultiScaleDilatedAttention\(8, num_heads\)"),
+        (IRFFN(8, 24), r"looks like IRFFN\(8, 24\)"),
+    ],
+)
+def test_an_operator_in_the_wrong_place_is_named_with_its_width(published, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_published_weights(BiLevelRoutingAttention(16, 2), published.state_dict())
 
 
 def test_the_averaged_weights_are_preferred():
@@ -127,14 +191,21 @@ def test_a_deeper_network_does_not_fit_though_all_is_there():
         load_published_weights(create_encoder("resnet18"), deeper)
 
 
-def test_nothing_in_a_file_is_executed(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (pytest.fail, ("the file was executed",))
+def spring():
+    pytest.fail("the file was executed")
 
+
+class Trap:
+    def __reduce__(self):
+        return (spring, ())
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
     (tmp_path / "trap.pth").write_bytes(pickle.dumps({"model": Trap()}, protocol=2))
     with pytest.raises(CheckpointError, match="cannot be read as weights alone"):
         load_published_weights(biformer_tiny(), tmp_path / "trap.pth")
+    torch.save({"model": legacy_bra(), "args": Trap()}, tmp_path / "trap.pth")
+    assert len(load_published_weights(BiLevelRoutingAttention(8, 2), tmp_path / "trap.pth").used) == 6
 
 
 @pytest.mark.parametrize(

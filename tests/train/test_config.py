@@ -48,6 +48,30 @@ def test_the_three_experiments_are_as_published():
         assert config.data.augment == Augmentation() and config.data.jitter == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "drop_path", "optimizer", "schedule", "steps"),
+    [
+        ("semantic_fpn_small", 0.15, (2e-4, 1e-4), ("cosine", 1000), 80_000),
+        ("semantic_fpn_base", 0.3, (2e-4, 1e-4), ("cosine", 1000), 80_000),
+        ("upernet_small", 0.3, (6e-5, 0.01), ("poly", 1500), 160_000),
+        ("upernet_base", 0.4, (6e-5, 0.01), ("poly", 1500), 160_000),
+    ],
+)
+def test_biformer_s_segmentation_recipes_are_as_published(name, drop_path, optimizer, schedule, steps):
+    config = parse(["--config", str(next(p for p in EXPERIMENTS if p.stem == name))])
+    assert config.model.encoder == f"biformer_{name.rpartition('_')[2]}"
+    assert config.model.arguments["drop_path"] == drop_path
+    assert (config.optimizer.name, config.optimizer.momentum) == ("adamw", 0.9)
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == optimizer
+    assert (config.schedule.name, config.schedule.warmup * steps) == schedule
+    assert (config.trainer["max_steps"], config.trainer["max_epochs"]) == (steps, -1)
+    assert steps * config.data.batch_size == 2_560_000  # images seen: 127 times ADE20K's 20 210
+    assert config.loss.terms == {"cross_entropy": 1.0}
+    if "upernet" in name:
+        assert config.model.arguments["auxiliary"] and config.loss.auxiliary == 0.4
+        assert config.schedule.power == 1.0
+
+
 def test_options_override_the_file(tmp_path):
     path = write(tmp_path, "data: {batch_size: 3, workers: 1}\nloss: {terms: {dice: 1.0}}\ntrainer: {max_epochs: 7}\n")
     config = parse(["--config", path, "--data.batch_size", "5", "--trainer.max_steps=9", "--data.augment.d4", "true"])

@@ -27,6 +27,36 @@ def test_only_matrices_and_kernels_decay(name):
     assert decay == {id(p): 0.3 if p.ndim > 1 else 0.0 for p in network.parameters()}
 
 
+def test_class_tokens_are_vectors_too():
+    network = nn.ParameterDict({"token": torch.zeros(1, 1, 8), "kernel": torch.zeros(8, 1, 3, 3)})
+    optimizer = create_optimizer(network, OptimizerConfig(weight_decay=0.3))
+    assert [(len(g["params"]), g["weight_decay"]) for g in optimizer.param_groups] == [(1, 0.3), (1, 0.0)]
+    assert optimizer.param_groups[1]["params"][0] is network["token"]
+
+
+def test_parts_of_the_network_have_rates_of_their_own_and_the_longest_name_counts():
+    network = nn.ModuleDict({"encoder": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 2)})
+    options = OptimizerConfig(learning_rate=0.1, multipliers={"encoder": 0.1, "encoder.1": 0.5})
+    optimizer = create_optimizer(network, options)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {**dict.fromkeys(network["encoder"][0].parameters(), 0.01)}
+    expected |= dict.fromkeys(network["encoder"][1].parameters(), 0.05)
+    expected |= dict.fromkeys(network["head"].parameters(), 0.1)
+    assert rates == {id(p): pytest.approx(rate) for p, rate in expected.items()}
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    schedule = create_schedule(optimizer, 10, ScheduleConfig(name="poly", power=1.0))
+    for _ in range(5):
+        optimizer.step()
+        schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups[::2]] == pytest.approx([0.05, 0.025, 0.005])
+
+
+def test_a_multiplier_of_nothing_is_refused_naming_the_parts():
+    network = nn.ModuleDict({"encoder": nn.Linear(2, 2), "encoder2": nn.Linear(2, 2)})
+    with pytest.raises(ConfigError, match="names enc, .* it has encoder, encoder2"):
+        create_optimizer(network, OptimizerConfig(multipliers={"enc": 0.1}))
+
+
 def test_frozen_parameters_are_not_trained():
     network = nn.Linear(2, 2)
     network.bias.requires_grad_(False)

@@ -85,6 +85,17 @@ def test_a_run_leaves_everything_in_its_folder(index, tmp_path):
     assert "optimizer_states" not in read_checkpoint(out / "best.ckpt")[0]
 
 
+def test_an_auxiliary_head_is_trained_and_its_checkpoint_predicts_without_it(index, tmp_path):
+    config = config_of(index, tmp_path / "run", trainer={"max_epochs": 1})
+    config = replace(config, model=replace(config.model, arguments={"auxiliary": True}))
+    out = train(config)
+    other = train(replace(config, out=str(tmp_path / "other"), loss=replace(config.loss, auxiliary=0.0)))
+    assert column(out, "train/loss")[0] > column(other, "train/loss")[0]
+    network = load_checkpoint(out / "last.ckpt").network
+    network.auxiliary.register_forward_hook(lambda *_: pytest.fail("the auxiliary head ran"))
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+
+
 def test_the_same_seed_gives_the_same_losses_whatever_the_workers(index, tmp_path):
     one = train(config_of(index, tmp_path / "one"))
     other = train(config_of(index, tmp_path / "other", workers=2))

@@ -114,3 +114,31 @@ def test_invalid_pixels_reach_the_network_as_zero(task):
     windows["image"][:, :, 0, 0] = float("nan")
     windows["valid"][:, 0, 0] = False
     assert task(windows["image"], windows["valid"])[0, :, 0, 0].tolist() == [0, 0, 0]
+
+
+class TwoHeads(nn.Module):
+    """Gives its input as logits, and half of it from the auxiliary head."""
+
+    def __init__(self):
+        super().__init__()
+        self.auxiliary = nn.Identity()
+
+    def forward(self, x):
+        return x
+
+    def forward_with_auxiliary(self, x):
+        return x, x / 2
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_the_auxiliary_head_adds_its_share_of_the_same_loss_in_training_alone(task, weight):
+    truth = np.random.default_rng(0).integers(0, 3, (2, 8, 8))
+    windows = batch(truth, (truth + 1) % 3)
+    with_head = SegmentationTask(
+        TwoHeads(), task.loss, task.meta, optimizer=OptimizerConfig(), schedule=ScheduleConfig(), auxiliary=weight
+    )
+    label = windows["label"].long()
+    first, second = (torch.nn.functional.cross_entropy(windows["image"] / divisor, label) for divisor in (1, 2))
+    torch.testing.assert_close(with_head._training_loss(windows), first + weight * second)
+    torch.testing.assert_close(task._training_loss(windows), first)
+    torch.testing.assert_close(with_head(windows["image"], windows["valid"]), windows["image"])

@@ -12,19 +12,22 @@ Where this differs from the published code (rayleizhu/BiFormer):
   attended. The published versions attend to them.
 - A map with fewer regions than `topk`, down to a single pixel, is attended as a whole instead of failing.
 - The routing is by region means of q and k and carries no gradient (as published); q and k learn through the attention.
-- Two methods give the same numbers: see `_use_dense`. The published ones gather, with a backward pass that costs more
-  than the attention.
+- The published ones always gather keys and values, with a backward pass that costs more than the attention; here the
+  way of computing is chosen by the map: see `choose_method` and `routed.py`.
 """
 
 import re
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.nn.attention.regions import pad_to_multiple, partition, region_of_pixel, region_size, unpartition
-from rs_biformer.nn.attention.softmax import softmax_attention
+from rs_biformer.nn.attention.regions import pad_to_multiple, region_size
+from rs_biformer.nn.attention.routed import Method, attend_dense, attend_flex, attend_gathered
+from rs_biformer.nn.attention.softmax import attend_everywhere
+from rs_biformer.nn.depthwise import DepthwiseConv2d
+
+METHODS: dict[str, Method] = {"dense": attend_dense, "gathered": attend_gathered, "flex": attend_flex}
 
 
 class BiLevelRoutingAttention(nn.Module):
@@ -47,34 +50,47 @@ class BiLevelRoutingAttention(nn.Module):
         self.num_heads, self.regions, self.topk = num_heads, regions, topk
         self.scale = dim**-0.5
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.local = nn.Conv2d(dim, dim, local_kernel, padding=local_kernel // 2, groups=dim)
+        self.local = DepthwiseConv2d(dim, local_kernel)
         self.project = nn.Linear(dim, dim)
+        self.method: Method | None = None  # the rule's; see use_method
 
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])
         region = region_size(*size, self.regions)
         count = -(-size[0] // region[0]) * -(-size[1] // region[1])
-        qkv = self.qkv(x)  # (B, H, W, 3C)
-        q, k, v = qkv.chunk(3, dim=-1)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.topk >= count:
             out = attend_everywhere(q, k, v, self.num_heads, self.scale)
         else:
             routes = route(q, k, region, self.topk)
-            attend = attend_dense if _use_dense(size[0] * size[1], self.topk / count) else attend_gathered
+            attend = self.method or choose_method(size[0] * size[1], self.topk / count)
             out = attend(q, k, v, routes, region, self.num_heads, self.scale)
         local = self.local(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.project(out + local)
 
 
-def _use_dense(pixels: int, share: float) -> bool:
-    """Whether masking ordinary attention beats gathering the routed regions.
+def choose_method(pixels: int, share: float) -> Method:
+    """The way to compute routed attention on a map of `pixels` whose regions attend to a `share` of all regions.
 
-    share: routed regions of all regions. Dense work grows with N * N, gathering with N * N * share, and with it the
-    copies of keys and values: so dense wins where regions attend to a good part of a small map. Batch 8, bfloat16,
-    forward and backward on 2 cores (AVX-512), dense against gathered in ms: 16 x 16, 16 of 64 regions 38 : 75; 24 x 24,
-    16 of 64 164 : 177; 32 x 32, 16 of 64 341 : 451, 4 of 64 158 : 46; 48 x 48, 16 of 64 369 : 355 (batch 2).
+    Dense work grows with N * N, gathering with N * N * share, and with it the copies of keys and values: so dense wins
+    where regions attend to a good part of a small map (`benchmarks/attention.py methods`).
     """
-    return pixels <= 1024 and share >= 1 / 8
+    return attend_dense if pixels <= 1024 and share >= 1 / 4 else attend_gathered
+
+
+def use_method(model: nn.Module, name: str | None) -> None:
+    """Make every bi-level routing attention in `model` compute by one of METHODS, or by the rule again with None.
+
+    The results are the same. "flex" is for GPUs, where it is to replace gathering once it has been measured there:
+    until then it is on request. Raises ConfigError for another name, and for a model without such attention.
+    """
+    if name is not None and name not in METHODS:
+        raise ConfigError(f"{name} is no way to compute routed attention; use {', '.join(METHODS)}, or None")
+    modules = [module for module in model.modules() if isinstance(module, BiLevelRoutingAttention)]
+    if not modules:
+        raise ConfigError(f"{type(model).__name__} has no bi-level routing attention; use a BiFormer or a hybrid")
+    for module in modules:
+        module.method = None if name is None else METHODS[name]
 
 
 def route(q: Tensor, k: Tensor, region: tuple[int, int], topk: int) -> Tensor:
@@ -82,59 +98,25 @@ def route(q: Tensor, k: Tensor, region: tuple[int, int], topk: int) -> Tensor:
 
     Regions are compared by the means of q and k over the pixels that lie on the map.
     """
-    means = [
-        F.avg_pool2d(t.detach().permute(0, 3, 1, 2), region, ceil_mode=True, count_include_pad=False).flatten(2)
-        for t in (q, k)
-    ]
-    affinity = means[0].transpose(1, 2) @ means[1]  # (B, R, R)
+    affinity = region_means(q.detach(), region) @ region_means(k.detach(), region).transpose(1, 2)  # (B, R, R)
     return affinity.topk(topk, dim=-1, sorted=False).indices
 
 
-def _heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, ..., C) -> (B, M, N, D), a view where x allows one."""
-    return x.reshape(x.shape[0], -1, num_heads, x.shape[-1] // num_heads).transpose(1, 2)
+def region_means(x: Tensor, region: tuple[int, int]) -> Tensor:
+    """Means over the pixels of each region that lie on the map: (B, H, W, C) -> (B, R, C).
+
+    Rows are summed first and columns then, which PyTorch does several times faster on a CPU than both at once. The
+    result is float32 at least: means are alike, and in bfloat16 chance would decide between more of them.
+    """
+    rows, columns = (_counts(length, side, x.device) for length, side in zip(x.shape[1:3], region, strict=True))
+    x = pad_to_multiple(x, *region).unflatten(2, (-1, region[1])).unflatten(1, (-1, region[0]))
+    sums = x.sum(2).sum(3, dtype=torch.promote_types(x.dtype, torch.float32))  # (B, rows of regions, columns, C)
+    return (sums / (rows[:, None] * columns)[..., None]).flatten(1, 2)
 
 
-def attend_everywhere(
-    q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: float, mask: Tensor | None = None
-) -> Tensor:
-    """Ordinary multi-head attention over (B, H, W, C); mask: (B, 1, N, N) bool, True where a query sees a key."""
-    out = softmax_attention(
-        _heads(q, num_heads), _heads(k, num_heads), _heads(v, num_heads), scale, mask
-    )  # (B, M, N, D)
-    return out.transpose(1, 2).reshape(q.shape)
-
-
-def attend_dense(
-    q: Tensor, k: Tensor, v: Tensor, routes: Tensor, region: tuple[int, int], num_heads: int, scale: float
-) -> Tensor:
-    """Routed attention as ordinary attention under a mask of pixel pairs. No padding is ever made."""
-    count = routes.shape[1]
-    routed = torch.zeros(routes.shape[0], count, count, dtype=torch.bool, device=q.device).scatter(-1, routes, True)
-    of_pixel = region_of_pixel((q.shape[1], q.shape[2]), *region, q.device)
-    mask = routed[:, of_pixel][:, :, of_pixel]  # (B, N, N)
-    return attend_everywhere(q, k, v, num_heads, scale, mask[:, None])
-
-
-def attend_gathered(
-    q: Tensor, k: Tensor, v: Tensor, routes: Tensor, region: tuple[int, int], num_heads: int, scale: float
-) -> Tensor:
-    """Routed attention by gathering, for each region, the keys and values of the regions that it attends to."""
-    size = (q.shape[1], q.shape[2])
-    batch, count, topk = routes.shape
-    q = partition(pad_to_multiple(q, *region), *region).flatten(0, 1)  # (B*R, P, C)
-    kv = partition(pad_to_multiple(torch.cat((k, v), dim=-1), *region), *region)  # (B, R, P, 2C)
-    first = torch.arange(batch, device=q.device)[:, None, None] * count
-    kv = kv.flatten(0, 1).index_select(0, (routes + first).flatten())  # (B*R*K, P, 2C)
-    k, v = kv.view(batch * count, -1, kv.shape[-1]).chunk(2, dim=-1)  # (B*R, K*P, C)
-    mask = None
-    if size[0] % region[0] or size[1] % region[1]:
-        inside = torch.ones(1, *size, 1, dtype=torch.bool, device=q.device)
-        inside = partition(pad_to_multiple(inside, *region), *region)[0, :, :, 0]  # (R, P)
-        mask = inside[routes].view(batch * count, 1, 1, -1)
-    out = softmax_attention(_heads(q, num_heads), _heads(k, num_heads), _heads(v, num_heads), scale, mask)
-    out = out.transpose(1, 2).reshape(batch, count, q.shape[1], q.shape[2])
-    return unpartition(out, size, *region)
+def _counts(length: int, side: int, device: torch.device) -> Tensor:
+    """How many of `length` pixels lie in each stretch of `side`; the last may be cut short."""
+    return (length - torch.arange(0, length, side, device=device)).clamp(max=side)
 
 
 def published_key(key: str) -> str:

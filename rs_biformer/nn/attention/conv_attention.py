@@ -11,9 +11,11 @@ are the same.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.nn.depthwise import DepthwiseConv2d
 
 
 class ConvRelativePosition(nn.Module):
@@ -32,8 +34,7 @@ class ConvRelativePosition(nn.Module):
             raise ConfigError(f"kernels are {list(heads_by_kernel)}; each must be odd, such as 3, 5 or 7")
         self.widths = [heads * (dim // self.num_heads) for heads in heads_by_kernel.values()]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
-            for width, kernel in zip(self.widths, heads_by_kernel, strict=True)
+            DepthwiseConv2d(width, kernel) for width, kernel in zip(self.widths, heads_by_kernel, strict=True)
         )
 
     def forward(self, v: Tensor) -> Tensor:
@@ -67,9 +68,9 @@ class ConvAttention(nn.Module):
         size, count = x.shape[1:3], tokens.shape[1]
         q, k, v = self.qkv(torch.cat((tokens, x.flatten(1, 2)), dim=1)).chunk(3, dim=-1)  # (B, N, C) each
         out = factorised_attention(*(part.unflatten(-1, (self.num_heads, -1)) for part in (q, k, v))).flatten(2)
-        on_map = q[:, count:] * position(v[:, count:].unflatten(1, size)).flatten(1, 2)
-        out = torch.cat((self.scale * out[:, :count], self.scale * out[:, count:] + on_map), dim=1)
-        out = self.project(out)
+        near = position(v[:, count:].unflatten(1, size)).flatten(1, 2)
+        near = F.pad(near, (0, 0, count, 0))  # the tokens beside the map have no surroundings
+        out = self.project(torch.add(q * near, out, alpha=self.scale))
         return out[:, count:].unflatten(1, size), out[:, :count]
 
 

@@ -17,12 +17,15 @@ Where this differs from the published code (microsoft/CSWin-Transformer):
   published, for equal numbers with equal weights; `mask_padding=True` gives padding no weight.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.nn.attention.regions import partition, unpartition
+from rs_biformer.nn.attention.softmax import attend_everywhere
 
 
 class CrossShapedAttention(nn.Module):
@@ -58,33 +61,36 @@ class CrossShapedAttention(nn.Module):
             stripes = [(height, width)]
         else:
             stripes = [(height, self.stripe), (self.stripe, width)]
-        qkv = self.qkv(x).unflatten(-1, (3, self.directions, dim // self.directions))
+        parts = self.qkv(x).chunk(3 * self.directions, dim=-1)  # (B, H, W, c): q of each direction, then k, then v
         out = [
-            attend_stripes(part.flatten(3), stripe, self.heads, local, self.mask_padding)
-            for part, stripe, local in zip(qkv.unbind(4), stripes, self.local, strict=True)  # part (B, H, W, 3, c)
+            attend_stripes(parts[number :: self.directions], stripe, self.heads, local, self.mask_padding)
+            for number, (stripe, local) in enumerate(zip(stripes, self.local, strict=True))
         ]
         return self.project(torch.cat(out, dim=-1))
 
 
-def attend_stripes(qkv: Tensor, stripe: tuple[int, int], heads: int, local: nn.Module, mask_padding: bool) -> Tensor:
-    """Attention within each stripe of `stripe` = (height, width) pixels: (B, H, W, 3c) -> (B, H, W, c).
+def attend_stripes(
+    maps: Sequence[Tensor],
+    stripe: tuple[int, int],
+    heads: int,
+    local: Callable[[Tensor], Tensor],
+    mask_padding: bool,
+) -> Tensor:
+    """Attention within each stripe of `stripe` = (height, width) pixels: (B, H, W, c) three times -> (B, H, W, c).
 
-    local: a convolution (N, c, h, w) -> (N, c, h, w) of the values of one stripe, added to the output.
+    maps: q, k, v. local: a convolution (N, c, h, w) -> (N, c, h, w) of the values of one stripe, added to the output.
     """
-    batch, height, width, _ = qkv.shape
+    batch, height, width, channels = maps[0].shape
     top, left = (-height % stripe[0]) // 2, (-width % stripe[1]) // 2
-    qkv = pad_around(qkv, stripe)  # (B, H', W', 3c)
-    padded = (qkv.shape[1], qkv.shape[2])
-    qkv = partition(qkv, *stripe).flatten(0, 1)  # (BR, P, 3c)
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (BR, m, P, D) each
+    padded = (height + -height % stripe[0], width + -width % stripe[1])
+    q, k, v = (partition(pad_around(t, stripe), *stripe).flatten(0, 1) for t in maps)  # (BR, P, c) each
     mask = None
     if mask_padding and padded != (height, width):
-        inside = partition(pad_around(qkv.new_ones(1, height, width, 1), stripe), *stripe) > 0  # (1, R, P, 1)
+        inside = partition(pad_around(q.new_ones(1, height, width, 1), stripe), *stripe) > 0  # (1, R, P, 1)
         mask = inside.expand(batch, -1, -1, -1).flatten(0, 1).transpose(1, 2)[:, None]  # (BR, 1, 1, P)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    out = out.transpose(1, 2).flatten(2)  # (BR, P, c)
-    values = v.transpose(1, 2).reshape(-1, *stripe, out.shape[-1]).permute(0, 3, 1, 2)  # (BR, c, h, w)
-    out = out + local(values).permute(0, 2, 3, 1).flatten(1, 2)
+    out = attend_everywhere(q, k, v, heads, (channels // heads) ** -0.5, mask)
+    near = local(v.unflatten(1, stripe).permute(0, 3, 1, 2))  # (BR, c, h, w)
+    out = out + near.permute(0, 2, 3, 1).flatten(1, 2)
     out = unpartition(out.unflatten(0, (batch, -1)), padded, *stripe)
     return out[:, top : top + height, left : left + width]
 

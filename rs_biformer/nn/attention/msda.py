@@ -59,8 +59,8 @@ def attend_window(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: i
     """Attention of each pixel to its window: (B, H, W, M, D) three times -> (B, H, W, M, D)."""
     q = q * scale
     logits = [(q * neighbour).sum(-1) for neighbour in _neighbours(k, kernel_size, dilation)]
-    weights = torch.stack(logits, dim=-1).softmax(-1).to(v.dtype)  # (B, H, W, M, window)
-    weighted = zip(weights.unbind(-1), _neighbours(v, kernel_size, dilation), strict=True)
+    weights = torch.stack(logits).softmax(0).to(v.dtype)  # (window, B, H, W, M)
+    weighted = zip(weights, _neighbours(v, kernel_size, dilation), strict=True)
     first, neighbour = next(weighted)
     out = first[..., None] * neighbour
     for weight, neighbour in weighted:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rs_biformer.nn.attention import bra
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention, attend_everywhere
 from rs_biformer.nn.blocks import MLP, ChannelsLast, TransformerBlock, drop_path_rates, init_transformer
+from rs_biformer.nn.depthwise import DepthwiseConv2d
 
 HEAD_WIDTH = 32
 FFN_RATIO = 3
@@ -34,7 +35,7 @@ class CoarseAttention(nn.Module):
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.local = nn.Conv2d(dim, dim, local_kernel, padding=local_kernel // 2, groups=dim)
+        self.local = DepthwiseConv2d(dim, local_kernel)
         self.project = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,12 +58,20 @@ class BiFormer(nn.Module):
 
     forward: (B, in_channels, H, W) -> features at strides 1 (the input), 2 (no channels), 4, 8, 16 and 32.
     width: channels at stride 4, doubled at each stage. depths: blocks per stage. drop_path: stochastic depth at the
-    last block, growing from 0 at the first.
+    last block, growing from 0 at the first. regions: per side of the map, 8 as published for dense prediction; the
+    ImageNet checkpoints were trained with 7, at 224 px.
     """
 
     output_stride = 32
 
-    def __init__(self, in_channels: int, width: int, depths: tuple[int, int, int, int], drop_path: float = 0.1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        depths: tuple[int, int, int, int],
+        drop_path: float = 0.1,
+        regions: int = 8,
+    ) -> None:
         super().__init__()
         dims = [width << stage for stage in range(4)]
         self.out_channels = [in_channels, 0, *dims]
@@ -71,17 +80,17 @@ class BiFormer(nn.Module):
             nn.Sequential(*layers) for layers in (stem, *(_downsample(dim, 2 * dim) for dim in dims[:-1]))
         )
         self.stages = nn.ModuleList(
-            nn.Sequential(*(_block(dim, self._attention(stage, dim), rate) for rate in rates))
+            nn.Sequential(*(_block(dim, self._attention(stage, dim, regions), rate) for rate in rates))
             for stage, (dim, rates) in enumerate(zip(dims, drop_path_rates(drop_path, depths), strict=True))
         )
         self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for dim in dims)
         self.apply(init_transformer)
 
     @staticmethod
-    def _attention(stage: int, dim: int) -> nn.Module:
+    def _attention(stage: int, dim: int, regions: int) -> nn.Module:
         if stage == len(TOPKS):
             return CoarseAttention(dim)
-        return BiLevelRoutingAttention(dim, dim // HEAD_WIDTH, regions=8, topk=TOPKS[stage], local_kernel=5)
+        return BiLevelRoutingAttention(dim, dim // HEAD_WIDTH, regions, topk=TOPKS[stage], local_kernel=5)
 
     def stage_outputs(self, x: Tensor) -> list[Tensor]:
         """What each stage gives before its norm: (B, H, W, C) at strides 4, 8, 16 and 32."""
@@ -99,19 +108,19 @@ class BiFormer(nn.Module):
         return [x, features[0].new_empty(batch, 0, -(-height // 2), -(-width // 2)), *features]
 
 
-def biformer_tiny(in_channels: int = 3, drop_path: float = 0.1) -> BiFormer:
+def biformer_tiny(in_channels: int = 3, drop_path: float = 0.1, regions: int = 8) -> BiFormer:
     """13 million parameters."""
-    return BiFormer(in_channels, 64, (2, 2, 8, 2), drop_path)
+    return BiFormer(in_channels, 64, (2, 2, 8, 2), drop_path, regions)
 
 
-def biformer_small(in_channels: int = 3, drop_path: float = 0.15) -> BiFormer:
+def biformer_small(in_channels: int = 3, drop_path: float = 0.15, regions: int = 8) -> BiFormer:
     """25 million parameters."""
-    return BiFormer(in_channels, 64, (4, 4, 18, 4), drop_path)
+    return BiFormer(in_channels, 64, (4, 4, 18, 4), drop_path, regions)
 
 
-def biformer_base(in_channels: int = 3, drop_path: float = 0.4) -> BiFormer:
+def biformer_base(in_channels: int = 3, drop_path: float = 0.4, regions: int = 8) -> BiFormer:
     """56 million parameters."""
-    return BiFormer(in_channels, 96, (4, 4, 18, 4), drop_path)
+    return BiFormer(in_channels, 96, (4, 4, 18, 4), drop_path, regions)
 
 
 VARIANTS: dict[str, Callable[..., nn.Module]] = {

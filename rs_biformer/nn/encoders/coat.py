@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from rs_biformer.nn.attention.conv_attention import ConvAttention, ConvRelativePosition
-from rs_biformer.nn.blocks import MLP, ChannelsLast, init_transformer
+from rs_biformer.nn.blocks import MLP, Block, ChannelsLast, init_transformer
 
 NUM_HEADS = 8
 HEADS_BY_KERNEL = {3: 2, 5: 3, 7: 3}
@@ -32,7 +32,7 @@ LAYER_NORM_EPS = 1e-6
 Four = tuple[int, int, int, int]
 
 
-class SerialBlock(nn.Module):
+class SerialBlock(Block):
     """Conv-attention and a feed-forward network on one scale: (B, H, W, C) and (B, T, C) -> the same.
 
     The convolution added first and the relative position encoding belong to the scale and are handed to forward.
@@ -75,13 +75,13 @@ class Scale(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.pad(x, (0, -x.shape[3] % self.patch, 0, -x.shape[2] % self.patch))
         x = self.embed_norm(self.embed(x).permute(0, 2, 3, 1))
-        token = self.token.expand(len(x), -1, -1)
+        token = self.token.expand(x.shape[0], -1, -1)
         for block in self.blocks:
             x, token = block(x, token, self.local, self.position)
         return x, token
 
 
-class ParallelBlock(nn.Module):
+class ParallelBlock(Block):
     """Conv-attention on three scales of one width, each then given the sum of all three, resized to it.
 
     forward: three maps (B, H, W, C), their tokens (B, 1, C), and the three scales, whose encodings it uses.

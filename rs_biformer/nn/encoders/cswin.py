@@ -28,6 +28,7 @@ STRIPES = (1, 2, 7, None)
 
 MLP_RATIO = 4
 LAYER_NORM_EPS = 1e-5
+"""Torch's own, as published; BiFormer's and CoaT's blocks have 1e-6."""
 
 
 class Stage(nn.Module):
@@ -43,7 +44,7 @@ class Stage(nn.Module):
         super().__init__()
         dim = reduce.out_channels
         self.reduce = reduce
-        self.reduce_norm = nn.LayerNorm(dim)
+        self.reduce_norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
         self.blocks = nn.Sequential(
             *(
                 TransformerBlock(
@@ -51,14 +52,12 @@ class Stage(nn.Module):
                     CrossShapedAttention(dim, num_heads, stripe, mask_padding),
                     MLP(dim, MLP_RATIO * dim),
                     drop_path=rate,
+                    eps=LAYER_NORM_EPS,
                 )
                 for rate in drop_paths
             )
         )
-        self.norm = nn.LayerNorm(dim)
-        for module in self.modules():  # the shared block's norms are made for BiFormer's 1e-6
-            if isinstance(module, nn.LayerNorm):
-                module.eps = LAYER_NORM_EPS
+        self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.blocks(self.reduce_norm(self.reduce(x).permute(0, 2, 3, 1)))
