@@ -69,14 +69,16 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel: int) -> Tensor:
     """Gradient of the weights of a depth-wise convolution, from its input and the gradient of its output.
 
     x, gradient: (B, C, H, W), the latter channels-last -> (C, 1, kernel, kernel). A tap's column sees the map shifted
-    along its rows, so a group of columns is a narrow kernel on a window of the padded map.
+    along its rows, so a group of columns is a narrow kernel on a shifted map.
     """
-    channels, width, reach = x.shape[1], x.shape[3], kernel // 2
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, reach, reach))  # (B, H, W + 2 * reach, C)
+    channels, reach = x.shape[1], kernel // 2
+    if x.shape[3] < kernel:  # more would be cut off than there is
+        return conv2d_weight(x, (channels, 1, kernel, kernel), gradient, padding=reach, groups=channels)
     groups = []
     for first in range(0, kernel, FAST_COLUMNS):
         columns = min(FAST_COLUMNS, kernel - first)
-        shifted = padded[:, :, first : first + width + columns - 1].contiguous().permute(0, 3, 1, 2)
+        left = reach - first  # what is negative cuts columns off
+        shifted = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, columns - 1 - left)).permute(0, 3, 1, 2)
         size = (channels, 1, kernel, columns)
         groups.append(conv2d_weight(shifted, size, gradient, padding=(reach, 0), groups=channels))
     return torch.cat(groups, dim=-1)

@@ -22,6 +22,9 @@ from rs_biformer.nn.attention.softmax import attend_everywhere, split_heads
 Size = tuple[int, int]
 Method = Callable[[Tensor, Tensor, Tensor, Tensor, Size, int, float], Tensor]
 
+GATHERED_BYTES = 4 * 2**20
+"""Size of the copies of keys, and of values, that are made at a time on a CPU."""
+
 FLEX_BLOCK = 128
 """Side of the blocks of token pairs that FlexAttention skips or computes; its kernels are tuned for this one."""
 
@@ -41,6 +44,26 @@ def attend_gathered(
     Keys and values are gathered apart: in one tensor they would be put together, and their gradients taken apart, by
     copies that take longer than the gathering. Whole regions are rows of memory, so that the backward pass adds rows.
     """
+    step = _samples_at_once(k, routes.shape[-1])
+    if step >= len(q):
+        return _attend_gathered(q, k, v, routes, region, num_heads, scale)
+    parts = zip(*(tensor.split(step) for tensor in (q, k, v, routes)), strict=True)
+    return torch.cat([_attend_gathered(*part, region, num_heads, scale) for part in parts])
+
+
+def _samples_at_once(k: Tensor, topk: int) -> int:
+    """How many samples gather together: on a CPU as many as keep a copy near its cache, elsewhere all of them.
+
+    Larger copies are memory that the system hands out anew each time, and zeroes first.
+    """
+    if k.device.type != "cpu" or torch.compiler.is_compiling():
+        return len(k)
+    return max(1, GATHERED_BYTES // (k[0].numel() * k.element_size() * topk))
+
+
+def _attend_gathered(
+    q: Tensor, k: Tensor, v: Tensor, routes: Tensor, region: Size, num_heads: int, scale: float
+) -> Tensor:
     size = (q.shape[1], q.shape[2])
     batch, count, _ = routes.shape
     q, k, v = (partition(pad_to_multiple(t, *region), *region).flatten(0, 1) for t in (q, k, v))  # (B*R, P, C)
