@@ -1,11 +1,20 @@
-"""Prediction of a big raster: merge and I/O alone, beside another script if one is given.
+"""Prediction of big rasters: time and memory of whole processes, and what overlap and blending are worth.
 
-    python benchmarks/inference.py --side 8192 [--beside PATH/TO/strip_prototype.py] [--folder /tmp]
+    python benchmarks/inference.py --sides 8192 24576 [--max-memory 500MB] [--beside SCRIPT.py ...]
+    python benchmarks/inference.py --model resnet50_biformer --sides 4096
+    python benchmarks/inference.py --quality best.ckpt --labels '{dir}/{name}_label.tif' scenes/*_image.tif
 
-A 1x1 convolution is the model, so what is timed is reading, blending and writing: a SIDE x SIDE scene of 3 uint8 bands,
-6 classes, windows of 512 every 384 pixels. Each run is a process of its own; its peak memory is what the kernel counted
-for it, and `baseline` is that of a process which imports the same and runs one forward pass. A script given with
---beside is called as `python SCRIPT SIDE FOLDER`.
+Without --model, merge and I/O alone: a 1x1 convolution is the model, so what is timed is reading, blending and writing
+of a SIDE x SIDE scene of 3 uint8 bands, 6 classes, windows of 512 every 384 pixels. Each run is a process of its own;
+its peak memory is what the kernel counted for it, and `baseline` is that of a process which imports the same and runs
+one forward pass. Each script given with --beside is called as `python SCRIPT SIDE FOLDER`: a prototype, or another
+package.
+
+With --model, the command `rs-biformer predict` with that encoder and random weights, beside the same forward passes
+alone: windows of 256, an overlap of 0.5, batches of 8.
+
+With --quality, a table in Markdown: mIoU of the maps of the scenes for every overlap and blend, each window inferred
+once for all blends.
 """
 
 import argparse
@@ -13,32 +22,60 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-CLASSES, WINDOW, STRIDE = 6, 512, 384
-THREADS = os.cpu_count() or 1
+CLASSES, WINDOW, STRIDE, BATCH = 6, 512, 384, 4
+OVERLAPS, BLENDS = (0.0, 0.125, 0.25, 0.5, 0.75), ("hann", "center", "average")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=8192, help="rows and columns of the scene (default %(default)s)")
-    parser.add_argument("--beside", type=Path, help="another script to run on the same scene")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp"), help="where scenes and maps go")
-    parser.add_argument("--max-memory", type=int, default=2 * 1024**3, help="bytes, as for predict")
-    parser.add_argument("--run", choices=["baseline", "ours"], help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--sides", type=int, nargs="+", default=[8192], help="rows and columns of the scenes (8192)")
+    add("--beside", type=Path, nargs="+", default=[], help="other scripts to run on the same scenes")
+    add("--folder", type=Path, default=Path("/tmp"), help="where scenes and maps go (%(default)s)")
+    add("--max-memory", help="as for predict, such as 500MB")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="of torch (all cores)")
+    add("--model", metavar="ENCODER", help="time the command with this encoder and not merge and I/O alone")
+    add("--quality", type=Path, metavar="CHECKPOINT", help="measure overlaps and blends with this model")
+    add("--labels", default="{dir}/{name}_label.tif", help="pattern of the labels, as for rs-biformer evaluate")
+    add("--overlaps", type=float, nargs="+", default=OVERLAPS, help="for --quality")
+    add("scenes", nargs="*", help="for --quality")
+    add("--run", choices=["baseline", "ours", "passes"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
-        return {"baseline": run_baseline, "ours": run_ours}[args.run](args)
-    make_scene(scene_path(args))
-    itself = [sys.executable, __file__, "--side", str(args.side), "--folder", str(args.folder)]
-    itself += ["--max-memory", str(args.max_memory)]
-    base = measure([*itself, "--run", "baseline"])
-    rows = [("baseline", *base), ("ours", *measure([*itself, "--run", "ours"]))]
-    if args.beside:
-        rows.append((args.beside.name, *measure([sys.executable, str(args.beside), str(args.side), str(args.folder)])))
-    print(f"{args.side} x {args.side}, {THREADS} threads, whole processes")
+        {"baseline": run_baseline, "ours": run_ours, "passes": run_passes}[args.run](args)
+    elif args.quality:
+        quality(args)
+    elif args.model:
+        for side in args.sides:
+            whole_command(args, side)
+    else:
+        for side in args.sides:
+            merge_and_io(args, side)
+
+
+# Merge and I/O alone.
+
+
+def merge_and_io(args: argparse.Namespace, side: int) -> None:
+    make_scene(scene_path(args, side))
+    base = measure(itself(args, side, "baseline"))
+    rows = [("baseline", *base), ("ours", *measure(itself(args, side, "ours")))]
+    for script in args.beside:
+        rows.append((script.name, *measure([sys.executable, str(script), str(side), str(args.folder)])))
+    print(f"{side} x {side}, {args.threads} threads, bound {args.max_memory or 'by default'}, whole processes")
     for name, seconds, peak in rows:
-        print(f"{name:24} {seconds:8.1f} s {peak / 1e9:7.2f} GB peak {(peak - base[1]) / 1e9:+7.2f} GB over baseline")
+        over = (peak - base[1]) / 1e6
+        print(f"{name:24} {seconds:8.1f} s {peak / 1e9:7.2f} GB peak {over:+7.0f} MB over baseline", flush=True)
+
+
+def itself(args: argparse.Namespace, side: int, run: str) -> list[str]:
+    command = [sys.executable, __file__, "--sides", str(side), "--folder", str(args.folder), "--run", run]
+    command += ["--threads", str(args.threads)]
+    command += ["--max-memory", args.max_memory] if args.max_memory else []
+    return command + (["--model", args.model] if args.model else [])
 
 
 def measure(command: list[str]) -> tuple[float, int]:
@@ -52,8 +89,8 @@ def measure(command: list[str]) -> tuple[float, int]:
     return time.perf_counter() - started, usage.ru_maxrss * 1024
 
 
-def scene_path(args: argparse.Namespace) -> Path:
-    return args.folder / f"in_{args.side}.tif"
+def scene_path(args: argparse.Namespace, side: int) -> Path:
+    return args.folder / f"in_{side}.tif"
 
 
 def make_scene(path: Path) -> None:
@@ -69,13 +106,15 @@ def make_scene(path: Path) -> None:
     rng = np.random.default_rng(0)
     layout = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "zlevel": 1}
     place = {"crs": "EPSG:25832", "transform": from_origin(500_000, 5_400_000, 0.09, 0.09), "BIGTIFF": "IF_SAFER"}
+    partial = path.with_suffix(".partial.tif")
     with rasterio.open(
-        path, "w", driver="GTiff", width=side, height=side, count=3, dtype="uint8", **layout, **place
+        partial, "w", driver="GTiff", width=side, height=side, count=3, dtype="uint8", **layout, **place
     ) as sink:
         for top in range(0, side, 1024):
             rows = min(1024, side - top)
             coarse = rng.integers(1, 255, (3, -(-rows // 8), -(-side // 8)), dtype="uint8")
             sink.write(coarse.repeat(8, 1).repeat(8, 2)[:, :rows, :side], window=Window(0, top, side, rows))
+    partial.replace(path)
 
 
 def run_baseline(args: argparse.Namespace) -> None:
@@ -83,7 +122,7 @@ def run_baseline(args: argparse.Namespace) -> None:
 
     import rs_biformer.predict  # noqa: F401 - its import is what is measured
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(args.threads)
     with torch.inference_mode():
         torch.nn.Conv2d(3, CLASSES, 1)(torch.zeros(1, 3, WINDOW, WINDOW))
 
@@ -91,22 +130,169 @@ def run_baseline(args: argparse.Namespace) -> None:
 def run_ours(args: argparse.Namespace) -> None:
     import torch
 
+    from rs_biformer.cli.predict import parse_size
     from rs_biformer.predict import predict_scene
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(args.threads)
     started = time.perf_counter()
     predict_scene(
         torch.nn.Conv2d(3, CLASSES, 1).eval(),
-        scene_path(args),
-        args.folder / f"map_{args.side}.tif",
+        scene_path(args, args.sides[0]),
+        args.folder / f"map_{args.sides[0]}.tif",
         classes=CLASSES,
         window=WINDOW,
         overlap=1 - STRIDE / WINDOW,
-        batch_size=4,
+        batch_size=BATCH,
         device="cpu",
-        max_memory=args.max_memory,
+        max_memory=parse_size(args.max_memory) if args.max_memory else None,
+        restart=True,
+        on_plan=print,
     )
     print(f"ours: predict_scene alone {time.perf_counter() - started:.1f} s")
+
+
+# A network: the command beside its forward passes.
+
+
+def whole_command(args: argparse.Namespace, side: int) -> None:
+    make_scene(scene_path(args, side))
+    checkpoint = write_checkpoint(args.model, args.folder / f"bench_{args.model}.ckpt")
+    passes, _ = measure(itself(args, side, "passes"))
+    alone = float((args.folder / "passes.txt").read_text())
+    command = [sys.executable, "-m", "rs_biformer", "predict", str(scene_path(args, side)), "--restart"]
+    command += ["--checkpoint", str(checkpoint), "--out", str(args.folder / "bench_maps")]
+    command += ["--max-memory", args.max_memory] if args.max_memory else []
+    seconds, peak = measure(command)
+    print(f"{args.model}, {side} x {side}: the same forward passes alone {alone:.1f} s (their process {passes:.1f} s)")
+    print(f"whole command {seconds:.1f} s, {seconds / alone:.3f} times the passes, {peak / 1e9:.2f} GB peak")
+
+
+def write_checkpoint(encoder: str, path: Path) -> Path:
+    import torch
+
+    from rs_biformer.checkpoint import META_KEY, NETWORK_PREFIX, CheckpointMeta
+    from rs_biformer.schema import PRESETS
+
+    meta = CheckpointMeta(
+        encoder=encoder,
+        decoder="unet_fusion",
+        model_arguments={},
+        schema=PRESETS["vaihingen"],
+        bands=("red", "green", "blue"),
+        dtype="uint8",
+        mean=(128.0,) * 3,
+        std=(64.0,) * 3,
+        window=256,
+        gsd=None,
+        version="0.1.0",
+    )
+    torch.manual_seed(0)
+    weights = {NETWORK_PREFIX + name: value for name, value in meta.create_network().state_dict().items()}
+    torch.save({META_KEY: meta.to_dict(), "state_dict": weights}, path)
+    return path
+
+
+def run_passes(args: argparse.Namespace) -> None:
+    """The forward passes of the command's plan on noise, already in memory: no reading, blending or writing."""
+    import torch
+
+    from rs_biformer.checkpoint import load_checkpoint
+    from rs_biformer.predict.forward import Recipe, pick_device
+    from rs_biformer.predict.plan import chunks, make_plan
+
+    torch.set_num_threads(args.threads)
+    model = load_checkpoint(args.folder / f"bench_{args.model}.ckpt")
+    device, side = pick_device("auto", model), args.sides[0]
+    plan = make_plan(side, side, planes=CLASSES, bands=3, itemsize=1, window=256, overlap=0.5, batch_size=8)
+    predict = Recipe(CLASSES).prepare(model, device)
+    image = torch.randint(1, 255, (8, 3, 256, 256), dtype=torch.uint8, device=device)
+    valid = torch.ones(8, 256, 256, dtype=torch.bool, device=device)
+    sizes = [len(batch) for strip in plan.strips(0) for batch in chunks(strip.windows, plan.batch_size)]
+    with torch.inference_mode():
+        predict(image, valid)
+        started = time.perf_counter()
+        for size in sizes:
+            predict(image[:size], valid[:size])
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    (args.folder / "passes.txt").write_text(f"{time.perf_counter() - started}\n")
+
+
+# Quality against overlap and blend.
+
+
+def quality(args: argparse.Namespace) -> None:
+    from rs_biformer.checkpoint import load_checkpoint
+    from rs_biformer.data.layouts import pattern_scenes
+    from rs_biformer.evaluation import evaluate
+
+    model = load_checkpoint(args.quality)
+    found = pattern_scenes(args.scenes, args.labels, [])
+    labels = [files.label for files in found]
+    print("| overlap | blend | windows | windows / those without overlap | mIoU | mean F1 | OA |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    fewest = None
+    for overlap in args.overlaps:
+        blends = BLENDS if overlap else BLENDS[:1]  # without overlap all blends are the same
+        maps = {blend: [args.folder / f"{files.name}_{blend}.tif" for files in found] for blend in blends}
+        count = sum(
+            infer_blends(model, files.images, {blend: maps[blend][number] for blend in blends}, overlap)
+            for number, files in enumerate(found)
+        )
+        fewest = fewest or count
+        for blend in blends:
+            figures = evaluate(maps[blend], labels, model.schema).scores
+            scores = " | ".join(
+                f"{100 * value:.2f}" for value in (figures.mean_iou, figures.mean_f1, figures.overall_accuracy)
+            )
+            print(f"| {overlap:g} | {blend} | {count} | {count / fewest:.2f} | {scores} |", flush=True)
+
+
+def infer_blends(model, images, maps: dict[str, Path], overlap: float) -> int:
+    """Map a scene once for several blends, and return the number of windows."""
+    import torch
+
+    from rs_biformer.predict.blending import Sweep
+    from rs_biformer.predict.fit import open_scene
+    from rs_biformer.predict.forward import Recipe, pick_device
+    from rs_biformer.predict.outputs import Layers
+    from rs_biformer.predict.plan import Run, make_plan
+    from rs_biformer.predict.reading import Batch, read_run
+    from rs_biformer.raster.writer import MapWriter
+
+    meta, device = model.meta, pick_device("auto", model)
+    layers = Layers(("classes",), len(meta.schema))
+    predict = Recipe(layers.classes).prepare(model, device)
+    with ExitStack() as stack, torch.inference_mode():
+        scene = stack.enter_context(open_scene(images, bands=meta.bands, dtype=meta.dtype, gsd=meta.gsd))
+        shape = {"planes": layers.planes, "bands": scene.count, "itemsize": scene.dtype.itemsize}
+        plans = {
+            blend: make_plan(scene.height, scene.width, **shape, window=meta.window, overlap=overlap, blend=blend)
+            for blend in maps
+        }
+        size = {"height": scene.height, "width": scene.width, **scene.georeference}
+        writers = {
+            blend: stack.enter_context(MapWriter(path, **size, schema=meta.schema)) for blend, path in maps.items()
+        }
+        plan = next(iter(plans.values()))
+        for block in range(len(plan.columns)):
+            sweeps = {blend: Sweep(plans[blend], block, layers, device) for blend in maps}
+            strip = None
+            for item in read_run(scene, plan, Run(block, 0, plan.strip_count)):
+                if item.strip is not strip:
+                    strip = item.strip
+                    for sweep in sweeps.values():
+                        sweep.begin(strip)
+                if isinstance(item, Batch):
+                    values = list(predict(item.image.to(device), item.valid.to(device)))
+                    for sweep in sweeps.values():
+                        sweep.add(item.windows, values)
+                    continue
+                for blend, sweep in sweeps.items():
+                    made = {name: layer.cpu().numpy() for name, layer in sweep.finish().items()}
+                    layers.mask(made, item.valid)
+                    writers[blend].write(strip.output, made["classes"])
+    return plan.window_count
 
 
 if __name__ == "__main__":

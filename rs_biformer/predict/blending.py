@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rs_biformer.errors import RsBiformerError
 from rs_biformer.geometry import Window
-from rs_biformer.predict.outputs import Layers
+from rs_biformer.predict.outputs import Layers, room
 from rs_biformer.predict.plan import Plan, Strip, ring_pieces
 
 
@@ -28,8 +28,9 @@ class Sweep:
         self._plan, self._layers, self._device = plan, layers, device
         self._left, self._right = plan.columns[block]
         width = self._right - self._left
-        self._sums = torch.empty((layers.planes, plan.reach, min(width, swept_columns(plan, device))), device=device)
-        self._carry = torch.zeros((layers.planes, plan.carried, width), device=device)
+        swept = min(width, swept_columns(plan, device))
+        self._sums = room((layers.planes, plan.reach, swept), torch.float32, device)
+        self._carry = room((layers.planes, plan.carried, width), torch.float32, device)
         self._carried = 0  # rows of the carry that hold sums
         self._along: dict[int, Tensor] = {}
         self._added: list[Window] = []

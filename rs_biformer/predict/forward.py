@@ -4,6 +4,7 @@ B batch, C bands, K classes, S window.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.nn.normalise import Normalisation
+from rs_biformer.predict.folding import folded
 from rs_biformer.predict.tta import Views, average_views, views
 
 Precision = Literal["auto", "32", "bf16"]
@@ -52,17 +54,16 @@ class Recipe:
     def prepare(self, model: Model, device: torch.device, copy: bool = False) -> Predictor:
         """The model on a device, ready to predict: a copy of it, or the module itself, which is moved there.
 
-        Raises ConfigError for a model that has a normalisation of its own beside the recipe's.
+        Raises ConfigError like `settled`.
         """
+        bf16 = self.settled(model, good_at_bf16(device)).precision == "bf16"
         own = getattr(model, "normalisation", None) is not None
-        if own and self.normalisation is not None:
-            raise ConfigError("the model normalises by itself (it has .normalisation); leave out normalisation=")
         layout = torch.contiguous_format
         if isinstance(model, nn.Module):
             layout = _layout(model)
             model = (deepcopy(model) if copy else model).to(device).to(memory_format=layout)
+            model = folded(model) if device.type == "cuda" else model
         normalisation = deepcopy(self.normalisation).to(device) if self.normalisation is not None else None
-        bf16 = self.settled(model, good_at_bf16(device)).precision == "bf16"
         chosen = views(self.tta, self.scales)
         run = torch.compile(model) if self.compile else model
 
@@ -75,7 +76,7 @@ class Recipe:
             return run(filled.masked_fill_(~valid[:, None], 0.0))
 
         def scores(image: Tensor, valid: Tensor) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with _current(device), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 found = logits(image, valid)
             _require_logits(found, image, self.classes)
             return found
@@ -93,10 +94,15 @@ class Recipe:
         """The recipe with a precision that is not `auto`. fast: whether bfloat16 is, on every device that will run it.
 
         A callable that does not normalise by itself is none of ours and runs as it is.
+
+        Raises ConfigError for a model that has a normalisation of its own beside the recipe's.
         """
+        own = getattr(model, "normalisation", None) is not None
+        if own and self.normalisation is not None:
+            raise ConfigError("the model normalises by itself (it has .normalisation); leave out normalisation=")
         if self.precision != "auto":
             return self
-        return replace(self, precision="bf16" if fast and hasattr(model, "normalisation") else "32")
+        return replace(self, precision="bf16" if fast and own else "32")
 
 
 class Halving:
@@ -127,6 +133,11 @@ class Halving:
             self._most = -(-size // 2)
             if image.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a GPU the current one: kernels that a model brings along go there, whatever their tensors say."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _softmax(scores: Tensor, axis: int) -> Tensor:

@@ -22,7 +22,7 @@ from rs_biformer.predict.outputs import Layers, ScoreDtype
 from rs_biformer.predict.plan import Plan, Strip, make_plan
 from rs_biformer.predict.resume import fingerprint, hardware
 from rs_biformer.predict.tta import Views, views
-from rs_biformer.raster.gdal import set_cache
+from rs_biformer.raster.gdal import CACHE_BYTES, set_cache
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.style import write_style
 from rs_biformer.raster.writer import MapWriter
@@ -62,7 +62,7 @@ def predict_scene(
     max_memory: int | None = None,
     resume: bool = True,
     restart: bool = False,
-    cluster: str | None = None,
+    cluster: str | Cluster | None = None,
     compile: bool = False,
     style: bool = True,
     on_plan: Callable[[Plan], None] | None = None,
@@ -147,12 +147,13 @@ def predict_scene(
             layer_bytes=layers.pixel_bytes,
             views=len(views(tta, scales)),
             largest_view=max(view.side(window) for view in views(tta, scales)),
-            max_memory=max_memory or default_memory(),
+            max_memory=default_memory() if max_memory is None else max_memory,
         )
         _require_memory(plan, len(devices), max_memory)
         if on_plan is not None:
             on_plan(plan)
         set_cache(plan.memory.cache)
+        stack.callback(set_cache, CACHE_BYTES)
         executor: _Here | _Away
         if cluster is None:
             executor = _Here(model, recipe, devices)

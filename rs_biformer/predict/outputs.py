@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.predict.buffers import buffer
 from rs_biformer.schema import IGNORE, ClassSchema
 
 PathLike = str | os.PathLike[str]
@@ -71,7 +72,7 @@ class Layers:
         """Room for every map, (h, w), and (K, h, w) for probabilities."""
         dtypes = {name: torch.uint8 if name == "classes" else getattr(torch, self.dtype) for name in self.names}
         shapes = {name: (self.classes,) * (name == "probabilities") + (height, width) for name in self.names}
-        return {name: torch.empty(shapes[name], dtype=dtypes[name], device=device) for name in self.names}
+        return {name: room(shapes[name], dtypes[name], device) for name in self.names}
 
     def fill(self, maps: Mapping[str, Tensor], values: Tensor) -> None:
         """Write the maps, as `empty` gives them, of blended values (P, h, w) float32."""
@@ -114,6 +115,13 @@ class Layers:
             "nodata": IGNORE if self.dtype == "uint8" else float("nan"),
             "tags": {"LAYER": name, **stored},
         }
+
+
+def room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor to be written to, see `buffers.buffer`."""
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.from_numpy(buffer(shape, str(dtype).removeprefix("torch.")))
 
 
 def _store(target: Tensor, score: Tensor) -> None:

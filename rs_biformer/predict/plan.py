@@ -11,7 +11,7 @@ where a window begins, since the fewest windows straddle there.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
@@ -47,8 +47,8 @@ LEAST_CACHE = 16 * 2**20
 WRITER = 32 * 2**20
 """Bytes that writing takes beside GDAL's cache, and what libraries allocate when they are first used."""
 
-PIECE = 2048
-"""Columns that are read at a time, so that what reading takes beside the pixels it returns stays small."""
+PIECE = 64
+"""Rows that are read at a time, so that what reading takes beside the pixels it returns stays small."""
 
 _Item = TypeVar("_Item")
 
@@ -101,7 +101,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return self.source + self.batches + self.sums + self.output + self.cache + self.writer
+        return sum(getattr(self, item.name) for item in fields(self))
 
 
 @dataclass(frozen=True)
@@ -213,12 +213,12 @@ class Plan:
 
     def __str__(self) -> str:
         used, strips = self.memory, len(self.columns) * self.strip_count
+        parts = ", ".join(f"{_mb(getattr(used, item.name))} {item.name}" for item in fields(used))
         return (
             f"{self.height} x {self.width} pixels in {self.window_count} windows of {self.size} every {self.stride}: "
             f"{strips} strips in {len(self.columns)} block{'s' * (len(self.columns) > 1)} of columns, "
             f"batches of {self.batch_size}, {self.read_ahead} read ahead; at most {_mb(used.total)} MB beside the "
-            f"model ({_mb(used.source)} source, {_mb(used.batches)} batches, {_mb(used.sums)} sums, "
-            f"{_mb(used.output)} finished, {_mb(used.cache)} GDAL, {_mb(used.writer)} writer)"
+            f"model ({parts})"
         )
 
 
@@ -338,7 +338,7 @@ class _Job:
         window_pixels, view_pixels = batch * self.size**2, batch * self.largest_view**2
         scores = self.planes * (5 if self.views > 1 else 1)  # sum, one view, itself undone, and what that takes
         parts = {
-            "source": sample * (span * max(above + 2 * finished, reach) + 2 * PIECE * reach),
+            "source": sample * span * (max(above + 2 * finished, reach) + 2 * PIECE),
             "batches": (depth + 2) * sample * window_pixels
             + 4 * (2 * self.bands + scores) * view_pixels
             + 8 * self.planes * self.size**2,

@@ -4,7 +4,7 @@ Shapes: B batch, C bands, S window, h w pixels of a window (S, or the scene's wh
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +17,7 @@ from torch import Tensor
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, reflect_pad
 from rs_biformer.predict.background import read_ahead
+from rs_biformer.predict.buffers import buffer
 from rs_biformer.predict.plan import PIECE, Plan, Run, Strip, chunks
 
 
@@ -86,21 +87,23 @@ def _read_parts(source: Source, plan: Plan, run: Run) -> Generator[tuple[Strip, 
 
 
 def _read_part(source: Source, window: Window) -> _Part:
+    # In pieces of whole rows: tiles stay in GDAL's cache from one piece to the next, and blocks as wide as the raster
+    # are not decoded for each of several columns.
     part: _Part | None = None
-    for first in range(window.col, window.col_stop, PIECE):
-        area = Window(window.row, first, window.height, min(PIECE, window.col_stop - first))
+    for first in range(window.row, window.row_stop, PIECE):
+        area = Window(first, window.col, min(PIECE, window.row_stop - first), window.width)
         try:
             image, valid = source.read(area)
         except RasterError as error:
             place = f"rows {area.row} to {area.row_stop}, columns {area.col} to {area.col_stop}"
             raise RasterError(f"{error} ({place})") from error
-        if area.width == window.width:
+        if area == window:
             return _Part(window, image, valid)
         if part is None:
             shape = (window.height, window.width)
-            part = _Part(window, np.empty((len(image), *shape), image.dtype), np.empty(shape, bool))
-        columns = slice(first - window.col, first - window.col + area.width)
-        part.image[..., columns], part.valid[:, columns] = image, valid
+            part = _Part(window, buffer((len(image), *shape), image.dtype), buffer(shape, bool))
+        rows = slice(first - window.row, first - window.row + area.height)
+        part.image[:, rows], part.valid[rows] = image, valid
     assert part is not None
     return part
 
@@ -121,34 +124,48 @@ class _Rows:
 
     def valid(self, window: Window) -> NDArray[np.bool_]:
         """The validity of a window, (h, w)."""
-        return np.concatenate([part.valid[place] for part, place in self._places(window)])
+        pixels = buffer((window.height, window.width), bool)
+        self._copy(window, pixels, lambda part: part.valid)
+        return pixels
 
     def any_valid(self, window: Window) -> bool:
-        return any(part.valid[place].any() for part, place in self._places(window))
+        return any(part.valid[place].any() for part, place, _ in self._places(window))
 
-    def window(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
-        """A window, (C, S, S) and (S, S), padded by reflection where the scene is smaller.
+    def batch(self, windows: Sequence[Window]) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Windows, (B, C, S, S) and (B, S, S), padded by reflection where the scene is smaller.
 
         Padding takes the validity of the pixels it mirrors: it is context for the model and never reaches the map.
         """
-        places = list(self._places(window))
-        image = np.concatenate([part.image[:, *place] for part, place in places], axis=1)
-        valid = self.valid(window)
-        return reflect_pad(image, self._size, self._size), reflect_pad(valid, self._size, self._size)
+        first = self._parts[0].image
+        image = buffer((len(windows), len(first), self._size, self._size), first.dtype)
+        valid = buffer((len(windows), self._size, self._size), bool)
+        for number, window in enumerate(windows):
+            for whole, get in ((image[number], lambda part: part.image), (valid[number], lambda part: part.valid)):
+                inside = whole[..., : window.height, : window.width]
+                self._copy(window, inside, get)
+                if inside.shape != whole.shape:
+                    whole[...] = reflect_pad(inside.copy(), self._size, self._size)
+        return image, valid
 
-    def _places(self, window: Window) -> Iterator[tuple[_Part, tuple[slice, slice]]]:
+    def _copy(self, window: Window, target: NDArray, get: Callable[[_Part], NDArray]) -> None:
+        for part, place, rows in self._places(window):
+            target[..., rows, :] = get(part)[..., *place]
+
+    def _places(self, window: Window) -> Iterator[tuple[_Part, tuple[slice, slice], slice]]:
+        """The parts that a window lies in, where in them, and which of its rows those are."""
         for part in self._parts:
             frame = part.window
             top, bottom = max(window.row, frame.row), min(window.row_stop, frame.row_stop)
             if top < bottom:
                 columns = slice(window.col - frame.col, window.col_stop - frame.col)
-                yield part, (slice(top - frame.row, bottom - frame.row), columns)
+                place = (slice(top - frame.row, bottom - frame.row), columns)
+                yield part, place, slice(top - window.row, bottom - window.row)
 
 
 def _batches(strip: Strip, rows: _Rows, plan: Plan, pin: bool) -> Iterator[Batch]:
     """The windows of a strip in batches; those without a valid pixel are left out."""
     for chosen in chunks([window for window in strip.windows if rows.any_valid(window)], plan.batch_size):
-        image, valid = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*map(rows.window, chosen), strict=True))
+        image, valid = map(torch.from_numpy, rows.batch(chosen))
         if pin:
             image, valid = image.pin_memory(), valid.pin_memory()
         yield Batch(strip, tuple(chosen), image, valid)

@@ -4,6 +4,7 @@ from in_memory import CLASSES, CPU, brightest_band, looking_around
 from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError, RsBiformerError
+from rs_biformer.nn.model import create_model
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.predict.forward import Recipe, pick_device, pick_devices
 
@@ -107,6 +108,27 @@ def test_precision_is_settled_by_the_model_and_the_hardware():
     assert Recipe(CLASSES).settled(Own(), fast=False).precision == "32"
     assert Recipe(CLASSES).settled(nn.Identity(), fast=True).precision == "32"
     assert Recipe(CLASSES, precision="32").settled(Own(), fast=True).precision == "32"
+
+
+def test_the_model_is_compiled_if_that_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    model = looking_around()
+    for wanted in (False, True):
+        values(Recipe(CLASSES, compile=wanted), model, *batch())
+        assert compiled == [model] * wanted
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_a_gpu_gives_what_the_cpu_gives(precision: str):
+    model, gpu = create_model("resnet18_biformer", classes=CLASSES).eval(), torch.device("cuda")
+    image, valid = batch(2, 64)
+    wanted = values(Recipe(CLASSES), model, image, valid)
+    with torch.inference_mode():
+        predict = Recipe(CLASSES, precision=precision).prepare(model, gpu)
+        found = torch.stack(list(predict(image.to(gpu), valid.to(gpu)))).cpu()
+    torch.testing.assert_close(found, wanted, atol=1e-3 if precision == "32" else 0.05, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,179 @@
+"""Accuracy of networks and recipes at an equal budget: from random weights, train scenes -> test scenes.
+
+    python benchmarks/accuracy.py CZECH --out DIR [--steps 900] [--seeds 0] [--networks ...] [--recipes ...]
+    python benchmarks/accuracy.py CZECH --out DIR --ablation [--network ENCODER+DECODER]
+    python benchmarks/accuracy.py CZECH --out DIR --table
+
+CZECH holds train/, val/ and test/ with NAME_image.tif and NAME_label.tif, colour-coded by configs/classes/czech.yaml.
+Every run draws STEPS batches of 8 windows of 256 pixels. Its test scenes are mapped with an overlap of 0.5 and scored
+once, in one confusion matrix, with the weights of the last step: no test or validation figure chooses anything.
+A run whose result is in DIR is not repeated, an interrupted one goes on. The table gives mean and spread over seeds.
+
+Recipes: `plain` is what most people would write (cross-entropy, AdamW, one-cycle, uniform windows, turned and
+mirrored); `recommended` is configs/czech/recommended.yaml. The ablation takes one ingredient at a time out of the
+latter.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from rs_biformer.checkpoint import load_checkpoint
+from rs_biformer.data.augment import Augmentation
+from rs_biformer.data.layouts import pattern_scenes
+from rs_biformer.data.tiling import TileOptions, tile_scenes
+from rs_biformer.evaluation import evaluate
+from rs_biformer.predict import predict_scene
+from rs_biformer.schema import load_schema
+from rs_biformer.train.config import LossConfig, ModelConfig, TrainConfig, parse
+from rs_biformer.train.run import train
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+BATCH = 8
+NETWORKS = [
+    "resnet50_biformer+unet_fusion",
+    "resnet50_biformer2_msda2+unet_fusion",
+    "resnet50_biformer_msda+unet_fusion",
+    "biformer_tiny+fpn",
+    "cswin_tiny+upernet",
+    "coat_lite_mini+fpn",
+    "resnet50+unet",
+    "resnet50+upernet",
+    "mit_b0+segformer",
+]
+RECIPES = ("plain", "recommended")
+ABLATION = {
+    "no balanced sampling": {"data": {"balance": 0.0}},
+    "no class weights": {"loss": {"balance": 0.0}},
+    "no Dice": {"loss": {"terms": {"cross_entropy": 1.0}}},
+    "no averaged weights": {"optimizer": {"ema": 0.0}},
+    "no jitter": {"data": {"jitter": 0.0}},
+    "no zoom": {"augment": {"scale": 0.0}},
+    "no changes of colour": {"augment": {"brightness": 0.0, "contrast": 0.0, "band": 0.0}},
+    "SGD": {"optimizer": {"name": "sgd", "learning_rate": 0.01}},
+    "poly schedule": {"schedule": {"name": "poly", "warmup": 0.0}},
+    "with focus": {"data": {"focus": 0.5}},
+    "with mosaic": {"data": {"mosaic": 0.5}},
+    "with Lovasz": {"loss": {"terms": {"cross_entropy": 1.0, "lovasz": 1.0}}},
+    "with boundary loss": {"loss": {"terms": {"cross_entropy": 1.0, "dice": 1.0, "boundary": 0.5}}},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--ablation", action="store_true")
+    parser.add_argument("--network", default=NETWORKS[0], help="of the ablation (default %(default)s)")
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--table", action="store_true", help="print what is there and stop")
+    args = parser.parse_args()
+    if not args.table:
+        tiles = make_tiles(args.scenes, args.out / "tiles")
+        for seed in args.seeds:
+            for network, recipe, config in planned(args, tiles):
+                run(args, network, recipe, seed, config)
+    print_table(args.out)
+
+
+def planned(args: argparse.Namespace, tiles: Path) -> Iterator[tuple[str, str, TrainConfig]]:
+    recommended = parse(["--config", str(CONFIGS / "czech" / "recommended.yaml"), "--data.index", str(tiles)])
+    if args.ablation:
+        yield args.network, "recommended", recommended
+        for name, changes in ABLATION.items():
+            yield args.network, name, changed(recommended, changes)
+        return
+    of_recipe = {"plain": plain(recommended), "recommended": recommended}
+    for network in args.networks:
+        for recipe in args.recipes:
+            yield network, recipe, of_recipe[recipe]
+
+
+def plain(recommended: TrainConfig) -> TrainConfig:
+    data = replace(recommended.data, balance=0.0, jitter=0.5, augment=Augmentation(d4=True))
+    return replace(recommended, data=data, loss=LossConfig(), optimizer=replace(recommended.optimizer, ema=0.0))
+
+
+def changed(config: TrainConfig, changes: dict[str, dict[str, object]]) -> TrainConfig:
+    for section, values in changes.items():
+        if section == "augment":
+            data = replace(config.data, augment=replace(config.data.augment, **values))  # type: ignore[arg-type]
+            config = replace(config, data=data)
+        else:
+            config = replace(config, **{section: replace(getattr(config, section), **values)})
+    return config
+
+
+def run(args: argparse.Namespace, network: str, recipe: str, seed: int, config: TrainConfig) -> None:
+    """Train, map and score; the result lies in OUT/results."""
+    name = f"{network}_{recipe.replace(' ', '-')}_{args.steps}_{seed}"
+    result = args.out / "results" / f"{name}.json"
+    if result.exists():
+        return
+    encoder, decoder = network.split("+")
+    epochs = max(1, args.steps // 100)
+    trainer = config.trainer | {"max_epochs": epochs, "precision": args.precision, "limit_val_batches": 0}
+    config = replace(
+        config,
+        model=ModelConfig(encoder, decoder),
+        data=replace(config.data, samples_per_epoch=args.steps // epochs * BATCH),
+        trainer=trainer | {"num_sanity_val_steps": 0, "enable_progress_bar": False},
+        out=str(args.out / "runs" / name),
+        seed=seed,
+        resume="auto",
+        images_every=0,
+    )
+    print(f"--- {name}", flush=True)
+    folder = train(config, say=print)
+    model = load_checkpoint(folder / "last.ckpt")
+    images = sorted((args.scenes / "test").glob("*_image.tif"))
+    labels = [path.with_name(path.name.replace("_image", "_label")) for path in images]
+    maps = [predict_scene(model, path, folder / f"{path.stem}.tif", classes=model.schema) for path in images]
+    figures = evaluate(maps, labels, model.schema).to_dict()
+    result.parent.mkdir(exist_ok=True)
+    about = {"network": network, "recipe": recipe, "steps": args.steps, "seed": seed}
+    result.write_text(json.dumps(about | {"figures": figures}, indent=1))
+    print(f"{name}: mIoU {figures['mean_iou']:.4f}", flush=True)
+
+
+def make_tiles(scenes: Path, out: Path) -> Path:
+    if not (out / "tiles.parquet").exists():
+        labels = "{dir}/" + "{name}_label.tif"
+        files = [
+            replace(files, split=split)
+            for split in ("train", "val")
+            for files in pattern_scenes([str(path) for path in sorted((scenes / split).glob("*_image.tif"))], labels)
+        ]
+        tile_scenes(files, load_schema(str(CONFIGS / "classes" / "czech.yaml")), out, options=TileOptions())
+    return out
+
+
+def print_table(out: Path) -> None:
+    runs: dict[tuple[int, str, str], list[dict]] = {}
+    for path in sorted((out / "results").glob("*.json")):
+        content = json.loads(path.read_text())
+        runs.setdefault((content["steps"], content["network"], content["recipe"]), []).append(content["figures"])
+    classes = list(next(iter(runs.values()))[0]["per_class"]) if runs else []
+    print("| steps | network | recipe | runs | OA | mIoU | mean F1 | " + " | ".join(classes) + " |")
+    print("|---" * (7 + len(classes)) + "|")
+    for (steps, network, recipe), figures in runs.items():
+        cells = [spread([one[key] for one in figures]) for key in ("overall_accuracy", "mean_iou", "mean_f1")]
+        cells += [spread([one["per_class"][name]["iou"] for one in figures]) for name in classes]
+        print(f"| {steps} | {network} | {recipe} | {len(figures)} | " + " | ".join(cells) + " |")
+
+
+def spread(values: list[float]) -> str:
+    """Mean in per cent, and the standard deviation where there are several."""
+    mean = f"{100 * statistics.fmean(values):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    main()
