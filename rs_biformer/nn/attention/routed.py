@@ -47,8 +47,8 @@ def attend_gathered(
     step = _samples_at_once(k, routes.shape[-1])
     if step >= len(q):
         return _attend_gathered(q, k, v, routes, region, num_heads, scale)
-    parts = zip(*(tensor.split(step) for tensor in (q, k, v, routes)), strict=True)
-    return torch.cat([_attend_gathered(*part, region, num_heads, scale) for part in parts])
+    parts = zip(q.split(step), k.split(step), v.split(step), routes.split(step), strict=True)
+    return torch.cat([_attend_gathered(a, b, c, chosen, region, num_heads, scale) for a, b, c, chosen in parts])
 
 
 def _samples_at_once(k: Tensor, topk: int) -> int:
