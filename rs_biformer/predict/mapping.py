@@ -163,6 +163,8 @@ def predict_scene(
         state = fingerprint(source, model, plan, executor.recipe, executor.hardware) if resume else None
         maps = _open_maps(stack, source, paths, layers, schema, notes, state, restart)
         _fill(maps, executor, source, plan, layers, progress)
+        for writer in maps.values():  # all of them before the first staging folder goes
+            writer.complete()
     if style and schema is not None:
         write_style(out, schema)
     return Path(out)

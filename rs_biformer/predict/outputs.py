@@ -114,6 +114,7 @@ class Layers:
             "dtype": self.dtype,
             "nodata": IGNORE if self.dtype == "uint8" else float("nan"),
             "tags": {"LAYER": name, **stored},
+            "overviews": "average",
         }
 
 
