@@ -44,21 +44,12 @@ def attend_gathered(
     Keys and values are gathered apart: in one tensor they would be put together, and their gradients taken apart, by
     copies that take longer than the gathering. Whole regions are rows of memory, so that the backward pass adds rows.
     """
-    step = _samples_at_once(k, routes.shape[-1])
-    if step >= len(q):
+    if q.device.type != "cpu" or torch.compiler.is_compiling():
         return _attend_gathered(q, k, v, routes, region, num_heads, scale)
+    # Larger copies are memory that the system hands out anew each time, and zeroes first.
+    step = max(1, GATHERED_BYTES // (k[0].numel() * k.element_size() * routes.shape[-1]))
     parts = zip(q.split(step), k.split(step), v.split(step), routes.split(step), strict=True)
     return torch.cat([_attend_gathered(a, b, c, chosen, region, num_heads, scale) for a, b, c, chosen in parts])
-
-
-def _samples_at_once(k: Tensor, topk: int) -> int:
-    """How many samples gather together: on a CPU as many as keep a copy near its cache, elsewhere all of them.
-
-    Larger copies are memory that the system hands out anew each time, and zeroes first.
-    """
-    if k.device.type != "cpu" or torch.compiler.is_compiling():
-        return len(k)
-    return max(1, GATHERED_BYTES // (k[0].numel() * k.element_size() * topk))
 
 
 def _attend_gathered(
