@@ -160,7 +160,7 @@ def _create_trainer(config: TrainConfig, out: Path, *, has_validation: bool) -> 
         callbacks.append(EarlyStopping("val/mean_iou", mode="max", patience=config.early_stopping))
     if saves:
         callbacks += _checkpoints(out, has_validation=has_validation)
-    loggers = [] if bare else [CSVLogger(out, name="", version=""), *_create_loggers(config.loggers, out)]
+    loggers = False if bare else [CSVLogger(out, name="", version=""), *_create_loggers(config.loggers, out)]
     try:
         return Trainer(**options, logger=loggers, callbacks=callbacks)
     except (MisconfigurationException, ValueError, TypeError) as error:
