@@ -20,12 +20,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/rs-biformer demo --out $(OUT)
 
-# Many small tests: two processes of one thread each take half the time of one with two.
+# Two processes of one thread each take about half the time of one with two.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load --timeout 1200 -m 'slow and not gpu'
 
 lint: $(READY)
 	$(BIN)/ruff check .
