@@ -1,12 +1,12 @@
 """Accuracy of networks and recipes at an equal budget: from random weights, train scenes -> test scenes.
 
-    python benchmarks/accuracy.py CZECH --out DIR [--steps 900] [--seeds 0] [--networks ...] [--recipes ...]
-    python benchmarks/accuracy.py CZECH --out DIR --ablation [--network ENCODER+DECODER]
+    python benchmarks/accuracy.py CZECH --out DIR [--steps 900] [--window 256] [--seeds 0] [--networks ...]
+    python benchmarks/accuracy.py CZECH --out DIR --ablation [--network ENCODER+DECODER] [--steps 900] ...
     python benchmarks/accuracy.py CZECH --out DIR --table
 
 CZECH holds train/, val/ and test/ with NAME_image.tif and NAME_label.tif, colour-coded by configs/classes/czech.yaml.
-Every run draws STEPS batches of 8 windows of 256 pixels. Its test scenes are mapped with an overlap of 0.5 and scored
-once, in one confusion matrix, with the weights of the last step: no test or validation figure chooses anything.
+Every run draws STEPS batches of 8 windows of WINDOW pixels. Its test scenes are mapped with windows of 256 pixels and
+scored once, in one confusion matrix, with the weights of the last step: no test or validation figure chooses anything.
 A run whose result is in DIR is not repeated, an interrupted one goes on. The table gives mean and spread over seeds.
 
 Recipes: `plain` is what most people would write (cross-entropy, AdamW, one-cycle, uniform windows, turned and
@@ -32,7 +32,7 @@ from rs_biformer.train.config import LossConfig, ModelConfig, TrainConfig, parse
 from rs_biformer.train.run import train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-BATCH = 8
+BATCH, MAPPED = 8, 256
 NETWORKS = [
     "resnet50_biformer+unet_fusion",
     "resnet50_biformer2_msda2+unet_fusion",
@@ -67,6 +67,8 @@ def main() -> None:
     parser.add_argument("scenes", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--window", type=int, default=256, help="pixels along a side in training (default %(default)s)")
+    parser.add_argument("--overlap", type=float, default=0.5, help="of the windows of maps (default %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
@@ -76,7 +78,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is there and stop")
     args = parser.parse_args()
     if not args.table:
-        tiles = make_tiles(args.scenes, args.out / "tiles")
+        tiles = make_tiles(args.scenes, args.out / f"tiles_{args.window}", args.window)
         for seed in args.seeds:
             for network, recipe, config in planned(args, tiles):
                 run(args, network, recipe, seed, config)
@@ -113,7 +115,7 @@ def changed(config: TrainConfig, changes: dict[str, dict[str, object]]) -> Train
 
 def run(args: argparse.Namespace, network: str, recipe: str, seed: int, config: TrainConfig) -> None:
     """Train, map and score; the result lies in OUT/results."""
-    name = f"{network}_{recipe.replace(' ', '-')}_{args.steps}_{seed}"
+    name = f"{network}_{recipe.replace(' ', '-')}_{args.window}px_{args.steps}_{seed}"
     result = args.out / "results" / f"{name}.json"
     if result.exists():
         return
@@ -135,15 +137,20 @@ def run(args: argparse.Namespace, network: str, recipe: str, seed: int, config: 
     model = load_checkpoint(folder / "last.ckpt")
     images = sorted((args.scenes / "test").glob("*_image.tif"))
     labels = [path.with_name(path.name.replace("_image", "_label")) for path in images]
-    maps = [predict_scene(model, path, folder / f"{path.stem}.tif", classes=model.schema) for path in images]
+    maps = [
+        predict_scene(
+            model, path, folder / f"{path.stem}.tif", classes=model.schema, window=MAPPED, overlap=args.overlap
+        )
+        for path in images
+    ]
     figures = evaluate(maps, labels, model.schema).to_dict()
     result.parent.mkdir(exist_ok=True)
-    about = {"network": network, "recipe": recipe, "steps": args.steps, "seed": seed}
+    about = {"network": network, "recipe": recipe, "window": args.window, "steps": args.steps, "seed": seed}
     result.write_text(json.dumps(about | {"figures": figures}, indent=1))
     print(f"{name}: mIoU {figures['mean_iou']:.4f}", flush=True)
 
 
-def make_tiles(scenes: Path, out: Path) -> Path:
+def make_tiles(scenes: Path, out: Path, window: int) -> Path:
     if not (out / "tiles.parquet").exists():
         labels = "{dir}/" + "{name}_label.tif"
         files = [
@@ -151,22 +158,25 @@ def make_tiles(scenes: Path, out: Path) -> Path:
             for split in ("train", "val")
             for files in pattern_scenes([str(path) for path in sorted((scenes / split).glob("*_image.tif"))], labels)
         ]
-        tile_scenes(files, load_schema(str(CONFIGS / "classes" / "czech.yaml")), out, options=TileOptions())
+        tile_scenes(
+            files, load_schema(str(CONFIGS / "classes" / "czech.yaml")), out, options=TileOptions(window=window)
+        )
     return out
 
 
 def print_table(out: Path) -> None:
-    runs: dict[tuple[int, str, str], list[dict]] = {}
+    runs: dict[tuple[int, int, str, str], list[dict]] = {}
     for path in sorted((out / "results").glob("*.json")):
         content = json.loads(path.read_text())
-        runs.setdefault((content["steps"], content["network"], content["recipe"]), []).append(content["figures"])
+        what = content["window"], content["steps"], content["network"], content["recipe"]
+        runs.setdefault(what, []).append(content["figures"])
     classes = list(next(iter(runs.values()))[0]["per_class"]) if runs else []
-    print("| steps | network | recipe | runs | OA | mIoU | mean F1 | " + " | ".join(classes) + " |")
-    print("|---" * (7 + len(classes)) + "|")
-    for (steps, network, recipe), figures in runs.items():
+    print("| window | steps | network | recipe | runs | OA | mIoU | mean F1 | " + " | ".join(classes) + " |")
+    print("|---" * (8 + len(classes)) + "|")
+    for (window, steps, network, recipe), figures in runs.items():
         cells = [spread([one[key] for one in figures]) for key in ("overall_accuracy", "mean_iou", "mean_f1")]
         cells += [spread([one["per_class"][name]["iou"] for one in figures]) for name in classes]
-        print(f"| {steps} | {network} | {recipe} | {len(figures)} | " + " | ".join(cells) + " |")
+        print(f"| {window} | {steps} | {network} | {recipe} | {len(figures)} | " + " | ".join(cells) + " |")
 
 
 def spread(values: list[float]) -> str:

@@ -15,7 +15,7 @@ from typing import NoReturn
 from rs_biformer.cli.console import Terminated
 from rs_biformer.errors import RsBiformerError
 
-COMMANDS = ("demo", "tile", "train", "evaluate", "predict", "vectorize", "export", "explain", "models", "info")
+COMMANDS = ("demo", "ndsm", "tile", "train", "evaluate", "predict", "vectorize", "export", "explain", "models", "info")
 DESCRIPTION = "Semantic segmentation of large aerial and satellite rasters with hybrid CNN-BiFormer networks."
 
 

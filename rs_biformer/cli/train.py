@@ -2,11 +2,17 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rs_biformer.train.config import TrainConfig
 
 HELP = "train a segmentation network on tiled scenes"
 EXAMPLE = (
     "rs-biformer train --config configs/vaihingen/recommended.yaml --data.index tiles --out runs/first\n"
-    "  rs-biformer train --config runs/first/config.yaml --resume auto       (continue an interrupted run)\n\n"
+    "  rs-biformer train --config runs/first/config.yaml --resume auto       (continue an interrupted run)\n"
+    "  rs-biformer train --config ... --fast                                 (does it all fit together?)\n"
+    "  rs-biformer train --config ... --find learning_rate\n\n"
     "sections of the config, each key also an option --section.key VALUE:\n"
     "  model      encoder, decoder, arguments\n"
     "  data       index, batch_size, workers, samples_per_epoch, balance, jitter, cache, augment.*, ...\n"
@@ -16,6 +22,8 @@ EXAMPLE = (
     "  trainer    every option of Lightning's Trainer: max_epochs, precision, accelerator, devices, ...\n"
     "  and        out, seed, resume (auto or a checkpoint), images_every"
 )
+FINDERS = ("learning_rate", "batch_size")
+
 PASS_REST = True
 """What argparse does not know is an option of the config."""
 
@@ -24,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rs-biformer train` that are not the config's."""
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML file; later ones override")
     parser.add_argument("--print_config", action="store_true", help="print the whole config as YAML and stop")
+    fast = "dry run: all checks, a few steps and validation batches, an estimate of the time; writes nothing"
+    parser.add_argument("--fast", action="store_true", help=fast)
+    find = (
+        "try what fits this run, print it and stop: a range test of the learning rate, or the batch size that memory "
+    )
+    parser.add_argument("--find", choices=FINDERS, help=find + "and throughput allow")
     parser.add_argument("--options", action="store_true", help="explain every option of the config and stop")
 
 
@@ -39,7 +53,24 @@ def run(args: argparse.Namespace) -> None:
     if args.print_config:
         print(config.to_yaml(), end="")
         return
+    if args.find is not None:
+        return _find(args.find, config)
     from rs_biformer.train.run import train
 
-    out = train(config, say=lambda line: print(line, file=sys.stderr))
+    out = train(config, fast=args.fast, say=_say)
+    if args.fast:
+        return
     print(f"trained: {out}; next: rs-biformer evaluate --checkpoint {out}/best.ckpt --help", file=sys.stderr)
+
+
+def _find(what: str, config: "TrainConfig") -> None:
+    from rs_biformer.train.find import find_batch_size, find_learning_rate
+
+    if what == "learning_rate":
+        print(f"--optimizer.learning_rate {find_learning_rate(config, say=_say):.2g}")
+    else:
+        print(f"--data.batch_size {find_batch_size(config, say=_say)}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

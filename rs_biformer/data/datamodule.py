@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from rs_biformer.data.augment import Augmentation, create_augment
 from rs_biformer.data.dataset import TileDataset
@@ -109,10 +110,21 @@ class TileDataModule(LightningDataModule):
                 log.warning("the scenes are too large for data.cache; windows are read from the files instead")
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        # a last batch of one window would have no batch statistics worth the name
+        loader = TrainLoader(self._train_set(), sampler=self._train_sampler(), drop_last=True, **self._loading())
+        loader.trainer = self.trainer
+        return loader
+
+    def example(self, size: int | None = None) -> dict[str, Tensor]:
+        """The first batch of the run, or its first `size` windows, read in this process."""
+        dataset = self._train_set()
+        first = islice(self._train_sampler(), size or self.batch_size)
+        return default_collate([dataset[draw] for draw in first])
+
+    def _train_set(self) -> TileDataset:
         manifest = self.index.manifest
         table = self.index.table
-        elsewhere = replace(self.index, table=table.take(np.flatnonzero(table.split != "train")))
-        dataset = TileDataset(
+        return TileDataset(
             self.train,
             reader=self.reader,
             augment=create_augment(self.augment, manifest.window, np.array(manifest.mean), np.array(manifest.std)),
@@ -120,10 +132,12 @@ class TileDataModule(LightningDataModule):
             focus=self.focus,
             mosaic=self.mosaic,
             probabilities=self.probabilities,
-            elsewhere=elsewhere,
+            elsewhere=replace(self.index, table=table.take(np.flatnonzero(table.split != "train"))),
             seed=self.seed,
         )
-        sampler = TrainSampler(
+
+    def _train_sampler(self) -> TrainSampler:
+        return TrainSampler(
             len(self.train),
             self.samples,
             self.seed,
@@ -131,10 +145,6 @@ class TileDataModule(LightningDataModule):
             cells=_cells(self.train) if self.nearby else None,
             **self._place_among_processes(),
         )
-        # a last batch of one window would have no batch statistics worth the name
-        loader = TrainLoader(dataset, sampler=sampler, drop_last=True, **self._loading())
-        loader.trainer = self.trainer
-        return loader
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         if not len(self.val):

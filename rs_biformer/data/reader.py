@@ -89,7 +89,7 @@ class SceneReader:
         records = [(number, self.manifest.scenes[number]) for number in numbers]
         pixel = len(self.manifest.bands) * np.dtype(self.manifest.dtype).itemsize + 2
         size = sum(record.height * record.width * pixel for _, record in records)
-        if size > CACHE_SHARE * _memory():
+        if size > CACHE_SHARE * memory():
             return False
         self._bound = max(self._bound, size)
         for number, record in records:
@@ -177,7 +177,7 @@ def _overlap(window: Window, row: int, col: int) -> tuple[tuple[slice, slice], t
     )
 
 
-def _memory() -> int:
+def memory() -> int:
     """Bytes of memory of this machine."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -184,9 +184,19 @@ def _channel_tables(
 
 
 def translate_bytes(values: NDArray[np.uint8], table: bytes) -> NDArray[np.uint8]:
-    """`table[values]` for bytes, in half the time."""
+    """`table[values]` for bytes, in half the time; much less where the table changes none of the values that occur."""
+    if values.size and (values + np.uint8(1)).max() <= _kept_by(table):
+        return values.copy()
     translated = bytearray(np.ascontiguousarray(values).data).translate(table)
     return np.frombuffer(translated, np.uint8).reshape(values.shape)
+
+
+@lru_cache(maxsize=8)
+def _kept_by(table: bytes) -> int:
+    """N where 0 to n - 1 and 255, which is one less than 0 in a byte, stand for themselves; -1 where 255 does not."""
+    if table[IGNORE] != IGNORE:
+        return -1
+    return next((value for value, meant in enumerate(table) if value != meant), 255)
 
 
 def _colour_table(schema: ClassSchema, tolerance: int) -> NDArray[np.uint8]:

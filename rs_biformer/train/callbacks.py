@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 SAMPLES = 4
 
+ERROR = np.array([[[220]], [[30]], [[30]]], np.uint8)
+"""Red, (3, 1, 1)."""
+
 WAITING_TOO_LONG = 0.1
 """Share of the time spent waiting for data above which a run says so."""
 
@@ -107,7 +110,7 @@ def peak_memory(trainer: Trainer) -> dict[str, float]:
 
 
 class SamplePredictions(Callback):
-    """Draws the first validation windows as image | label | prediction into TensorBoard.
+    """Draws the first validation windows as image | label | prediction | errors into TensorBoard.
 
     every: epochs between two drawings; the first validation is always drawn.
     """
@@ -148,15 +151,24 @@ class SamplePredictions(Callback):
 def draw(
     bands: NDArray[np.float32], labels: NDArray[np.uint8], predictions: NDArray[np.uint8], schema: ClassSchema
 ) -> NDArray[np.uint8]:
-    """One picture (3, B * S, 3 * S) uint8 with a row of image | label | prediction per window.
+    """One picture (3, B * S, 4 * S) uint8 with a row of image | label | prediction | errors per window.
 
     bands: (B, C, S, S) in standard deviations from the mean, of which -2 to 2 are shown; the first three as red, green
-    and blue, or the first in grey.
+    and blue, or the first in grey. labels, predictions: (B, S, S) class indices with IGNORE. Errors are red on a dim
+    image; where there is no label, none is shown.
     """
     shown = bands[:, :3] if bands.shape[1] >= 3 else bands[:, :1].repeat(3, axis=1)
     pictures = np.clip((shown + 2) / 4 * 255, 0, 255).astype(np.uint8)
     rows = [
-        np.concatenate([picture, encode_colours(label, schema), encode_colours(prediction, schema)], axis=2)
+        np.concatenate(
+            [
+                picture,
+                encode_colours(label, schema),
+                encode_colours(prediction, schema),
+                np.where((label != prediction) & (label != IGNORE), ERROR, picture // 2),
+            ],
+            axis=2,
+        )
         for picture, label, prediction in zip(pictures, labels, predictions, strict=True)
     ]
     return np.concatenate(rows, axis=1)

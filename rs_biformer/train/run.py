@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rs_biformer.data.index import Manifest, TileIndex
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError
 from rs_biformer.nn.losses import create_loss
 from rs_biformer.train.callbacks import SamplePredictions, SaveWhenTerminated, Speed
+from rs_biformer.train.checks import CheckFirstBatch, warnings_about
 from rs_biformer.train.config import TRAINER_DEFAULTS, ModelConfig, TrainConfig
 from rs_biformer.train.finetune import FreezeEncoder, begin_from
 from rs_biformer.train.optim import class_weights, moving_average
@@ -33,51 +35,86 @@ log = logging.getLogger(__name__)
 TERMINATED = 143
 """Exit code of a process that SIGTERM ended, by the convention of shells: 128 + 15."""
 
+DRY_STEPS = 4
+"""Steps of a dry run: two to warm up and two to time."""
+
 CONFIG_NAME, BEST_NAME, LAST_NAME, METRICS_NAME = "config.yaml", "best.ckpt", "last.ckpt", "metrics.csv"
 
 
-def train(config: TrainConfig, *, say: Callable[[str], None] = log.info) -> Path:
+def train(config: TrainConfig, *, fast: bool = False, say: Callable[[str], None] = log.info) -> Path:
     """Train a network and return the run folder, config.out.
 
     It then holds config.yaml, metrics.csv, TensorBoard events, last.ckpt (the state after the last epoch, from which
     the same command with resume: auto goes on) and best.ckpt (the weights of the highest val/mean_iou, without the
     optimizer's state once the run is over; absent without validation windows). `say` gets a few lines for people.
 
+    fast: a dry run: all checks, a few steps and validation batches, and an estimate of the time; nothing is written.
+
     Raises ConfigError, RasterError or CheckpointError before the first step where the index, the options, the folder,
-    the disk or the checkpoint to resume from do not fit.
+    the disk, the first batch or the checkpoint to resume from do not fit.
     """
-    if not config.data.index:
-        raise ConfigError("data.index is not set; give the folder that `rs-biformer tile` wrote: --data.index DIR")
-    index = TileIndex.read(config.data.index)
-    meta = describe(index.manifest, config.model)
-    out, resumed = Path(config.out), _checkpoint_to_resume(config)
+    if fast:
+        config = replace(config, trainer=config.trainer | {"fast_dev_run": DRY_STEPS})
+    data, task, meta = assemble(config)
+    out, resumed = Path(config.out), None if fast else _checkpoint_to_resume(config)
     if resumed is not None:
         _require_same_model(resumed, meta)
-    seed_everything(config.seed, workers=True, verbose=False)
-    data = _create_data(config, index)
-    task = _create_task(config, meta, data)
     if config.model.weights is not None and resumed is None:
         say(begin_from(config.model.weights, task.model, meta))
     if config.model.compile:
         task.model.compile()  # in place: the names of the weights stay
-    _prepare_folder(out, task, config)
-    with _quiet():
+    if not fast:
+        _prepare_folder(out, task, config)
+    with quiet():
         trainer = _create_trainer(config, out, has_validation=len(data.val) > 0)
         for line in _summary(config, data, task, resumed, trainer):
             say(line)
         if resumed is not None:
             _restore_metrics(trainer, out / METRICS_NAME, resumed)
-        try:
-            trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
-        except SIGTERMException:
-            say(f"terminated after step {trainer.global_step}; --resume auto goes on from there in {out}")
-            raise SystemExit(TERMINATED) from None
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            say(f"stopped; --resume auto goes on from the last whole epoch in {out}")
-            raise KeyboardInterrupt from None
-    if trainer.is_global_zero and (out / BEST_NAME).is_file():
+        _fit(trainer, task, data, resumed, f"--resume auto goes on from {{}} in {out}", say)
+    if fast:
+        say(_estimate(config, data, trainer))
+    elif trainer.is_global_zero and (out / BEST_NAME).is_file():
         strip_checkpoint(out / BEST_NAME)
     return out
+
+
+def _fit(
+    trainer: Trainer,
+    task: SegmentationTask,
+    data: TileDataModule,
+    resumed: Path | None,
+    goes_on: str,
+    say: Callable[[str], None],
+) -> None:
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
+    except SIGTERMException:
+        say(f"terminated after step {trainer.global_step}; {goes_on.format('there')}")
+        raise SystemExit(TERMINATED) from None
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        say(f"stopped; {goes_on.format('the last whole epoch')}")
+        raise KeyboardInterrupt from None
+
+
+def assemble(config: TrainConfig) -> tuple[TileDataModule, SegmentationTask, CheckpointMeta]:
+    """Data, network with loss, and the description of a run, with its seed set. Raises as `train` does."""
+    if not config.data.index:
+        raise ConfigError("data.index is not set; give the folder that `rs-biformer tile` wrote: --data.index DIR")
+    index = TileIndex.read(config.data.index)
+    meta = describe(index.manifest, config.model)
+    seed_everything(config.seed, workers=True, verbose=False)
+    data = _create_data(config, index)
+    return data, _create_task(config, meta, data), meta
+
+
+def _estimate(config: TrainConfig, data: TileDataModule, trainer: Trainer) -> str:
+    speed = trainer.callback_metrics.get("speed/windows_per_second")
+    line = f"dry run: {DRY_STEPS} steps and a validation went through, nothing was written"
+    if speed is None:
+        return line
+    minutes = data.samples / speed.item() / 60
+    return f"{line}; {speed:.1f} windows per second, about {minutes:.1f} minutes of training per epoch"
 
 
 def describe(manifest: Manifest, model: ModelConfig) -> CheckpointMeta:
@@ -147,12 +184,12 @@ def _create_trainer(config: TrainConfig, out: Path, *, has_validation: bool) -> 
     if not has_validation:
         options["limit_val_batches"] = 0
     saves = options.get("enable_checkpointing") is not False and not bare
-    callbacks: list[Callback] = []
+    callbacks: list[Callback] = [CheckFirstBatch()]
     if config.optimizer.ema:
         callbacks.append(WeightAveraging(avg_fn=moving_average(config.optimizer.ema)))
     if config.images_every and not bare:
         callbacks.append(SamplePredictions(config.images_every))
-    if not bare:
+    if not options.get("barebones"):
         callbacks.append(Speed())
     if config.model.freeze:
         callbacks.append(FreezeEncoder(config.model.freeze))
@@ -267,6 +304,8 @@ def _summary(
         f"{len(data.train)} training and {len(data.val)} validation windows of {manifest.window} px, "
         f"{len(manifest.schema)} classes, bands {', '.join(manifest.bands)}"
     )
+    for warning in warnings_about(data):
+        yield f"warning: {warning}"
     if not len(data.val):
         yield f"no val windows: no {BEST_NAME} will be chosen, only {LAST_NAME}; tile with a val split to have one"
     if resumed is not None:
@@ -275,7 +314,7 @@ def _summary(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Lightning's advice off the screen where it does not apply to this command; real warnings still show."""
     ours = {
         "does not have many workers": "how many workers pay off is data.workers; on two cores it is none",

@@ -64,7 +64,7 @@ class SegmentationTask(LightningModule):
     def _normalised(self, image: Tensor, valid: Tensor | None) -> Tensor:
         return self.normalisation(image, valid).contiguous(memory_format=torch.channels_last)
 
-    def _training_loss(self, batch: Batch) -> Tensor:
+    def training_loss(self, batch: Batch) -> Tensor:
         label = batch["label"].long()
         if not self.auxiliary:
             return self.loss(self(batch["image"], batch["valid"]), label)
@@ -73,7 +73,7 @@ class SegmentationTask(LightningModule):
         return self.loss(logits, label) + self.auxiliary * self.loss(second, label)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._training_loss(batch)
+        loss = self.training_loss(batch)
         looks = batch_idx % FINITE_EVERY == 0 or self.trainer.is_last_batch
         if looks and not torch.isfinite(loss):
             raise RsBiformerError(

@@ -139,6 +139,6 @@ def test_the_auxiliary_head_adds_its_share_of_the_same_loss_in_training_alone(ta
     )
     label = windows["label"].long()
     first, second = (torch.nn.functional.cross_entropy(windows["image"] / divisor, label) for divisor in (1, 2))
-    torch.testing.assert_close(with_head._training_loss(windows), first + weight * second)
-    torch.testing.assert_close(task._training_loss(windows), first)
+    torch.testing.assert_close(with_head.training_loss(windows), first + weight * second)
+    torch.testing.assert_close(task.training_loss(windows), first)
     torch.testing.assert_close(with_head(windows["image"], windows["valid"]), windows["image"])

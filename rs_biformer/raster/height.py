@@ -1,0 +1,195 @@
+"""Heights above the ground (nDSM) from heights above the sea (DSM): what stands out, on slopes too.
+
+The ground is a terrain model where there is one. Otherwise it is found in the surface model itself by the progressive
+morphological filter of Zhang et al. ("A Progressive Morphological Filter for Removing Nonground Measurements from
+Airborne LIDAR Data", IEEE TGRS 41(4), 2003) on cells of about a metre: openings with growing windows take away what is
+narrower than the window, and what they lower by more than the slope of the ground explains is no ground.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.fill import fillnodata
+from scipy.ndimage import grey_opening
+
+from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.raster.paths import PathLike
+from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.writer import MapWriter
+
+NODATA = -9999.0
+
+CELL = 1.0
+"""Metres along a side of the cells on which the ground is sought."""
+
+LOW = 0.1
+"""The height of a cell is that below which this share of its pixels lies: low outliers are rarer than walls."""
+
+STEP, HIGHEST_STEP = 0.3, 2.5
+"""Metres by which the smallest opening may lower ground, and the largest: the paper's range for urban scenes."""
+
+_STRIP = 1024  # rows and columns of a window, about
+
+
+def write_ndsm(
+    dsm: PathLike,
+    out: str | os.PathLike[str],
+    *,
+    terrain: PathLike | None = None,
+    largest: float = 60.0,
+    slope: float = 0.3,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the heights of a DSM above the ground in metres, float32, 0 where it is the ground or below.
+
+    dsm: heights in metres, one band. terrain: a terrain model, on any grid; its heights are taken away. Without one the
+    ground is found in the DSM: what is narrower than `largest` metres and rises by more than `slope` (rise over run)
+    explains stands on it. Pixels without a height, in either file, have none (-9999).
+    progress: called with rows done and rows in all.
+
+    Memory is a few windows and the cells of a metre; the file is a COG. Raises RasterError where a file cannot be read
+    or does not say how large its pixels are, ConfigError for numbers that cannot be meant.
+    """
+    if not (largest > 0 and slope >= 0):
+        raise ConfigError(f"largest is {largest} and slope {slope}; they must be above 0, and 0 or more")
+    if str(out) in (str(dsm), str(terrain)):
+        raise ConfigError(f"{out} is what is read; write the heights under another name")
+    with Scene([dsm] if terrain is None else [dsm, terrain]) as scene:
+        _require_heights(scene, 1 if terrain is None else 2)
+        cell = 1 if terrain is not None else cell_side(scene)
+        windows = list(_windows(scene, cell))
+        ground = (
+            None
+            if terrain is not None
+            else find_ground(_cells(scene, windows, cell), cell * _gsd(scene), largest, slope)
+        )
+        with MapWriter(
+            out,
+            height=scene.height,
+            width=scene.width,
+            **scene.georeference,
+            dtype="float32",
+            nodata=NODATA,
+            descriptions=["ndsm"],
+            tags={
+                "HEIGHT": "metres above the ground",
+                "GROUND": "found in the DSM" if terrain is None else "a terrain model",
+            },
+        ) as writer:
+            for window in windows:
+                pixels, valid = scene.read(window)
+                below = pixels[1] if ground is None else on_pixels(ground, cell, window)
+                height = np.maximum(pixels[0].astype(np.float32) - below, 0)
+                writer.write(window, np.where(valid, height, np.float32(NODATA)))
+                if progress is not None:
+                    progress(window.row_stop, scene.height)
+
+
+def _require_heights(scene: Scene, bands: int) -> None:
+    if scene.count != bands:
+        raise RasterError(
+            f"{' and '.join(map(str, scene.paths))} have {scene.count} bands; heights have one band per file"
+        )
+
+
+def _gsd(scene: Scene) -> float:
+    if scene.gsd is None:
+        raise RasterError(f"{scene.path} has no georeference, so the size of what stands on the ground is not known")
+    return scene.gsd
+
+
+def cell_side(scene: Scene) -> int:
+    """Pixels along the side of a cell."""
+    return max(1, round(CELL / _gsd(scene)))
+
+
+def _windows(scene: Scene, cell: int) -> Iterator[Window]:
+    """Windows of whole cells that cover a scene row by row."""
+    side = max(1, _STRIP // cell) * cell
+    for row in range(0, scene.height, side):
+        for col in range(0, scene.width, side):
+            yield Window(row, col, min(side, scene.height - row), min(side, scene.width - col))
+
+
+def _cells(scene: Scene, windows: list[Window], cell: int) -> NDArray[np.float32]:
+    """The low height of each cell, (rows, columns); NaN where a cell has no pixel."""
+    found = np.full((-(-scene.height // cell), -(-scene.width // cell)), np.nan, np.float32)
+    for window in windows:
+        pixels, valid = scene.read(window)
+        low = low_heights(np.where(valid, pixels[0], np.nan).astype(np.float32), cell)
+        found[window.row // cell :, window.col // cell :][: low.shape[0], : low.shape[1]] = low
+    return found
+
+
+def low_heights(heights: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
+    """Heights (h, w) with NaN -> of each cell of `cell` x `cell` the one at the share LOW; NaN where there is none."""
+    frame = [(0, -side % cell) for side in heights.shape]
+    padded = np.pad(heights, frame, constant_values=np.nan)
+    rows, cols = (side // cell for side in padded.shape)
+    by_cell = padded.reshape(rows, cell, cols, cell).swapaxes(1, 2).reshape(rows, cols, -1)
+    rising = np.sort(by_cell, axis=-1)  # NaN last
+    rank = np.floor(LOW * np.maximum(np.isfinite(rising).sum(axis=-1) - 1, 0)).astype(np.int64)
+    return np.take_along_axis(rising, rank[..., None], axis=-1)[..., 0]
+
+
+def find_ground(cells: NDArray[np.float32], size: float, largest: float, slope: float) -> NDArray[np.float32]:
+    """Heights of the ground on every cell (rows, columns) of `size` metres, from heights with NaN.
+
+    Cells that are no ground, or have no height, are filled from those around them. Raises RasterError without any.
+    """
+    known = np.isfinite(cells)
+    if not known.any():
+        raise RasterError("the surface model has no pixel with a height")
+    reach = largest / size
+    plane = _plane(cells, known)  # without it an opening would cut off what rises towards an edge
+    above = _filled(cells - plane, known, reach)
+    ground, before = known.copy(), 1
+    for window in _window_sides(reach):
+        opened = grey_opening(above, size=(window, window), mode="nearest")
+        step = min(STEP + slope * (window - before) * size, HIGHEST_STEP)
+        ground &= above - opened <= step
+        above, before = opened, window
+    return _filled(cells - plane, ground, reach) + plane
+
+
+def _plane(heights: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The plane of least squares through what is known, (rows, columns)."""
+    rows, cols = np.indices(heights.shape, np.float32)
+    terms = np.stack([rows, cols, np.ones_like(rows)], axis=-1)
+    factors = np.linalg.lstsq(terms[known].astype(np.float64), heights[known].astype(np.float64), rcond=None)[0]
+    plane: NDArray[np.float32] = (terms @ factors).astype(np.float32)
+    return plane
+
+
+def _filled(heights: NDArray[np.float32], known: NDArray[np.bool_], reach: float) -> NDArray[np.float32]:
+    """What is not known from what is known around it; 0 far away from that."""
+    return fillnodata(np.where(known, heights, 0).astype(np.float32), mask=known, max_search_distance=4 * reach)
+
+
+def _window_sides(largest: float) -> Iterator[int]:
+    """3, 5, 9, 17, ... cells up to one that is wider than `largest`."""
+    for power in range(1, max(1, math.ceil(math.log2(max(largest, 2)))) + 1):
+        yield 2**power + 1
+
+
+def on_pixels(ground: NDArray[np.float32], cell: int, window: Window) -> NDArray[np.float32]:
+    """The ground at the centres of the pixels of a window, bilinear between the centres of cells."""
+    rows, below, down = _between(window.row, window.height, cell, ground.shape[0])
+    cols, beside, right = _between(window.col, window.width, cell, ground.shape[1])
+    upper = ground[rows][:, cols] * (1 - right) + ground[rows][:, beside] * right
+    lower = ground[below][:, cols] * (1 - right) + ground[below][:, beside] * right
+    between = upper * (1 - down[:, None]) + lower * down[:, None]
+    return between.astype(np.float32, copy=False)
+
+
+def _between(
+    first: int, length: int, cell: int, cells: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Per pixel of a stretch the cells before and after its centre, and how far it is on the way; (length,) each."""
+    place = np.clip((np.arange(first, first + length) + 0.5) / cell - 0.5, 0, cells - 1)
+    before = place.astype(np.int64)
+    return before, np.minimum(before + 1, cells - 1), (place - before).astype(np.float32)
