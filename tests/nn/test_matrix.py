@@ -122,3 +122,22 @@ def test_a_compiler_sees_the_whole_hybrid_as_one_graph():
     with torch.no_grad():
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), model(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("encoder", "checkpointing"), [(HYBRID, False), (HYBRID, True), ("biformer_tiny", True), (SMALLEST, True)]
+)
+def test_a_compiled_model_learns_what_the_plain_one_does(encoder, checkpointing):
+    options = {"classes": CLASSES, "drop_path": 0.0}
+    plain = create_model(encoder, **options).train()
+    compiled = create_model(encoder, **options, checkpointing=checkpointing).train()
+    compiled.load_state_dict(plain.state_dict())
+    compiled.compile(backend="aot_eager")
+    x = torch.randn(2, 3, 64, 64)
+    for model in (plain, compiled):
+        model(x).square().mean().backward()
+    for (name, one), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(other.grad, one.grad, atol=1e-3, rtol=1e-2, msg=name)
+    torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), atol=1e-4, rtol=1e-3)
