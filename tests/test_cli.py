@@ -213,3 +213,9 @@ def test_a_full_disk_ends_with_one_line_and_nothing_half_written(town, tmp_path)
     for path in (tmp_path / "tiles").rglob("*.tif"):
         with rasterio.open(path) as chip:
             chip.read()
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    command = f"{sys.executable} -m rs_biformer info | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")

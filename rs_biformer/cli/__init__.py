@@ -6,6 +6,7 @@ heavy (torch, rasterio) inside `run`, so that `--help` answers at once.
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -51,7 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Run one command and return its exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
+
+    141 when whoever reads the output stops reading.
+    """
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     module = _command(args.command)
@@ -60,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.rest = rest
     try:
         module.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except RsBiformerError as error:
         return _fail(args.command, str(error))
     except OSError as error:

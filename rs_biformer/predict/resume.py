@@ -20,6 +20,7 @@ import rs_biformer
 from rs_biformer.predict.forward import Recipe
 from rs_biformer.predict.plan import Plan
 from rs_biformer.raster.gdal import gdal_env, open_raster
+from rs_biformer.raster.paths import without_secrets
 from rs_biformer.raster.scene import Scene
 
 _DIGITS = 32  # of a SHA-256 in hexadecimal: 128 bits
@@ -139,7 +140,7 @@ def _file_identity(name: str) -> tuple[str, str]:
     try:
         facts = path.stat()
     except OSError:
-        return name, "remote"
+        return without_secrets(name), "remote"
     changed = datetime.fromtimestamp(facts.st_mtime_ns // 10**9, UTC)
     return str(path.resolve()), f"{facts.st_size} bytes of {changed:%F %T}.{facts.st_mtime_ns % 10**9:09d}"
 

@@ -18,6 +18,13 @@ _VIRTUAL = {
     "az": "/vsiaz/",
 }
 _SCHEME = re.compile(r"([a-z][a-z0-9+]+)://(.*)", re.DOTALL)
+_SECRET = re.compile(
+    r"(x-amz-.*|x-goog-.*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id"
+    r"|s[eprtv]|spr|sig|sks|skt|ske|skoid|sktid|skv|token|access_token|api_?key)",
+    re.IGNORECASE,
+)
+"""Parameters of a URL that say who may read it, and until when: those of AWS, Google, Azure, and the usual names."""
+
 _PART = re.compile(r"[A-Z][A-Z0-9_]+:")  # NETCDF:"file.nc":variable; a drive of Windows has one letter
 
 
@@ -45,6 +52,19 @@ def gdal_name(name: PathLike) -> str:
 def absolute(location: Location) -> str:
     """The name from the root of the file system, links as the user has them; a URL and the like as it is."""
     return location if isinstance(location, str) else os.path.abspath(location)  # noqa: PTH100
+
+
+def without_secrets(name: PathLike) -> str:
+    """The name without what gives access to it: user and password, and the signature of a URL.
+
+    It goes where others may read it, and a file is the same one under a new signature.
+    """
+    text = os.fspath(name)
+    if not is_remote(text):
+        return text
+    place, question, query = text.partition("?")
+    kept = [part for part in query.split("&") if not _SECRET.fullmatch(part.partition("=")[0])]
+    return re.sub(r"(?<=://)[^/@]*@", "", place) + (question if any(kept) else "") + "&".join(kept)
 
 
 def stem_of(location: Location) -> str:

@@ -10,7 +10,7 @@ from range_server import ask, serving
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.paths import folder_of, gdal_name, is_remote, locate, stem_of
+from rs_biformer.raster.paths import folder_of, gdal_name, is_remote, locate, stem_of, without_secrets
 from rs_biformer.raster.scene import Scene
 
 REMOTE = [
@@ -88,3 +88,18 @@ def test_a_server_that_is_not_there_is_refused():
         rasterio.Env(GDAL_HTTP_MAX_RETRY="0"),
     ):
         Scene("http://127.0.0.1:9/a.tif")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("https://host/a.tif?X-Amz-Signature=abc&X-Amz-Expires=60", "https://host/a.tif"),
+        ("https://box.blob/a.tif?sv=2020&st=now&se=later&sr=b&sp=r&sig=x%2Fy", "https://box.blob/a.tif"),
+        ("/vsicurl/https://host/get?id=7&token=abc", "/vsicurl/https://host/get?id=7"),
+        ("https://me:word@host/a.tif", "https://host/a.tif"),
+        ("s3://bucket/a.tif", "s3://bucket/a.tif"),
+        ("odd?sig=name.tif", "odd?sig=name.tif"),
+    ],
+)
+def test_names_for_others_hold_no_key(name, shown):
+    assert without_secrets(name) == shown
