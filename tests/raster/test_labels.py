@@ -230,6 +230,15 @@ def test_erosion_equals_its_definition(seed, height, width, radius, scale):
     assert np.array_equal(index, before)
 
 
+@pytest.mark.parametrize("band", [1, 40, 130])
+def test_erosion_in_bands_equals_erosion_at_once(monkeypatch, band):
+    label = np.random.default_rng(band).integers(0, 3, (9, 8)).repeat(5, 0).repeat(5, 1).astype(np.uint8)
+    label[3:9, 10:20] = IGNORE
+    at_once = erode_boundaries(label, 3)
+    monkeypatch.setattr(labels, "_BAND", band)
+    np.testing.assert_array_equal(erode_boundaries(label, 3), at_once)
+
+
 def test_erosion_of_grown_windows_equals_erosion_of_the_whole():
     index = np.repeat(np.repeat(indices(shape=(12, 15)), 6, 0), 5, 1)
     whole = erode_boundaries(index, 3)
