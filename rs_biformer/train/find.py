@@ -163,7 +163,7 @@ class _Watch(Callback):
 
 def _try(config: TrainConfig, size: int) -> _Tried | None:
     watch = _Watch()
-    data = replace(config.data, batch_size=size, samples_per_epoch=None, cache=False)
+    data = replace(config.data, batch_size=size, samples_per_epoch=size, cache=False)
     try:
         _run(replace(config, data=data), size, {"max_steps": 3, "max_epochs": -1}, watch)
     except torch.OutOfMemoryError:
