@@ -51,9 +51,11 @@ def compare(results: Sequence[Metrics]) -> list[Comparison]:
         replace(metrics, scenes=tuple(scene for _, scene in sorted(_by_label(metrics).items()))) for metrics in results
     ]
     found = []
-    for one, other in combinations(ordered, 2):
-        averaged = one.protocol.averaged(one.schema)
-        apart = differences(one.units, other.units, averaged, one.resampling)
+    averaged = ordered[0].protocol.averaged(ordered[0].schema)
+    pairs = list(combinations(ordered, 2))
+    tests = len(pairs) * (len(TESTED) + len(averaged))
+    for one, other in pairs:
+        apart = differences(one.units, other.units, averaged, one.resampling, tests)
         for figure in TESTED:
             found.append((one.name, other.name, figure, *_numbers(apart[figure])))
         for index in averaged:

@@ -7,14 +7,15 @@ of the units drawn, never averaged over them, so an interval belongs to the figu
 - `intervals`: percentile bootstrap (Efron & Tibshirani 1993) over units drawn with replacement.
 - `differences`: of two maps of the same pixels. The interval is a bootstrap of the difference, both maps by the same
   draw; p comes from a permutation test: if the maps were equally good, swapping them within any unit would change
-  nothing but chance. All 2^N swaps are tried where N units allow no more than `samples`, else random ones.
+  nothing but chance. All 2^N swaps are tried where N units allow no more than `samples`, else random ones,
+  more of them where many tests are made at once: a p cannot be smaller than one swap.
 
 Both speak of these scenes: of which of their blocks happened to be labelled. They say nothing of other places, nor of
 another training run of the same network.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from rs_biformer.evaluation.confusion import Confusion
 UNITS = ("blocks", "scenes")
 FEWEST = 5
 """Units below which no interval is given: what so few of them leave out cannot be seen from those that are there."""
+SWAPS_PER_TEST = 100
+"""Random swaps for each of several tests that are made at once: the least p that can come out, 1 in so many, is raised
+by their number, and stays at 0.01."""
 _CELLS = 1 << 22
 """Weights held at once, 8 bytes each."""
 _TOLERANCE = 1e-12
@@ -86,9 +90,12 @@ def intervals(
 
 
 def differences(
-    first: Confusion, second: Confusion, averaged: tuple[int, ...], resampling: Resampling
+    first: Confusion, second: Confusion, averaged: tuple[int, ...], resampling: Resampling, tests: int = 1
 ) -> dict[str, Difference]:
-    """What sets two maps of the same units apart, by the name of the figure."""
+    """What sets two maps of the same units apart, by the name of the figure.
+
+    tests: how many p values will be judged together (`holm`); the more, the more swaps are tried.
+    """
 
     def draw(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         one, other = (headline(resample(units, weights), averaged) for units in (first, second))
@@ -97,7 +104,8 @@ def differences(
     drawn = _each(first, resampling, draw)
     one, other = headline(first.total, averaged), headline(second.total, averaged)
     observed = {name: one[name] - other[name] for name in one}
-    chance = _permutation(first, second, averaged, observed, resampling)
+    swaps = replace(resampling, samples=max(resampling.samples, SWAPS_PER_TEST * tests))
+    chance = _permutation(first, second, averaged, observed, swaps)
     return {name: Difference(observed[name], *_ends(drawn[name], resampling.level), chance[name]) for name in observed}
 
 

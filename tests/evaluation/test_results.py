@@ -93,6 +93,16 @@ def test_a_better_model_is_told_from_a_worse_one_and_not_from_its_equal(scenes):
     json.dumps(comparison_to_dict(list(found.values())), allow_nan=False)
 
 
+def test_among_many_models_a_better_one_is_still_told(scenes):
+    # a dozen sets make 330 tests: with too few swaps, the least p that can come out is above the threshold
+    results = [measured(scenes, "good", resampling=Resampling(samples=200))]
+    results += [
+        replace(measured(scenes, "bad", resampling=Resampling(samples=200)), name=f"bad {n}") for n in range(11)
+    ]
+    found = [row for row in compare(results) if row.figure == "mean_iou"]
+    assert len(found) == 66 and all(row.real == (row.first == "good") for row in found)
+
+
 def test_the_order_of_models_and_scenes_changes_signs_only(scenes):
     good, bad = measured(scenes, "good"), measured(scenes, "bad")
     turned = {key: list(reversed(paths)) for key, paths in scenes.items()}
