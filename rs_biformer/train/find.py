@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from scipy.signal import savgol_filter
 from torch.utils.data import DataLoader
 
 from rs_biformer.errors import ConfigError
@@ -62,7 +63,7 @@ def find_learning_rate(config: TrainConfig, *, steps: int = STEPS, say: Say = pr
     """A learning rate by a range test (Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017).
 
     Trains up to `steps` batches while the rate rises from 1e-6 to 1, until the loss diverges, says how the loss went,
-    and returns the rate at which the smoothed loss fell most steeply against the logarithm of the rate. It is a
+    and returns the rate at which the loss fell most steeply against the logarithm of the rate. It is a
     starting point for the highest rate of a schedule. Raises ConfigError when the loss fell nowhere.
     """
     rising = _Rising(np.geomspace(LOWEST, HIGHEST, steps).tolist())
@@ -77,7 +78,7 @@ def find_learning_rate(config: TrainConfig, *, steps: int = STEPS, say: Say = pr
             say(f"up to {10.0 ** (decade + 1):.0e}  smoothed loss {reached[-1]:.4f}")
     if len(curve) < len(rising.rates):
         say(f"diverged at {rising.rates[len(curve) - 1]:.1e}")
-    return steepest(rising.rates[: len(curve)], curve)
+    return steepest(rising.rates[: len(curve)], rising.losses)
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
@@ -90,14 +91,21 @@ def smoothed(losses: Sequence[float]) -> list[float]:
 
 
 def steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate at which `losses` fall most per factor of the rate, before their minimum."""
-    lowest = int(np.argmin(losses)) + 1
-    if lowest < 3:
+    """The rate at which the losses fall most per factor of the rate, before their minimum.
+
+    rates rise by a constant factor. Single batches are noisy: slopes are those of parabolas through a quarter of the
+    curve around each step, and of its first eighth none is taken.
+    """
+    width = max(5, len(losses) // 4) | 1
+    if len(losses) < width:
+        raise ConfigError(f"the loss diverged after {len(losses)} steps; check labels, loss and trainer.precision")
+    curve, slope = (savgol_filter(losses, width, 2, deriv=order) for order in (0, 1))
+    first, last = width // 2, int(np.argmin(curve)) + 1
+    if last <= first or not (slope[first:last] < 0).any():
         raise ConfigError(
             f"the loss only rose from a learning rate of {rates[0]:.1e} on; check labels, loss and trainer.precision"
         )
-    slope = np.gradient(np.array(losses[:lowest]), np.log(np.array(rates[:lowest])))
-    return float(rates[int(np.argmin(slope))])
+    return float(rates[first + int(np.argmin(slope[first:last]))])
 
 
 @dataclass(frozen=True)
