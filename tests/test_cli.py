@@ -219,3 +219,12 @@ def test_a_reader_that_has_had_enough_is_no_error():
     command = f"{sys.executable} -m rs_biformer info | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_a_connection_that_breaks_is_told(monkeypatch, capsys):
+    def broken(_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("rs_biformer.cli.info.run", broken)
+    assert main(["info"]) == 2
+    assert capsys.readouterr().err == "rs-biformer info: Broken pipe\n"

@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module.run(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads the output, such as head, has had enough
+    except BrokenPipeError as error:
+        if not _reader_is_gone():  # a connection broke, not the output
+            return _fail(args.command, _describe(error))
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except RsBiformerError as error:
@@ -86,6 +88,15 @@ def _version() -> str:
     from rs_biformer import __version__
 
     return __version__
+
+
+def _reader_is_gone() -> bool:
+    """Whether who reads the output, such as `head`, has had enough: then an empty line cannot be written either."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _fail(command: str, message: str) -> int:
