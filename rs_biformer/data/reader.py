@@ -5,7 +5,6 @@ neighbours touch them again. So what is decoded are square blocks, labels alread
 together from them.
 """
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from rs_biformer.data.index import Manifest
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
+from rs_biformer.machine import machine_memory
 from rs_biformer.raster.labels import LabelRaster, erode_boundaries
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE
@@ -31,9 +31,6 @@ OPEN_SCENES = 64
 
 CACHE_SHARE = 0.4
 """Share of the machine's memory that decoded scenes may take."""
-
-UNKNOWN_MEMORY = 8 * 2**30
-"""Bytes of memory supposed where the system does not tell (Windows)."""
 
 
 class _Block(NamedTuple):
@@ -89,7 +86,7 @@ class SceneReader:
         records = [(number, self.manifest.scenes[number]) for number in numbers]
         pixel = len(self.manifest.bands) * np.dtype(self.manifest.dtype).itemsize + 2
         size = sum(record.height * record.width * pixel for _, record in records)
-        if size > CACHE_SHARE * memory():
+        if size > CACHE_SHARE * machine_memory():
             return False
         self._bound = max(self._bound, size)
         for number, record in records:
@@ -175,11 +172,3 @@ def _overlap(window: Window, row: int, col: int) -> tuple[tuple[slice, slice], t
         (slice(first - window.row, last - window.row), slice(start - window.col, stop - window.col)),
         (slice(first - top, last - top), slice(start - left, stop - left)),
     )
-
-
-def memory() -> int:
-    """Bytes of memory of this machine."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return UNKNOWN_MEMORY

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Blend
+from rs_biformer.machine import machine_memory
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.predict.background import WriteBehind
 from rs_biformer.predict.cluster import Cluster, connect
@@ -25,7 +26,7 @@ from rs_biformer.predict.tta import Views, views
 from rs_biformer.raster.gdal import CACHE_BYTES, set_cache
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.style import write_style
-from rs_biformer.raster.writer import MapWriter
+from rs_biformer.raster.writer import MapWriter, refuse_overwriting
 from rs_biformer.schema import ClassSchema
 
 PathLike = str | os.PathLike[str]
@@ -132,7 +133,7 @@ def predict_scene(
 
     with ExitStack() as stack:
         source = scene if isinstance(scene, Scene) else stack.enter_context(Scene(scene))
-        _refuse_overwriting(source, list(paths.values()))
+        refuse_overwriting(source.paths, list(paths.values()))
         _require_bands(source, getattr(model, "normalisation", None) or normalisation)
         plan = make_plan(
             source.height,
@@ -284,10 +285,7 @@ def _require_memory(plan: Plan, devices: int, bound: int | None) -> None:
 
 def default_memory() -> int:
     """Bytes that prediction may allocate for each device unless told otherwise: a share of the machine's memory."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with suppress(OSError, ValueError):  # a container's own limit; "max" is none
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return min(ENOUGH, int(SHARE * min(limits)))
+    return min(ENOUGH, int(SHARE * machine_memory()))
 
 
 def _require_bands(scene: Scene, normalisation: Any) -> None:
@@ -296,17 +294,6 @@ def _require_bands(scene: Scene, normalisation: Any) -> None:
         raise RasterError(
             f"{scene.paths[0]} has {scene.count} bands ({', '.join(scene.band_names)}); the model takes {wanted}"
         )
-
-
-def _refuse_overwriting(scene: Scene, outputs: Sequence[PathLike]) -> None:
-    """Raise ConfigError when a map would replace its own source, or two maps are given one name."""
-    wanted = [Path(path).resolve() for path in outputs]
-    sources = {Path(path).resolve() for path in scene.paths}
-    for number, path in enumerate(wanted):
-        if path in sources:
-            raise ConfigError(f"{path} is the scene itself; write the map under another name")
-        if path in wanted[:number]:
-            raise ConfigError(f"{path} is asked for twice; give each map its own name")
 
 
 def _tags(plan: Plan, overlap: float, recipe: Recipe) -> dict[str, str]:

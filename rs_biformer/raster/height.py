@@ -19,7 +19,7 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.writer import MapWriter
+from rs_biformer.raster.writer import MapWriter, refuse_overwriting
 
 NODATA = -9999.0
 
@@ -56,17 +56,11 @@ def write_ndsm(
     """
     if not (largest > 0 and slope >= 0):
         raise ConfigError(f"largest is {largest} and slope {slope}; they must be above 0, and 0 or more")
-    if str(out) in (str(dsm), str(terrain)):
-        raise ConfigError(f"{out} is what is read; write the heights under another name")
     with Scene([dsm] if terrain is None else [dsm, terrain]) as scene:
         _require_heights(scene, 1 if terrain is None else 2)
-        cell = 1 if terrain is not None else cell_side(scene)
+        refuse_overwriting(scene.paths, [out])
+        cell = cell_side(scene) if terrain is None else 1
         windows = list(_windows(scene, cell))
-        ground = (
-            None
-            if terrain is not None
-            else find_ground(_cells(scene, windows, cell), cell * _gsd(scene), largest, slope)
-        )
         with MapWriter(
             out,
             height=scene.height,
@@ -75,11 +69,11 @@ def write_ndsm(
             dtype="float32",
             nodata=NODATA,
             descriptions=["ndsm"],
-            tags={
-                "HEIGHT": "metres above the ground",
-                "GROUND": "found in the DSM" if terrain is None else "a terrain model",
-            },
+            tags={"HEIGHT": "metres above the ground", "GROUND": "found in the DSM" if terrain is None else "given"},
         ) as writer:
+            ground = None
+            if terrain is None:
+                ground = find_ground(_cells(scene, windows, cell), cell * _gsd(scene), largest, slope)
             for window in windows:
                 pixels, valid = scene.read(window)
                 below = pixels[1] if ground is None else on_pixels(ground, cell, window)
@@ -158,11 +152,16 @@ def find_ground(cells: NDArray[np.float32], size: float, largest: float, slope: 
 
 def _plane(heights: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The plane of least squares through what is known, (rows, columns)."""
-    rows, cols = np.indices(heights.shape, np.float32)
-    terms = np.stack([rows, cols, np.ones_like(rows)], axis=-1)
-    factors = np.linalg.lstsq(terms[known].astype(np.float64), heights[known].astype(np.float64), rcond=None)[0]
-    plane: NDArray[np.float32] = (terms @ factors).astype(np.float32)
-    return plane
+    down, right = (np.linspace(-1, 1, side) for side in heights.shape)
+    z, rows, cols = np.where(known, heights, 0).astype(np.float64), known.sum(1), known.sum(0)
+    both = down @ known @ right
+    moments = [
+        [down**2 @ rows, both, down @ rows],
+        [both, right**2 @ cols, right @ cols],
+        [down @ rows, right @ cols, known.sum()],
+    ]
+    slopes = np.linalg.lstsq(np.array(moments), [down @ z.sum(1), z.sum(0) @ right, z.sum()], rcond=None)[0]
+    return (slopes[0] * down[:, None] + slopes[1] * right + slopes[2]).astype(np.float32)
 
 
 def _filled(heights: NDArray[np.float32], known: NDArray[np.bool_], reach: float) -> NDArray[np.float32]:

@@ -193,7 +193,7 @@ def translate_bytes(values: NDArray[np.uint8], table: bytes) -> NDArray[np.uint8
 
 @lru_cache(maxsize=8)
 def _kept_by(table: bytes) -> int:
-    """N where 0 to n - 1 and 255, which is one less than 0 in a byte, stand for themselves; -1 where 255 does not."""
+    """How many values from 0 on stand for themselves, where 255, one less than 0 in a byte, does too; -1 elsewhere."""
     if table[IGNORE] != IGNORE:
         return -1
     return next((value for value, meant in enumerate(table) if value != meant), 255)

@@ -27,6 +27,7 @@ from rs_biformer.raster import tiff
 from rs_biformer.raster.cog import COMPRESSIONS, Encoding, verify, write_cog
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors, reason
 from rs_biformer.raster.overviews import Overviews
+from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.source import is_georeferenced
 from rs_biformer.raster.staging import Staging, close_folder, open_folder
 from rs_biformer.schema import IGNORE, ClassSchema
@@ -280,6 +281,17 @@ class MapWriter:
             self._finished.replace(self.path)
             for suffix in _SIDE_FILES:
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+
+def refuse_overwriting(sources: Sequence[PathLike], outputs: Sequence[PathLike]) -> None:
+    """Raise ConfigError when an output would replace what it is made of, or two outputs are given one name."""
+    wanted = [Path(path).resolve() for path in outputs]
+    read = {Path(path).resolve() for path in sources}
+    for number, path in enumerate(wanted):
+        if path in read:
+            raise ConfigError(f"{path} is the scene itself; write the map under another name")
+        if path in wanted[:number]:
+            raise ConfigError(f"{path} is asked for twice; give each map its own name")
 
 
 def _overviews_of(dtype: np.dtype, count: int, schema: ClassSchema | None) -> Overviews:

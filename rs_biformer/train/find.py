@@ -17,10 +17,11 @@ from scipy.signal import savgol_filter
 from torch.utils.data import DataLoader
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.machine import machine_memory
 from rs_biformer.train.callbacks import peak_memory
 from rs_biformer.train.config import ScheduleConfig, TrainConfig
 from rs_biformer.train.finetune import begin_from
-from rs_biformer.train.run import assemble, quiet
+from rs_biformer.train.run import assemble, new_trainer, quiet
 from rs_biformer.train.task import Batch
 
 Say = Callable[[str], None]
@@ -191,7 +192,7 @@ def _run(config: TrainConfig, size: int | None, options: dict[str, Any], callbac
     quietly: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quietly |= {"enable_model_summary": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
     with quiet():
-        trainer = Trainer(**{**config.trainer, **quietly, **options}, callbacks=[callback])
+        trainer = new_trainer(**{**config.trainer, **quietly, **options}, callbacks=[callback])
         if size is None:
             trainer.fit(task, datamodule=data)
         else:
@@ -203,9 +204,7 @@ def _memory(config: TrainConfig) -> float:
     """Gigabytes of the device that the run would use."""
     if torch.cuda.is_available() and config.trainer.get("accelerator", "auto") != "cpu":
         return torch.cuda.mem_get_info()[1] / 1e9
-    from rs_biformer.data.reader import memory
-
-    return memory() / 1e9
+    return machine_memory() / 1e9
 
 
 def _now(device: torch.device) -> float:

@@ -71,9 +71,9 @@ def train(config: TrainConfig, *, fast: bool = False, say: Callable[[str], None]
             say(line)
         if resumed is not None:
             _restore_metrics(trainer, out / METRICS_NAME, resumed)
-        _fit(trainer, task, data, resumed, f"--resume auto goes on from {{}} in {out}", say)
+        _fit(trainer, task, data, resumed, out, say)
     if fast:
-        say(_estimate(config, data, trainer))
+        say(_estimate(data, trainer))
     elif trainer.is_global_zero and (out / BEST_NAME).is_file():
         strip_checkpoint(out / BEST_NAME)
     return out
@@ -84,16 +84,16 @@ def _fit(
     task: SegmentationTask,
     data: TileDataModule,
     resumed: Path | None,
-    goes_on: str,
+    out: Path,
     say: Callable[[str], None],
 ) -> None:
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except SIGTERMException:
-        say(f"terminated after step {trainer.global_step}; {goes_on.format('there')}")
+        say(f"terminated after step {trainer.global_step}; --resume auto goes on from there in {out}")
         raise SystemExit(TERMINATED) from None
     except SystemExit:  # what Lightning makes of Ctrl-C
-        say(f"stopped; {goes_on.format('the last whole epoch')}")
+        say(f"stopped; --resume auto goes on from the last whole epoch in {out}")
         raise KeyboardInterrupt from None
 
 
@@ -108,7 +108,7 @@ def assemble(config: TrainConfig) -> tuple[TileDataModule, SegmentationTask, Che
     return data, _create_task(config, meta, data), meta
 
 
-def _estimate(config: TrainConfig, data: TileDataModule, trainer: Trainer) -> str:
+def _estimate(data: TileDataModule, trainer: Trainer) -> str:
     speed = trainer.callback_metrics.get("speed/windows_per_second")
     line = f"dry run: {DRY_STEPS} steps and a validation went through, nothing was written"
     if speed is None:
@@ -198,8 +198,13 @@ def _create_trainer(config: TrainConfig, out: Path, *, has_validation: bool) -> 
     if saves:
         callbacks += _checkpoints(out, has_validation=has_validation)
     loggers = False if bare else [CSVLogger(out, name="", version=""), *_create_loggers(config.loggers, out)]
+    return new_trainer(**options, logger=loggers, callbacks=callbacks)
+
+
+def new_trainer(**options: Any) -> Trainer:
+    """Lightning's Trainer. Raises ConfigError for options that it refuses."""
     try:
-        return Trainer(**options, logger=loggers, callbacks=callbacks)
+        return Trainer(**options)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
 
@@ -310,7 +315,8 @@ def _summary(
         yield f"no val windows: no {BEST_NAME} will be chosen, only {LAST_NAME}; tile with a val split to have one"
     if resumed is not None:
         yield f"resuming from {resumed}"
-    yield f"run folder: {config.out} (curves: tensorboard --logdir {config.out})"
+    if trainer.loggers:  # a dry run leaves nothing there
+        yield f"run folder: {config.out} (curves: tensorboard --logdir {config.out})"
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def test_reading_does_not_change_what_the_cache_holds(make_index):
 def test_a_cache_larger_than_its_share_is_declined(make_index, monkeypatch):
     index = make_index(("a", "b"))
     reader = SceneReader(index.manifest)
-    monkeypatch.setattr(room, "memory", lambda: 100_000)
+    monkeypatch.setattr(room, "machine_memory", lambda: 100_000)
     assert not reader.keep([0, 1])
     np.testing.assert_array_equal(
         TileDataset(index, reader=reader)[0]["image"], whole(index)[0][:, *index.window(0).slices]

@@ -100,3 +100,8 @@ def test_the_command_prints_an_option_to_copy_and_writes_nothing(config, tmp_pat
     out = tmp_path / "run"
     assert main(["train", "--find", what, "--data.index", config.data.index, "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"--{option}.{what} 4\n" and not out.exists()
+
+
+def test_trainer_options_that_contradict_each_other_are_told(config):
+    with pytest.raises(ConfigError, match="trainer: "):
+        find_learning_rate(replace(config, trainer={"accelerator": "cpu", "devices": 0}), steps=8)
