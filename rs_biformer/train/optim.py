@@ -86,17 +86,20 @@ def class_weights(frequencies: Sequence[float], strength: float) -> list[float] 
     return [weight / mean for weight in raw]
 
 
-def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+def moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
     """The averaging function of an exponential moving average whose decay grows towards `decay`.
 
-    At its n-th update the decay is at most (1 + n) / (10 + n), so that the random start is forgotten in time also by a
-    run of a few hundred steps.
+    It takes tensors of one dtype and device, averaged ones first, and changes these in place: all at once, because a
+    network has hundreds of small ones. At its n-th update the decay is at most (1 + n) / (10 + n), so that the random
+    start is forgotten in time also by a run of a few hundred steps.
     """
 
-    def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        if not averaged.is_floating_point():
-            return current  # a count of batches has no average
-        share = 1 - min(decay, (1 + int(updates)) / (10 + int(updates)))
-        return averaged.lerp(current.to(averaged.dtype), share)
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            share = 1 - min(decay, (1 + int(updates)) / (10 + int(updates)))
+            torch._foreach_lerp_(averaged, current, share)
+        else:
+            torch._foreach_copy_(averaged, current)  # a count of batches has no average
 
-    return average
+    return update

@@ -186,7 +186,7 @@ def _create_trainer(config: TrainConfig, out: Path, *, has_validation: bool) -> 
     saves = options.get("enable_checkpointing") is not False and not bare
     callbacks: list[Callback] = [CheckFirstBatch()]
     if config.optimizer.ema:
-        callbacks.append(WeightAveraging(avg_fn=moving_average(config.optimizer.ema)))
+        callbacks.append(WeightAveraging(multi_avg_fn=moving_average(config.optimizer.ema)))
     if config.images_every and not bare:
         callbacks.append(SamplePredictions(config.images_every))
     if not options.get("barebones"):

@@ -117,11 +117,16 @@ def test_a_class_without_a_pixel_weighs_as_much_as_the_rarest():
 
 
 def test_the_moving_average_starts_as_a_plain_one_and_ends_at_its_decay():
-    average = moving_average(0.9)
-    one, zero = torch.ones(1), torch.zeros(1)
-    assert average(zero, one, 0).item() == pytest.approx(1 - 1 / 10)
-    assert average(zero, one, torch.tensor(10_000)).item() == pytest.approx(0.1)
+    def averaged(updates) -> list[float]:
+        tensors = [torch.zeros(2, 1), torch.full((), 4.0)]
+        moving_average(0.9)(tensors, [torch.ones(2, 1), torch.zeros(())], updates)
+        return [tensor.max().item() for tensor in tensors]
+
+    assert averaged(0) == pytest.approx([1 - 1 / 10, 4 / 10])
+    assert averaged(torch.tensor(10_000)) == pytest.approx([0.1, 3.6])
 
 
 def test_counters_are_copied_and_not_averaged():
-    assert moving_average(0.9)(torch.tensor(3), torch.tensor(8), 5).item() == 8
+    counters = [torch.tensor(3), torch.tensor([4, 5])]
+    moving_average(0.9)(counters, [torch.tensor(8), torch.tensor([6, 7])], 5)
+    assert [counter.tolist() for counter in counters] == [8, [6, 7]]
