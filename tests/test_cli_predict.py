@@ -302,6 +302,8 @@ def test_an_interrupted_run_says_how_to_go_on(rgb, pointwise, tmp_path, monkeypa
     argv = ["predict", str(rgb()), "--checkpoint", "pointwise.ckpt", "--out", str(tmp_path / "maps")]
     assert main(argv) == code
     assert "interrupted: the same command goes on from the last finished strip" in capsys.readouterr().err
+    assert main([*argv[:2], str(rgb("b.tif")), *argv[2:]]) == code
+    assert "interrupted: the same command with --skip-existing goes on" in capsys.readouterr().err
 
 
 def test_every_option_reaches_predict_scene(rgb, pointwise, tmp_path, monkeypatch):

@@ -38,6 +38,7 @@ LAYERS = {
 """Maps beside the class map, by their option and the end of their file's name."""
 
 _ADVICE = "the same command goes on from the last finished strip"
+_ADVICE_FOR_SEVERAL = "the same command with --skip-existing goes on from the last finished strip"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     options = _options(args, meta)
     report = _Report(args.checkpoint, args.json)
     with ExitStack() as stack:
-        stack.enter_context(console.interruptible(_ADVICE))
+        stack.enter_context(console.interruptible(_ADVICE if len(scenes) == 1 else _ADVICE_FOR_SEVERAL))
         if args.cluster:
             from rs_biformer.predict.cluster import connect
 
