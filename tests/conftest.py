@@ -1,5 +1,6 @@
 """Tiny rasters and paths that many tests share. Nothing here is downloaded; `../shared` is optional."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from rasterio.transform import Affine, from_origin
 # A slow or busy machine must not fail a property.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
+
+# Where a shell runs the tests in the background, SIGINT is ignored, also in the processes that tests start, and Ctrl-C
+# could not be tried.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
