@@ -196,8 +196,9 @@ def reliability_svg(counts: CalibrationCounts) -> str:
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers, 1, 2 or 5 times a power of ten apart, the first at most `low` and the last at least `high`."""
-    if high <= low:
-        spread = abs(low) / 2 or 0.5
+    size = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * size, 1e-300):  # what is left of the digits could not be told apart on an axis
+        spread = size / 2 if size > 1e-300 else 0.5
         low, high = low - spread, high + spread
     raw = (high - low) / wanted
     magnitude = 10.0 ** math.floor(math.log10(raw))

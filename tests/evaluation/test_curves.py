@@ -1,7 +1,7 @@
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rs_biformer.errors import ConfigError
@@ -75,6 +75,9 @@ def test_higher_values_lie_higher_and_later_ones_to_the_right(log):
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+@example(0.0, 5e-324)
+@example(-1e-323, 1e-323)
+@example(0.1 + 0.2, 0.3)
 def test_ticks_enclose_the_values_and_are_few(one, other):
     low, high = min(one, other), max(one, other)
     ticks = nice_ticks(low, high)
