@@ -5,13 +5,13 @@
     python benchmarks/accuracy.py CZECH --out DIR --table
 
 CZECH holds train/, val/ and test/ with NAME_image.tif and NAME_label.tif, colour-coded by configs/classes/czech.yaml.
-Every run draws STEPS batches of 8 windows of WINDOW pixels. Its test scenes are mapped with windows of 256 pixels and
-scored once, in one confusion matrix, with the weights of the last step: no test or validation figure chooses anything.
-A run whose result is in DIR is not repeated, an interrupted one goes on. The table gives mean and spread over seeds.
+Every run draws STEPS batches of 8 windows of WINDOW pixels. The test scenes are mapped with windows of 256 pixels and
+scored once, in one confusion matrix, with the weights of the last step. A run whose result is in DIR is not repeated,
+an interrupted one goes on. The table gives mean and spread over seeds.
 
 Recipes: `plain` is what most people would write (cross-entropy, AdamW, one-cycle, uniform windows, turned and
-mirrored); `recommended` is configs/czech/recommended.yaml. The ablation takes one ingredient at a time out of the
-latter.
+mirrored); `recommended` is configs/czech/recommended.yaml. The ablation changes one ingredient of the
+latter at a time and is scored on the val scenes, because a recipe that test scenes chose could not be measured on them.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--network", default=NETWORKS[0], help="of the ablation (default %(default)s)")
-    parser.add_argument("--changes", nargs="+", choices=list(ABLATION), default=list(ABLATION), help="of the ablation")
+    parser.add_argument("--changes", nargs="+", choices=list(ABLATION), default=list(ABLATION), metavar="NAME")
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--table", action="store_true", help="print what is there and stop")
     args = parser.parse_args()
@@ -117,8 +117,9 @@ def changed(config: TrainConfig, changes: dict[str, dict[str, object]]) -> Train
 
 def run(args: argparse.Namespace, network: str, recipe: str, seed: int, config: TrainConfig) -> None:
     """Train, map and score; the result lies in OUT/results."""
+    split = "val" if args.ablation else "test"
     name = f"{network}_{recipe.replace(' ', '-')}_{args.window}px_{args.steps}_{seed}"
-    result = args.out / "results" / f"{name}.json"
+    result = args.out / "results" / f"{name}_{split}.json"
     if result.exists():
         return
     encoder, decoder = network.split("+")
@@ -137,7 +138,7 @@ def run(args: argparse.Namespace, network: str, recipe: str, seed: int, config: 
     print(f"--- {name}", flush=True)
     folder = train(config, say=print)
     model = load_checkpoint(folder / "last.ckpt")
-    images = sorted((args.scenes / "test").glob("*_image.tif"))
+    images = sorted((args.scenes / split).glob("*_image.tif"))
     labels = [path.with_name(path.name.replace("_image", "_label")) for path in images]
     maps = [
         predict_scene(
@@ -147,9 +148,9 @@ def run(args: argparse.Namespace, network: str, recipe: str, seed: int, config: 
     ]
     figures = evaluate(maps, labels, model.schema).to_dict()
     result.parent.mkdir(exist_ok=True)
-    about = {"network": network, "recipe": recipe, "window": args.window, "steps": args.steps, "seed": seed}
-    result.write_text(json.dumps(about | {"figures": figures}, indent=1))
-    print(f"{name}: mIoU {figures['mean_iou']:.4f}", flush=True)
+    about = {"window": args.window, "steps": args.steps, "split": split, "network": network, "recipe": recipe}
+    result.write_text(json.dumps(about | {"seed": seed, "figures": figures}, indent=1))
+    print(f"{name} on {split}: mIoU {figures['mean_iou']:.4f}", flush=True)
 
 
 def make_tiles(scenes: Path, out: Path, window: int) -> Path:
@@ -167,18 +168,18 @@ def make_tiles(scenes: Path, out: Path, window: int) -> Path:
 
 
 def print_table(out: Path) -> None:
-    runs: dict[tuple[int, int, str, str], list[dict]] = {}
+    runs: dict[tuple[int, int, str, str, str], list[dict]] = {}
     for path in sorted((out / "results").glob("*.json")):
         content = json.loads(path.read_text())
-        what = content["window"], content["steps"], content["network"], content["recipe"]
+        what = tuple(content[key] for key in ("window", "steps", "split", "network", "recipe"))
         runs.setdefault(what, []).append(content["figures"])
     classes = list(next(iter(runs.values()))[0]["per_class"]) if runs else []
-    print("| window | steps | network | recipe | runs | OA | mIoU | mean F1 | " + " | ".join(classes) + " |")
-    print("|---" * (8 + len(classes)) + "|")
-    for (window, steps, network, recipe), figures in runs.items():
+    print("| window | steps | scenes | network | recipe | runs | OA | mIoU | mean F1 | " + " | ".join(classes) + " |")
+    print("|---" * (9 + len(classes)) + "|")
+    for what, figures in runs.items():
         cells = [spread([one[key] for one in figures]) for key in ("overall_accuracy", "mean_iou", "mean_f1")]
         cells += [spread([one["per_class"][name]["iou"] for one in figures]) for name in classes]
-        print(f"| {window} | {steps} | {network} | {recipe} | {len(figures)} | " + " | ".join(cells) + " |")
+        print("| " + " | ".join([*map(str, what), str(len(figures)), *cells]) + " |")
 
 
 def spread(values: list[float]) -> str:
