@@ -346,6 +346,7 @@ def test_an_address_where_nobody_answers_is_refused():
         pass
 
 
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address:RuntimeWarning")  # a machine without network
 def test_a_scheduler_without_workers_is_not_waited_for_without_end(monkeypatch):
     monkeypatch.setattr(cluster_module, "PATIENCE", 0.2)
     with (
