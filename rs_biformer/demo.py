@@ -26,7 +26,7 @@ from rs_biformer.data.tiling import TileOptions, tile_scenes
 from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation import Metrics, SceneView, evaluate, write_confusion_png, write_json, write_page
 from rs_biformer.evaluation.confusion import Confusion, count, empty
-from rs_biformer.evaluation.stream import ClassMap
+from rs_biformer.evaluation.maps import ClassMap
 from rs_biformer.geometry import Window, grid
 from rs_biformer.predict import predict_scene
 from rs_biformer.predict.forward import good_at_bf16

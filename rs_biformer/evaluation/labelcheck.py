@@ -31,7 +31,8 @@ from scipy import ndimage
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.confusion import ratio
-from rs_biformer.evaluation.stream import AnyPath, ClassMap, Probabilities, SceneFiles, pair, scene_names
+from rs_biformer.evaluation.maps import AnyPath, ClassMap, Probabilities
+from rs_biformer.evaluation.stream import SceneFiles, pair, scene_names
 from rs_biformer.geometry import Window
 from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.ground import ground_areas

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rs_biformer.evaluation.stream import AnyPath, ClassMap, SceneFiles
+from rs_biformer.evaluation.maps import AnyPath, ClassMap
+from rs_biformer.evaluation.stream import SceneFiles
 from rs_biformer.geometry import Window
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.scene import Scene

@@ -163,7 +163,7 @@ import torch.distributed as dist
 from torchmetrics.classification import MulticlassConfusionMatrix
 from rs_biformer.evaluation import Protocol, evaluate, merge
 from rs_biformer.evaluation.report import write_json
-from rs_biformer.evaluation.stream import ClassMap
+from rs_biformer.evaluation.maps import ClassMap
 from rs_biformer.geometry import Window
 from rs_biformer.schema import ClassSchema
 
