@@ -1,0 +1,215 @@
+"""Class pixels and band statistics of scenes, counted while bands of full width pass.
+
+The edges of all windows cut a scene into cells; class pixels are counted per cell, and a window's histogram is the sum
+over its cells. So overlapping windows cost nothing extra, and a scene is never in memory.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rs_biformer.data.index import SceneRecord, covered_cells
+from rs_biformer.data.parallel import ordered_map
+from rs_biformer.data.statistics import BandStatistics
+from rs_biformer.errors import RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.raster.labels import LabelRaster
+from rs_biformer.raster.scene import Scene
+from rs_biformer.schema import IGNORE, ClassSchema
+
+_PIXELS_AT_ONCE = 1 << 22
+_ROW_STEP = 256
+
+Progress = Callable[[int, int], None]
+Key = tuple[int, int, int] | int | float
+"""A colour or a value."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A scene with its planned windows (n, 4: row, col, height, width) and their splits, "" for none."""
+
+    record: SceneRecord
+    bands: tuple[str, ...]
+    dtype: str
+    gsd: float | None
+    windows: NDArray[np.int64]
+    splits: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class _Band:
+    """A task: the rows of a scene from start to stop, the cell edges, and which cells count for the statistics."""
+
+    record: SceneRecord
+    bands: tuple[str, ...]
+    schema: ClassSchema
+    tolerance: int
+    start: int
+    stop: int
+    row_edges: NDArray[np.int64]
+    col_edges: NDArray[np.int64]
+    counted: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Count:
+    """Its result. cells: (cell rows, cell columns, classes). labelled: pixels whose label is known, image or not."""
+
+    cells: NDArray[np.int64]
+    statistics: BandStatistics
+    labelled: int
+    unknown: Counter[Key]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a scene holds: class pixels (cell rows, cell columns, classes) between the edges, and what was unknown."""
+
+    row_edges: NDArray[np.int64]
+    col_edges: NDArray[np.int64]
+    cells: NDArray[np.int64]
+    statistics: BandStatistics
+    unknown: Counter[Key]
+
+
+def count(
+    plans: Sequence[Plan],
+    schema: ClassSchema,
+    *,
+    statistics_of: str,
+    tolerance: int,
+    max_unknown: float,
+    workers: int,
+    progress: Progress | None,
+) -> list[Tally]:
+    """Read all scenes, each pixel once.
+
+    statistics_of: the split whose pixels the statistics are of, or `all`. tolerance, max_unknown: see TileOptions.
+    Raises RasterError as soon as a scene holds too much that is unknown.
+    """
+    edges = [_edges(plan) for plan in plans]
+    tasks = [
+        list(_bands(plan, *edge, schema, tolerance, statistics_of)) for plan, edge in zip(plans, edges, strict=True)
+    ]
+    total, done = sum(map(len, tasks)), 0
+    results = ordered_map(_count_band, [task for of_scene in tasks for task in of_scene], workers)
+    tallies = []
+    for plan, (row_edges, col_edges), of_scene in zip(plans, edges, tasks, strict=True):
+        cells = np.zeros((len(row_edges) - 1, len(col_edges) - 1, len(schema)), np.int64)
+        statistics, labelled, unknown = BandStatistics.empty(len(plan.bands)), 0, Counter[Key]()
+        for task in of_scene:
+            found = next(results)
+            first = np.searchsorted(row_edges, task.start, "right") - 1
+            cells[first : first + len(found.cells)] += found.cells
+            statistics = statistics.merged(found.statistics)
+            labelled += found.labelled
+            unknown.update(found.unknown)
+            done += 1
+            if progress:
+                progress(done, total)
+        _require_known(plan, labelled, unknown, schema, max_unknown)
+        tallies.append(Tally(row_edges, col_edges, cells, statistics, unknown))
+    return tallies
+
+
+def _edges(plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where windows begin and end, rows and columns, the scene's own edges included."""
+    starts, stops = plan.windows[:, :2], plan.windows[:, :2] + plan.windows[:, 2:]
+    rows, cols = (
+        np.unique(np.concatenate([starts[:, axis], stops[:, axis], [0, length]]))
+        for axis, length in enumerate((plan.record.height, plan.record.width))
+    )
+    return rows, cols
+
+
+def _bands(
+    plan: Plan,
+    row_edges: NDArray[np.int64],
+    col_edges: NDArray[np.int64],
+    schema: ClassSchema,
+    tolerance: int,
+    statistics_of: str,
+) -> Iterator[_Band]:
+    record = plan.record
+    counted = np.ones((len(row_edges) - 1, len(col_edges) - 1), bool)
+    if statistics_of != "all":
+        counted = covered(plan.windows[plan.splits == statistics_of], row_edges, col_edges)
+    step = max(_ROW_STEP, _PIXELS_AT_ONCE // record.width // _ROW_STEP * _ROW_STEP)
+    for start in range(0, record.height, step):
+        stop = min(start + step, record.height)
+        first, last = np.searchsorted(row_edges, start, "right") - 1, np.searchsorted(row_edges, stop, "left")
+        rows = np.clip(row_edges[first : last + 1], start, stop)
+        yield _Band(record, plan.bands, schema, tolerance, start, stop, rows, col_edges, counted[first:last])
+
+
+def covered(
+    windows: NDArray[np.int64], row_edges: NDArray[np.int64], col_edges: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which cells (rows, columns) some of the windows (n, 4: row, col, height, width) cover."""
+    top, left, height, width = windows.T
+    return covered_cells(top, left, top + height, left + width, row_edges, col_edges)
+
+
+def _count_band(task: _Band) -> _Count:
+    """Decode a band of rows once and count: the only place where tiling meets pixels."""
+    record = task.record
+    window = Window(task.start, 0, task.stop - task.start, record.width)
+    assert record.label is not None
+    with (
+        Scene(record.images, bands=task.bands) as scene,
+        LabelRaster(record.label, task.schema, tolerance=task.tolerance) as raster,
+    ):
+        image, valid = scene.read(window)
+        label, unknown = raster.read(window)
+    labelled = int((label != IGNORE).sum())
+    label[~valid] = IGNORE
+    heights, widths = np.diff(task.row_edges), np.diff(task.col_edges)
+    if not task.counted.any():
+        statistics = BandStatistics.empty(len(image))
+    else:
+        counted = valid if task.counted.all() else valid & task.counted.repeat(heights, axis=0).repeat(widths, axis=1)
+        statistics = BandStatistics.of(image, counted)
+    return _Count(_cell_histograms(label, heights, widths, len(task.schema)), statistics, labelled, unknown)
+
+
+def _cell_histograms(
+    label: NDArray[np.uint8], heights: NDArray[np.int64], widths: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Pixels of each class in the cells of a class index (h, w), cut at rows and columns: (rows, columns, classes)."""
+    offset = np.arange(len(widths), dtype=np.intp).repeat(widths) * (classes + 1)
+    counts = np.empty((len(heights), len(widths), classes), np.int64)
+    stops = heights.cumsum()
+    for number, (height, stop) in enumerate(zip(heights, stops, strict=True)):
+        codes = np.minimum(label[stop - height : stop], classes) + offset  # IGNORE becomes one more class
+        found = np.bincount(codes.reshape(-1), minlength=len(widths) * (classes + 1))
+        counts[number] = found.reshape(len(widths), classes + 1)[:, :classes]
+    return counts
+
+
+def _require_known(plan: Plan, labelled: int, unknown: Counter[Key], schema: ClassSchema, max_unknown: float) -> None:
+    strange = unknown.total()
+    if strange <= max_unknown * (labelled + strange):
+        return
+    worst = "; ".join(_describe_unknown(key, pixels, schema) for key, pixels in unknown.most_common(3))
+    raise RasterError(
+        f"{plan.record.label}: {strange / (labelled + strange):.1%} of its labelled pixels are unknown to the class "
+        f"schema {schema.name!r}, allowed are {max_unknown:.1%} (--max-unknown): {worst}; correct the schema, "
+        "make them ignore colours or values, or take near colours with --tolerance"
+    )
+
+
+def _describe_unknown(key: Key, pixels: int, schema: ClassSchema) -> str:
+    if not isinstance(key, tuple):
+        return f"value {key}, {pixels} pixels (the schema has {', '.join(map(str, schema.values))})"
+    name, distance = nearest_class(key, schema)
+    return f"colour {key[0]},{key[1]},{key[2]}, {pixels} pixels (nearest is {name}, {distance} away)"
+
+
+def nearest_class(colour: tuple[int, int, int], schema: ClassSchema) -> tuple[str, int]:
+    """The class whose colour is nearest, and the tolerance that would take `colour` for it."""
+    distances = [max(abs(a - b) for a, b in zip(colour, other, strict=True)) for other in schema.colours]
+    return schema.classes[distances.index(min(distances))], min(distances)
