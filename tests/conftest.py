@@ -21,6 +21,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The demo trains for minutes: begun first, no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.stem != "test_demo")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real scenes and reference outputs that lies beside a developer's checkout."""
