@@ -1,4 +1,4 @@
-"""Class pixels and band statistics of scenes, counted while bands of full width pass.
+"""Class pixels and band statistics of scenes, counted while slabs of rows pass.
 
 The edges of all windows cut a scene into cells; class pixels are counted per cell, and a window's histogram is the sum
 over its cells. So overlapping windows cost nothing extra, and a scene is never in memory.
@@ -29,7 +29,7 @@ Key = tuple[int, int, int] | int | float
 
 
 @dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """A scene with its planned windows (n, 4: row, col, height, width) and their splits, "" for none."""
 
     record: SceneRecord
@@ -41,7 +41,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Band:
+class _Slab:
     """A task: the rows of a scene from start to stop, the cell edges, and which cells count for the statistics."""
 
     record: SceneRecord
@@ -77,7 +77,7 @@ class Tally:
 
 
 def count(
-    plans: Sequence[Plan],
+    plans: Sequence[TilePlan],
     schema: ClassSchema,
     *,
     statistics_of: str,
@@ -93,10 +93,10 @@ def count(
     """
     edges = [_edges(plan) for plan in plans]
     tasks = [
-        list(_bands(plan, *edge, schema, tolerance, statistics_of)) for plan, edge in zip(plans, edges, strict=True)
+        list(_slabs(plan, *edge, schema, tolerance, statistics_of)) for plan, edge in zip(plans, edges, strict=True)
     ]
     total, done = sum(map(len, tasks)), 0
-    results = ordered_map(_count_band, [task for of_scene in tasks for task in of_scene], workers)
+    results = ordered_map(_count_slab, [task for of_scene in tasks for task in of_scene], workers)
     tallies = []
     for plan, (row_edges, col_edges), of_scene in zip(plans, edges, tasks, strict=True):
         cells = np.zeros((len(row_edges) - 1, len(col_edges) - 1, len(schema)), np.int64)
@@ -116,7 +116,7 @@ def count(
     return tallies
 
 
-def _edges(plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _edges(plan: TilePlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where windows begin and end, rows and columns, the scene's own edges included."""
     starts, stops = plan.windows[:, :2], plan.windows[:, :2] + plan.windows[:, 2:]
     rows, cols = (
@@ -126,14 +126,14 @@ def _edges(plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return rows, cols
 
 
-def _bands(
-    plan: Plan,
+def _slabs(
+    plan: TilePlan,
     row_edges: NDArray[np.int64],
     col_edges: NDArray[np.int64],
     schema: ClassSchema,
     tolerance: int,
     statistics_of: str,
-) -> Iterator[_Band]:
+) -> Iterator[_Slab]:
     record = plan.record
     counted = np.ones((len(row_edges) - 1, len(col_edges) - 1), bool)
     if statistics_of != "all":
@@ -143,7 +143,7 @@ def _bands(
         stop = min(start + step, record.height)
         first, last = np.searchsorted(row_edges, start, "right") - 1, np.searchsorted(row_edges, stop, "left")
         rows = np.clip(row_edges[first : last + 1], start, stop)
-        yield _Band(record, plan.bands, schema, tolerance, start, stop, rows, col_edges, counted[first:last])
+        yield _Slab(record, plan.bands, schema, tolerance, start, stop, rows, col_edges, counted[first:last])
 
 
 def covered(
@@ -154,8 +154,8 @@ def covered(
     return covered_cells(top, left, top + height, left + width, row_edges, col_edges)
 
 
-def _count_band(task: _Band) -> _Count:
-    """Decode a band of rows once and count: the only place where tiling meets pixels."""
+def _count_slab(task: _Slab) -> _Count:
+    """Decode a slab once and count: the only place where tiling meets pixels."""
     record = task.record
     window = Window(task.start, 0, task.stop - task.start, record.width)
     assert record.label is not None
@@ -190,7 +190,9 @@ def _cell_histograms(
     return counts
 
 
-def _require_known(plan: Plan, labelled: int, unknown: Counter[Key], schema: ClassSchema, max_unknown: float) -> None:
+def _require_known(
+    plan: TilePlan, labelled: int, unknown: Counter[Key], schema: ClassSchema, max_unknown: float
+) -> None:
     strange = unknown.total()
     if strange <= max_unknown * (labelled + strange):
         return

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rs_biformer.data.counting import Key, Plan, Tally, covered, nearest_class
+from rs_biformer.data.counting import Key, Tally, TilePlan, covered, nearest_class
 from rs_biformer.data.index import SPLITS, Manifest, TileIndex, TileTable, replacing
 from rs_biformer.errors import RasterError
 from rs_biformer.schema import ClassSchema
@@ -20,7 +20,7 @@ _GSD_TOLERANCE = 0.05
 
 
 def summarise(
-    index: TileIndex, plans: Sequence[Plan], tallies: Sequence[Tally], unlabelled: Sequence[str]
+    index: TileIndex, plans: Sequence[TilePlan], tallies: Sequence[Tally], unlabelled: Sequence[str]
 ) -> dict[str, Any]:
     """The summary for people and scripts. Pixels are counted once, however many windows cover them."""
     manifest, table = index.manifest, index.table
@@ -90,7 +90,7 @@ def _summarise_unknown(key: Key, pixels: int, schema: ClassSchema) -> dict[str, 
 
 
 def _notes(
-    manifest: Manifest, plans: Sequence[Plan], unlabelled: Sequence[str], unknown: Counter[Key]
+    manifest: Manifest, plans: Sequence[TilePlan], unlabelled: Sequence[str], unknown: Counter[Key]
 ) -> Iterator[str]:
     """What a careful colleague would mention."""
     if manifest.statistics_of == "all":

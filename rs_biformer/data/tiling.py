@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rs_biformer.data.counting import Plan, Progress, Tally, count
+from rs_biformer.data.counting import Progress, Tally, TilePlan, count
 from rs_biformer.data.index import SPLITS, Manifest, SceneRecord, TileIndex, TileTable, concatenate
 from rs_biformer.data.layouts import SceneFiles
 from rs_biformer.data.splits import Blocks, assign_blocks, window_splits
@@ -63,7 +63,7 @@ def tile_scenes(
     Every scene needs a split unless `blocks` deals them; scenes without a label are left out and said so. Nothing is
     written before everything has been read; the same input and options give the same bytes, whatever `workers`.
 
-    Returns the index and the summary: plain lists and numbers. `progress` is told bands of rows done and in all.
+    Returns the index and the summary: plain lists and numbers. `progress` is told slabs of rows done and in all.
     Raises ConfigError and RasterError.
     """
     options = options or TileOptions()
@@ -98,7 +98,9 @@ def _require_writable(out: Path) -> None:
         raise ConfigError(f"--out {out}: {existing} {what}; choose another folder")
 
 
-def _plan(scenes: Sequence[SceneFiles], schema: ClassSchema, options: TileOptions, blocks: Blocks | None) -> list[Plan]:
+def _plan(
+    scenes: Sequence[SceneFiles], schema: ClassSchema, options: TileOptions, blocks: Blocks | None
+) -> list[TilePlan]:
     plans = [_open(scene, schema, options) for scene in scenes]
     for plan in plans[1:]:
         _require_alike(plans[0], plan)
@@ -124,7 +126,7 @@ def _plan(scenes: Sequence[SceneFiles], schema: ClassSchema, options: TileOption
     return plans
 
 
-def _open(files: SceneFiles, schema: ClassSchema, options: TileOptions) -> Plan:
+def _open(files: SceneFiles, schema: ClassSchema, options: TileOptions) -> TilePlan:
     """Look at a scene and its label without reading pixels, and lay its windows."""
     assert files.label is not None
     with Scene(files.images, bands=options.bands) as scene, LabelRaster(files.label, schema) as label:
@@ -142,12 +144,12 @@ def _open(files: SceneFiles, schema: ClassSchema, options: TileOptions) -> Plan:
             (window.row, window.col, window.height, window.width)
             for window in grid(scene.height, scene.width, options.window, stride_of(options.window, options.overlap))
         ]
-        return Plan(
+        return TilePlan(
             record, scene.band_names, scene.dtype.name, scene.gsd, np.array(windows, np.int64), np.array([], "<U5")
         )
 
 
-def _require_alike(first: Plan, other: Plan) -> None:
+def _require_alike(first: TilePlan, other: TilePlan) -> None:
     """All scenes feed one model: the same bands, of one type."""
     facts = [("bands", ", ".join(first.bands), ", ".join(other.bands)), ("data type", first.dtype, other.dtype)]
     for what, expected, got in facts:
@@ -159,7 +161,7 @@ def _require_alike(first: Plan, other: Plan) -> None:
 
 
 def _index(
-    plans: Sequence[Plan],
+    plans: Sequence[TilePlan],
     tallies: Sequence[Tally],
     schema: ClassSchema,
     options: TileOptions,
@@ -197,7 +199,7 @@ def _index(
     return TileIndex(manifest, table)
 
 
-def _table(number: int, plan: Plan, tally: Tally) -> TileTable:
+def _table(number: int, plan: TilePlan, tally: Tally) -> TileTable:
     """All windows of a scene that have a split."""
     chosen = plan.splits != ""
     row, col, height, width = plan.windows[chosen].T

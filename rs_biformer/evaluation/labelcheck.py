@@ -9,7 +9,7 @@ outlines, where labels are merely drawn loosely, are removed by an opening. A pl
 the mean by which the mapped class is more probable than the label's.
 
 With a raster per class that gap is known. With the confidence alone it is at least 2 c - 1, which is what is taken.
-Two passes over the rasters, band by band; memory holds a band, the open outlines and the places kept.
+Two passes over the rasters, slab by slab; memory holds a slab, the open outlines and the places kept.
 """
 
 import heapq
@@ -32,7 +32,7 @@ from scipy import ndimage
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.confusion import ratio
 from rs_biformer.evaluation.maps import AnyPath, ClassMap, Probabilities
-from rs_biformer.evaluation.stream import SceneFiles, pair, scene_names
+from rs_biformer.evaluation.stream import ImageFiles, pair, scene_names
 from rs_biformer.geometry import Window
 from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.ground import ground_areas
@@ -82,7 +82,7 @@ class _Rasters:
             index = np.where(self.scene.read(window)[1], index, np.uint8(IGNORE))
         return index, self.prediction.read(window), self.probabilities.read(window)
 
-    def bands(self) -> list[Window]:
+    def slabs(self) -> list[Window]:
         """The scene from the top down, in windows of its width."""
         height, width = self.label.height, self.label.width
         rows = int(np.clip(_BAND_PIXELS // width, 16, 1024))
@@ -96,7 +96,7 @@ def find_label_errors(
     schema: ClassSchema,
     out: str | PathLike[str],
     *,
-    scenes: Sequence[SceneFiles] | None = None,
+    scenes: Sequence[ImageFiles] | None = None,
     tolerance: int = 0,
     most: int = MOST,
     progress: Callable[[int, int], None] | None = None,
@@ -145,7 +145,7 @@ def _open(
     name: str,
     files: tuple[AnyPath, AnyPath],
     sure: AnyPath,
-    image: SceneFiles | None,
+    image: ImageFiles | None,
     schema: ClassSchema,
     tolerance: int,
 ) -> _Rasters:
@@ -182,7 +182,7 @@ def _thresholds(
     classes = len(schema)
     sums, counts, pairs = np.zeros(classes), np.zeros(classes), np.zeros((classes, classes), np.int64)
     for part in opened:
-        for window in part.bands():
+        for window in part.slabs():
             label, predicted, values = part.read(window)
             # A raster per class says how probable the label's class is; the confidence only where it is the mapped one.
             of = label if part.probabilities.per_class else np.where(label == predicted, label, np.uint8(IGNORE))
@@ -214,7 +214,7 @@ def _suspects(
         predicted_of[int(codes[row, column])] = schema.classes[column]
     source = part.prediction.source
     builder = FaceBuilder(part.label.height, 0)
-    for window in part.bands():
+    for window in part.slabs():
         outlines, found, gaps = builder.add(*_suspicious(part, window, thresholds, codes))
         advance(window)
         placed = _placed(outlines, source.transform)

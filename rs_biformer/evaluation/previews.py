@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rs_biformer.evaluation.maps import AnyPath, ClassMap
-from rs_biformer.evaluation.stream import SceneFiles
+from rs_biformer.evaluation.stream import ImageFiles
 from rs_biformer.geometry import Window
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.scene import Scene
@@ -43,7 +43,7 @@ class Preview:
 
 
 def preview(
-    image: SceneFiles | None,
+    image: ImageFiles | None,
     label: AnyPath,
     predictions: Mapping[str, AnyPath],
     schema: ClassSchema,
@@ -66,7 +66,7 @@ def preview(
         labels: list[NDArray] = []
         found: dict[str, list[NDArray]] = {name: [] for name in maps}
         errors: dict[str, list[NDArray]] = {name: [] for name in maps}
-        for part in _bands(area, cell):
+        for part in _slabs(area, cell):
             index, _ = truth.read(part)
             labels.append(most_frequent(index, cell, len(schema)))
             for name, mapped in maps.items():
@@ -122,7 +122,7 @@ def _sum_cells(values: NDArray, cell: int) -> NDArray[np.float64]:
     return total
 
 
-def _bands(area: Window, cell: int) -> list[Window]:
+def _slabs(area: Window, cell: int) -> list[Window]:
     """Windows of the area's width and of whole cells, about 4 Mpx each."""
     rows = max(1, _PIXELS // area.width // cell) * cell
     return [
@@ -131,12 +131,12 @@ def _bands(area: Window, cell: int) -> list[Window]:
     ]
 
 
-def _image_preview(files: SceneFiles, area: Window, cell: int) -> NDArray[np.uint8]:
+def _image_preview(files: ImageFiles, area: Window, cell: int) -> NDArray[np.uint8]:
     """The first three bands (or the first one, as grey) as (h, w, 3) uint8, EMPTY where nothing is valid."""
     with Scene(files) as scene:
         numbers = [0, 1, 2] if scene.count >= 3 else [0, 0, 0]
         means = []
-        for window in _bands(area, cell):
+        for window in _slabs(area, cell):
             image, valid = scene.read(window)
             pixels = _sum_cells(valid, cell)
             sums = _sum_cells(np.where(valid, image[numbers], 0), cell)

@@ -25,7 +25,7 @@ from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import require_same_grid
 from rs_biformer.schema import IGNORE, ClassSchema, load_schema
 
-SceneFiles = AnyPath | Sequence[AnyPath]
+ImageFiles = AnyPath | Sequence[AnyPath]
 Progress = Callable[[int, int], None]
 
 # A window is one row of blocks of the usual sizes, 4 Mpx at most, so that each block is decoded once.
@@ -38,7 +38,7 @@ def evaluate(
     schema: ClassSchema | AnyPath,
     protocol: Protocol | AnyPath = "all-classes",
     *,
-    scenes: Sequence[SceneFiles] | None = None,
+    scenes: Sequence[ImageFiles] | None = None,
     confidences: AnyPath | Sequence[AnyPath] | None = None,
     boundary: Sequence[float] = (),
     resampling: Resampling | None = None,
@@ -87,7 +87,7 @@ def evaluate_protocols(
     schema: ClassSchema | AnyPath,
     protocols: Sequence[Protocol | AnyPath],
     *,
-    scenes: Sequence[SceneFiles] | None = None,
+    scenes: Sequence[ImageFiles] | None = None,
     confidences: AnyPath | Sequence[AnyPath] | None = None,
     boundary: Sequence[float] = (),
     resampling: Resampling | None = None,
@@ -155,7 +155,7 @@ class _Job:
 
     prediction: Location
     label: Location
-    image: SceneFiles | None
+    image: ImageFiles | None
     confidence: Location | None
     schema: ClassSchema
     options: Options

@@ -17,7 +17,7 @@ from rs_biformer.predict.blending import Sweep
 from rs_biformer.predict.forward import Predictor
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Run, Strip
-from rs_biformer.predict.reading import Batch, Source, read_run
+from rs_biformer.predict.reading import Batch, Readable, read_run
 
 Done = tuple[Strip, dict[str, NDArray[np.generic]]]
 """A finished strip and its maps on the host, (h, w) or (K, h, w), with nodata where the scene has no valid pixel."""
@@ -25,7 +25,7 @@ Done = tuple[Strip, dict[str, NDArray[np.generic]]]
 
 @torch.inference_mode()
 def infer_strips(
-    source: Source,
+    source: Readable,
     plan: Plan,
     predict: Predictor,
     run: Run,
@@ -69,7 +69,7 @@ def infer_strips(
 
 
 def infer_runs(
-    source: Source,
+    source: Readable,
     plan: Plan,
     workers: Sequence[tuple[Predictor, torch.device]],
     runs: Iterable[Run],

@@ -21,7 +21,7 @@ from rs_biformer.predict.buffers import buffer
 from rs_biformer.predict.plan import PIECE, Plan, Run, Strip, chunks
 
 
-class Source(Protocol):
+class Readable(Protocol):
     """What the stages ask of a scene, beyond its size in the plan: `raster.scene.Scene` is one."""
 
     def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]: ...
@@ -45,7 +45,7 @@ class Finished:
     valid: NDArray[np.bool_]
 
 
-def read_run(source: Source, plan: Plan, run: Run, pin: bool = False) -> Generator[Batch | Finished]:
+def read_run(source: Readable, plan: Plan, run: Run, pin: bool = False) -> Generator[Batch | Finished]:
     """Batches and finished strips of a run in the plan's order. Each pixel is read once.
 
     The run begins with the strips above it whose windows reach into it, as far as they do: their batches are those of
@@ -72,7 +72,7 @@ class _Part:
     valid: NDArray[np.bool_]
 
 
-def _read_parts(source: Source, plan: Plan, run: Run) -> Generator[tuple[Strip, _Part | None]]:
+def _read_parts(source: Readable, plan: Plan, run: Run) -> Generator[tuple[Strip, _Part | None]]:
     """Each strip with the rows that the strips before it have not read; None where there are none."""
     done = 0
     for index in range(plan.lead_in(run.block, run.first), run.stop):
@@ -86,7 +86,7 @@ def _read_parts(source: Source, plan: Plan, run: Run) -> Generator[tuple[Strip, 
         yield strip, _read_part(source, Window(first, wanted.col, done - first, wanted.width))
 
 
-def _read_part(source: Source, window: Window) -> _Part:
+def _read_part(source: Readable, window: Window) -> _Part:
     # In pieces of whole rows: tiles stay in GDAL's cache from one piece to the next, and blocks as wide as the raster
     # are not decoded for each of several columns.
     part: _Part | None = None

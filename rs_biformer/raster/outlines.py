@@ -1,11 +1,11 @@
-"""From the pixels of a band to polygons: borders are traced once, and faces put together from them.
+"""From the pixels of a slab to polygons: borders are traced once, and faces put together from them.
 
 The corners of pixels form a lattice. Lattice points where three or more faces meet are junctions; a line is the border
 between two faces from one junction to the next. Because a line belongs to both of its faces, whatever is done to it is
 done to both, and no gap or overlap can come up between them.
 
-Bands are traced one by one. The lattice row between two bands is their seam: each point at which a border enters it
-from above is made a junction, so that a line lies in one band. A border that runs along the seam belongs to the band
+Slabs are traced one by one. The lattice row between two slabs is their seam: each point at which a border enters it
+from above is made a junction, so that a line lies in one slab. A border that runs along the seam belongs to the slab
 below. Coordinates are (x, y) = (column, row) of the lattice; y grows downwards.
 """
 
@@ -35,9 +35,9 @@ _LEFT_AT_END = np.array([0, 3, 1, 2])
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines of one band; line i has the points first[i] to first[i + 1], its junctions included.
+    """Lines of one slab; line i has the points first[i] to first[i + 1], its junctions included.
 
-    points (n, 2): x, y from the band's upper left corner. directions (k, 2): of travel at start and end. passing
+    points (n, 2): x, y from the slab's upper left corner. directions (k, 2): of travel at start and end. passing
     (k, 2): whether the start (end) is a junction only because it lies on the seam above, with the border going
     straight through.
     """
@@ -54,13 +54,13 @@ class Lines:
 
 
 def trace(values: NDArray[np.uint8], above: NDArray[np.uint8] | None, *, last: bool) -> Lines:
-    """The lines of a band of class indices (h, w); the frame of the map is a border too, its corners are junctions.
+    """The lines of a slab of class indices (h, w); the frame of the map is a border too, its corners are junctions.
 
-    above: the last row of the band before (w,), None for the first band. last: whether this is the last band.
+    above: the last row of the slab before (w,), None for the first slab. last: whether this is the last slab.
     """
     height, width = values.shape
     codes = _border_codes(values, above, last=last)
-    entered = np.zeros(width + 1, bool)  # from the band above
+    entered = np.zeros(width + 1, bool)  # from the slab above
     if above is not None:
         entered[0] = entered[-1] = True
         entered[1:-1] = above[1:] != above[:-1]
@@ -93,7 +93,7 @@ def trace(values: NDArray[np.uint8], above: NDArray[np.uint8] | None, *, last: b
 
 
 def _border_codes(values: NDArray[np.uint8], above: NDArray[np.uint8] | None, *, last: bool) -> NDArray[np.uint8]:
-    """Which of the four pixel edges at each lattice point (h + 1, w + 1) are borders that this band owns."""
+    """Which of the four pixel edges at each lattice point (h + 1, w + 1) are borders that this slab owns."""
     height, width = values.shape
     codes = np.zeros((height + 1, width + 1), np.uint8)
     edge = np.ones((height, width + 1), bool)
@@ -211,7 +211,7 @@ class Outlines:
 
 
 def outlines_of(lines: Lines, face_at: NDArray[np.int64], row: int) -> Outlines:
-    """Each line from both sides. row: of the band in the map. face_at: see `beside`: (k, 2) faces left and right."""
+    """Each line from both sides. row: of the slab in the map. face_at: see `beside`: (k, 2) faces left and right."""
     count, total = len(lines.first) - 1, len(lines.points)
     backwards = np.arange(total)[::-1]
     lengths = np.diff(lines.first)
@@ -228,7 +228,7 @@ def outlines_of(lines: Lines, face_at: NDArray[np.int64], row: int) -> Outlines:
 
 
 def beside(lines: Lines) -> NDArray[np.int64]:
-    """Row and column, from the band's upper left corner, of the pixels left and right of each line: (k, 2, 2)."""
+    """Row and column, from the slab's upper left corner, of the pixels left and right of each line: (k, 2, 2)."""
     start = lines.directions[:, 0]
     point = lines.points[lines.first[:-1]][:, None, ::-1]
     return point + _STEP[np.stack([_LEFT_AT_START[start], _RIGHT_AT_START[start]], axis=1)]

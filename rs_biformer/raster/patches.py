@@ -1,6 +1,6 @@
-"""Connected patches of a class map that comes in bands of rows: their labels, and the sieve that absorbs small ones.
+"""Connected patches of a class map that comes in slabs of rows: their labels, and the sieve that absorbs small ones.
 
-Pixels that share an edge and a class are one patch. A band is kept as runs (stretches of one class in one row), of
+Pixels that share an edge and a class are one patch. A slab is kept as runs (stretches of one class in one row), of
 which there are far fewer than pixels. Masked pixels hold IGNORE and form patches like any other class; whoever uses
 the patches leaves them out.
 """
@@ -21,7 +21,7 @@ _CLASSES = 256
 
 @dataclass(frozen=True)
 class Patches:
-    """The patches of one band (h, w), numbered from 0.
+    """The patches of one slab (h, w), numbered from 0.
 
     starts: flat index of the first pixel of each run, ascending. numbers: the patch of each run. classes: class index
     per patch. contacts (3, n): upper run, lower run and pixels in common of each pair of runs one above the other.
@@ -49,7 +49,7 @@ class Patches:
 
 
 def find_patches(values: NDArray[np.uint8]) -> Patches:
-    """The patches of a band of class indices (h, w)."""
+    """The patches of a slab of class indices (h, w)."""
     height, width = values.shape
     begins = np.ones((height, width), bool)
     np.not_equal(values[:, 1:], values[:, :-1], out=begins[:, 1:])
@@ -81,10 +81,10 @@ def sum_by(numbers: NDArray[np.int64], values: NDArray[np.float64], count: int) 
 
 @dataclass(frozen=True)
 class Merge:
-    """A band's patches merged with those that reach the band from above, which are `known` and come first.
+    """A slab's patches merged with those that reach the slab from above, which are `known` and come first.
 
     part: the merged patch of each of the two lots together. classes: class index per merged patch. growing: whether
-    the next band may add to it. last_row: merged patch of each pixel of the band's last row. borders (3, n): merged
+    the next slab may add to it. last_row: merged patch of each pixel of the slab's last row. borders (3, n): merged
     patch above the seam, the one below, pixel edges (1) of each place where classes differ across the seam.
     """
 
@@ -96,15 +96,15 @@ class Merge:
     borders: NDArray[np.int64]
 
     def total(self, known: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum per merged patch of a quantity, given for the known patches and for those of the band."""
+        """Sum per merged patch of a quantity, given for the known patches and for those of the slab."""
         return sum_by(self.part, np.concatenate([known, new]), len(self.classes))
 
 
 def merge(classes: NDArray[np.uint8], above: NDArray[np.int64], patches: Patches, *, last: bool) -> Merge:
-    """Join the patches of a band to the known ones above it.
+    """Join the patches of a slab to the known ones above it.
 
     classes: class index of the known patches. above: known patch of each pixel of the row above (w,); empty for the
-    first band. last: whether this is the last band.
+    first slab. last: whether this is the last slab.
     """
     known = len(classes)
     classes = np.concatenate([classes, patches.classes])
@@ -122,27 +122,27 @@ def merge(classes: NDArray[np.uint8], above: NDArray[np.int64], patches: Patches
 
 
 def sieve(
-    bands: Iterable[NDArray[np.uint8]], row_areas: NDArray[np.float64], min_area: float
+    slabs: Iterable[NDArray[np.uint8]], row_areas: NDArray[np.float64], min_area: float
 ) -> Iterator[NDArray[np.uint8]]:
-    """The same bands without patches smaller than `min_area`, each band as soon as all its patches are settled.
+    """The same slabs without patches smaller than `min_area`, each slab as soon as all its patches are settled.
 
     A small patch takes the class with which it shares the longest border (of equal ones the lowest index). Only large
     neighbours count at first; small patches that touch none then join those absorbed before them, from the outside
     inwards. So what remains is at least `min_area` large. A group of small patches that touches nothing large becomes
     one patch of its commonest class if it is large enough together, and masked otherwise. Masked pixels stay masked
-    and take no part. The result does not depend on the height of the bands.
+    and take no part. The result does not depend on the height of the slabs.
 
-    bands: class index (h, w) from the top down, all of one width. row_areas: area of a pixel in each row of the whole
-    map, in the unit of `min_area`. Memory: the runs of bands that wait for a small patch, or for a group of them.
+    slabs: class index (h, w) from the top down, all of one width. row_areas: area of a pixel in each row of the whole
+    map, in the unit of `min_area`. Memory: the runs of slabs that wait for a small patch, or for a group of them.
     """
     state = _Sieve(row_areas, min_area)
-    for band in bands:
-        state.add(band)
+    for slab in slabs:
+        state.add(slab)
         yield from state.settled()
 
 
 class _Sieve:
-    """The patches that may still grow or whose class is not settled (the table), and the bands that wait for them.
+    """The patches that may still grow or whose class is not settled (the table), and the slabs that wait for them.
 
     A code stands for a patch: its number in the table, or -1 - class once its class is settled.
     """
@@ -153,10 +153,10 @@ class _Sieve:
         self._classes, self._areas = np.zeros(0, np.uint8), np.zeros(0)
         self._above = np.zeros(0, np.int64)  # number in the table of each pixel of the row above
         self._borders = np.zeros((3, 0), np.int64)  # an unsettled patch, its neighbour's code, pixel edges in common
-        self._bands: deque[tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int64]]] = deque()  # lengths, codes
+        self._slabs: deque[tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int64]]] = deque()  # lengths, codes
 
-    def add(self, band: NDArray[np.uint8]) -> None:
-        patches = find_patches(band)
+    def add(self, slab: NDArray[np.uint8]) -> None:
+        patches = find_patches(slab)
         rows = self._row + patches.starts // patches.shape[1]
         areas = sum_by(patches.numbers, patches.lengths * self._row_areas[rows], len(patches.classes))
         self._row += patches.shape[0]
@@ -170,15 +170,15 @@ class _Sieve:
 
         renumber, codes = self._settle(merged.classes, merged.total(self._areas, areas), merged.growing, borders)
         self._above = renumber[merged.last_row]
-        self._bands.append((patches.shape, patches.lengths, merged.known + patches.numbers))
-        for _, _, of_run in self._bands:
+        self._slabs.append((patches.shape, patches.lengths, merged.known + patches.numbers))
+        for _, _, of_run in self._slabs:
             unsettled = of_run >= 0
             of_run[unsettled] = codes[merged.part[of_run[unsettled]]]
 
     def settled(self) -> Iterator[NDArray[np.uint8]]:
-        """The bands at the head of the queue that wait for nothing any more."""
-        while self._bands and (self._bands[0][2] < 0).all():
-            shape, lengths, codes = self._bands.popleft()
+        """The slabs at the head of the queue that wait for nothing any more."""
+        while self._slabs and (self._slabs[0][2] < 0).all():
+            shape, lengths, codes = self._slabs.popleft()
             yield np.repeat((-1 - codes).astype(np.uint8), lengths).reshape(shape)
 
     def _settle(
@@ -219,7 +219,7 @@ def _codes(codes: NDArray[np.int64], of_patch: NDArray[np.int64]) -> NDArray[np.
 
 
 def _neighbours(patches: Patches) -> NDArray[np.int64]:
-    """Pairs of different patches of a band that share an edge, and the pixel edges they share: (3, n)."""
+    """Pairs of different patches of a slab that share an edge, and the pixel edges they share: (3, n)."""
     upper, lower, lengths = patches.contacts
     right = np.flatnonzero(patches.starts % patches.shape[1])  # runs that have one to their left in the same row
     one = np.concatenate([patches.numbers[upper], patches.numbers[right - 1]])

@@ -21,13 +21,13 @@ _PAIRS = 2**21
 def simplified(lines: Lines, shape: tuple[int, int], tolerance: float, *, last: bool) -> Lines:
     """The lines with as few of their points as the tolerance (in pixels) asks for; junctions stay where they are.
 
-    shape: of the band (h, w) that was traced. last: whether it is the last one.
+    shape: of the slab (h, w) that was traced. last: whether it is the last one.
     """
     keep = np.zeros(len(lines.points), bool)
     low, high = lines.first[:-1], lines.first[1:] - 1
     keep[low] = keep[high] = True
     task = _Task(lines.points, shape, tolerance, keep)
-    # A ring is halved first. A line from the seam below to itself keeps a point off the seam: a line of the next band
+    # A ring is halved first. A line from the seam below to itself keeps a point off the seam: a line of the next slab
     # may have the same ends, and two lines must not become one straight.
     halve = (lines.points[low] == lines.points[high]).all(axis=1)
     if not last:
@@ -40,7 +40,7 @@ def simplified(lines: Lines, shape: tuple[int, int], tolerance: float, *, last: 
 
 
 class _Task:
-    """The points of one band, which of them are kept so far, and a look-up of lattice points.
+    """The points of one slab, which of them are kept so far, and a look-up of lattice points.
 
     Stretches are given as arrays of the index of their first and last point, `low` and `high`.
     """

@@ -1,8 +1,8 @@
-"""A class map -> polygons, band by band: GeoPackage, FlatGeobuf, GeoParquet or GeoJSON.
+"""A class map -> polygons, slab by slab: GeoPackage, FlatGeobuf, GeoParquet or GeoJSON.
 
-Bands of rows are read, sieved (patches.py), traced to lines (outlines.py), which are simplified (simplify.py), and
-polygons are written (features.py) as soon as no later band can add to them. Memory holds one band, the outlines of the
-polygons that reach its last row, and the runs of bands in which a small patch is not settled yet.
+Slabs of rows are read, sieved (patches.py), traced to lines (outlines.py), which are simplified (simplify.py), and
+polygons are written (features.py) as soon as no later slab can add to them. Memory holds one slab, the outlines of the
+polygons that reach its last row, and the runs of slabs in which a small patch is not settled yet.
 """
 
 import json
@@ -28,8 +28,8 @@ from rs_biformer.schema import IGNORE
 
 _BAND_PIXELS = 2**22
 _BAND_ROWS = (16, 1024)
-_BAND_BORDERS = 2**20
-"""Pixel edges between classes in a band: memory grows with them, and a map of noise has two per pixel."""
+_SLAB_BORDERS = 2**20
+"""Pixel edges between classes in a slab: memory grows with them, and a map of noise has two per pixel."""
 
 
 def vectorize(
@@ -53,9 +53,9 @@ def vectorize(
     the map's grid; a polygon gets the mean of it over its pixels, null where it is masked everywhere.
     min_area: smaller patches are given to the neighbour with the longest common border before anything else (`sieve`
     in patches.py); in the units of `area`. simplify: pixels by which an outline may leave the edges of the pixels; 0
-    keeps every corner. The frame of the map and the points where three classes meet stay. rows: height of a band; the
+    keeps every corner. The frame of the map and the points where three classes meet stay. rows: height of a slab; the
     default depends on the map alone. With `simplify=0` the polygons are the same for every height; otherwise the points
-    where borders pass from one band to the next stay as well. progress: called with rows done and all rows.
+    where borders pass from one slab to the next stay as well. progress: called with rows done and all rows.
 
     Raises RasterError when a raster cannot be read, is no class map or not on its grid, when a map without a CRS is to
     become GeoJSON, or the disk is full; ConfigError when an option cannot be meant.
@@ -64,7 +64,7 @@ def vectorize(
     if not (min_area >= 0 and 0 <= simplify < np.inf):
         raise ConfigError(f"min_area is {min_area} and simplify is {simplify}; they must be numbers of 0 or more")
     if rows is not None and rows < 1:
-        raise ConfigError(f"rows is {rows}; a band is 1 row high or more")
+        raise ConfigError(f"rows is {rows}; a slab is 1 row high or more")
     with ExitStack() as stack:
         source = stack.enter_context(closing(Source(map_path)))
         require_format(out, source)
@@ -74,11 +74,11 @@ def vectorize(
             scores = _Scores(stack.enter_context(closing(Source(confidence))))
             require_same_grid(source, scores.source)
         height = rows or int(np.clip(_BAND_PIXELS // source.width, *_BAND_ROWS))
-        bands: Iterable[NDArray[np.uint8]] = _bands(source, height)
+        slabs: Iterable[NDArray[np.uint8]] = _slabs(source, height)
         if min_area > 0:
             areas = pixel_areas(source.crs, source.transform, source.height, source.width)
-            bands = sieve(bands, areas, min_area)
-        features = _features(source, bands, scores, simplify, progress)
+            slabs = sieve(slabs, areas, min_area)
+        features = _features(source, slabs, scores, simplify, progress)
         return write_features(out, features, source.crs, with_confidence=scores is not None)
 
 
@@ -89,14 +89,14 @@ def _require_class_map(source: Source) -> None:
         )
 
 
-def _bands(source: Source, rows: int) -> Iterator[NDArray[np.uint8]]:
-    """The map from the top down, IGNORE where it is masked; a band with a great many borders comes in parts."""
+def _slabs(source: Source, rows: int) -> Iterator[NDArray[np.uint8]]:
+    """The map from the top down, IGNORE where it is masked; a slab with a great many borders comes in parts."""
     for row in range(0, source.height, rows):
         window = Window(row, 0, min(rows, source.height - row), source.width)
         pixels = source.read([1], window)
-        band = np.where(source.valid([1], pixels, window), pixels[0], np.uint8(IGNORE))
-        borders = int(np.count_nonzero(band[1:] != band[:-1]) + np.count_nonzero(band[:, 1:] != band[:, :-1]))
-        yield from np.array_split(band, min(len(band), 1 + borders // _BAND_BORDERS))
+        slab = np.where(source.valid([1], pixels, window), pixels[0], np.uint8(IGNORE))
+        borders = int(np.count_nonzero(slab[1:] != slab[:-1]) + np.count_nonzero(slab[:, 1:] != slab[:, :-1]))
+        yield from np.array_split(slab, min(len(slab), 1 + borders // _SLAB_BORDERS))
 
 
 class _Scores:
@@ -122,7 +122,7 @@ class _Scores:
 
 def _features(
     source: Source,
-    bands: Iterable[NDArray[np.uint8]],
+    slabs: Iterable[NDArray[np.uint8]],
     scores: _Scores | None,
     tolerance: float,
     progress: Callable[[int, int], None] | None,
@@ -132,9 +132,9 @@ def _features(
     matrix, origin = np.array([[a, d], [b, e]]), (c, f)
     mirrored = a * e - b * d > 0  # rows run north: what was counterclockwise on the screen runs the other way
     builder, row = FaceBuilder(source.height, tolerance), 0
-    for band in bands:
-        outlines, classes, means = builder.add(band, None if scores is None else scores.read(row, len(band)))
-        row += len(band)
+    for slab in slabs:
+        outlines, classes, means = builder.add(slab, None if scores is None else scores.read(row, len(slab)))
+        row += len(slab)
         if len(outlines):
             outlines = shapely.transform(outlines, lambda points: points @ matrix + origin)
             outlines = shapely.reverse(outlines) if mirrored else outlines
@@ -160,7 +160,7 @@ def _class_names(source: Source) -> dict[int, str]:
 
 
 class FaceBuilder:
-    """Polygons of a map that comes band by band.
+    """Polygons of a map that comes slab by slab.
 
     height: rows of the map. tolerance: pixels, see `simplified`; 0 for exact outlines.
     """
@@ -172,12 +172,12 @@ class FaceBuilder:
         self._above = np.zeros(0, np.int64)  # ... and the number of the open face of each pixel
         self._classes = np.zeros(0, np.uint8)  # of the open faces
         self._sums, self._counts = np.zeros(0), np.zeros(0)
-        self._lines: list[Outlines] = []  # of the open faces, by band
+        self._lines: list[Outlines] = []  # of the open faces, by slab
 
     def add(
         self, values: NDArray[np.uint8], scores: NDArray[np.float64] | None = None
     ) -> tuple[NDArray[np.object_], NDArray[np.uint8], NDArray[np.float64]]:
-        """The polygons that this band completes, in pixels (x = column, y = row), their classes and mean scores.
+        """The polygons that this slab completes, in pixels (x = column, y = row), their classes and mean scores.
 
         values: class index (h, w), IGNORE where masked. scores: (h, w), NaN where masked.
         """

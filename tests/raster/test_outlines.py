@@ -1,4 +1,4 @@
-"""Polygons from bands, exact and simplified."""
+"""Polygons from slabs, exact and simplified."""
 
 import numpy as np
 import pytest

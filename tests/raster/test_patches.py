@@ -9,13 +9,13 @@ from rs_biformer.raster.patches import find_patches, sieve
 from rs_biformer.schema import IGNORE
 
 
-def bands(index: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+def slabs(index: np.ndarray, rows: int) -> Iterator[np.ndarray]:
     return (index[row : row + rows] for row in range(0, len(index), rows))
 
 
 def sieved(index: np.ndarray, rows: int, min_area: float, row_areas: np.ndarray | None = None) -> np.ndarray:
     areas = np.ones(len(index)) if row_areas is None else row_areas
-    return np.concatenate(list(sieve(bands(index, rows), areas, min_area)))
+    return np.concatenate(list(sieve(slabs(index, rows), areas, min_area)))
 
 
 def labelled(index: np.ndarray) -> tuple[np.ndarray, int]:
@@ -120,13 +120,13 @@ def test_a_small_patch_goes_to_the_longest_border_not_to_the_largest_neighbour()
 
 def test_a_band_does_not_wait_for_patches_that_are_large_already():
     index = np.zeros((40, 8), np.uint8)
-    index[:, 4:] = 1  # both patches reach through all bands
+    index[:, 4:] = 1  # both patches reach through all slabs
     taken: list[int] = []
 
     def source() -> Iterator[np.ndarray]:
-        for number, band in enumerate(bands(index, 4)):
+        for number, slab in enumerate(slabs(index, 4)):
             taken.append(number)
-            yield band
+            yield slab
 
     next(sieve(source(), np.ones(40), 16))
     assert taken == [0]
