@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import signal
+from dataclasses import fields
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -21,6 +22,7 @@ from rs_biformer.cli.predict import parse_scales, parse_size
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
 from rs_biformer.geometry import Window
 from rs_biformer.predict import predict_scene
+from rs_biformer.predict.options import Compute, Output, Windows
 from rs_biformer.predict.plan import make_plan
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, PRESETS
@@ -321,7 +323,11 @@ def test_every_option_reaches_predict_scene(rgb, pointwise, tmp_path, monkeypatc
     wanted |= {"restart": True, "compile": True, "device": ["cpu", "cpu"], "window": 32, "batch_size": 2}
     wanted |= {layer[2:]: tmp_path / f"scene_{layer[2:]}.tif" for layer in layers}
     assert wanted.items() <= seen.items()
-    assert set(seen) <= set(signature(predict_scene).parameters)
+    known = {
+        *signature(predict_scene).parameters,
+        *(item.name for kind in (Windows, Compute, Output) for item in fields(kind)),
+    }
+    assert set(seen) <= known
 
 
 @pytest.mark.parametrize("text", ["", "1,x", "half"])

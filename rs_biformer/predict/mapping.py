@@ -1,7 +1,7 @@
 """From a scene of any size and any model to its maps: plan, infer here or on a cluster, write what is missing."""
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.geometry import Blend
 from rs_biformer.machine import machine_memory
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.predict.background import WriteBehind
 from rs_biformer.predict.cluster import Cluster, connect
 from rs_biformer.predict.engine import Done, infer_runs
-from rs_biformer.predict.forward import Device, Model, Precision, Recipe, good_at_bf16, pick_devices
-from rs_biformer.predict.outputs import Layers, ScoreDtype
+from rs_biformer.predict.forward import Device, Model, Recipe, good_at_bf16, pick_devices
+from rs_biformer.predict.options import Compute, Options, Windows
+from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Strip, make_plan
 from rs_biformer.predict.resume import fingerprint, hardware
-from rs_biformer.predict.tta import Views, views
 from rs_biformer.raster.gdal import CACHE_BYTES, set_cache
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.style import write_style
@@ -45,30 +44,16 @@ def predict_scene(
     out: PathLike,
     *,
     classes: int | ClassSchema,
-    window: int = 256,
-    overlap: float = 0.5,
-    blend: Blend = "hann",
-    batch_size: int = 8,
-    device: Device | Sequence[Device] = "auto",
-    precision: Precision = "auto",
     normalisation: Normalisation | tuple[Sequence[float], Sequence[float]] | None = None,
-    tta: Views = "none",
-    scales: Sequence[float] = (1.0,),
     probabilities: PathLike | None = None,
     confidence: PathLike | None = None,
     margin: PathLike | None = None,
     entropy: PathLike | None = None,
     disagreement: PathLike | None = None,
-    probability_dtype: ScoreDtype = "uint8",
-    max_memory: int | None = None,
-    resume: bool = True,
-    restart: bool = False,
-    cluster: str | Cluster | None = None,
-    compile: bool = False,
-    style: bool = True,
     on_plan: Callable[[Plan], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    tags: dict[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> Path:
     """Map a scene of any size by a sliding window and return the path of the class map.
 
@@ -81,31 +66,14 @@ def predict_scene(
     out: the class map: uint8 with nodata 255 where the scene is invalid. An existing file is replaced, and only once
         the new one is complete.
     classes: the schema, which also colours and names the map, or only the number of classes.
-    window, overlap, blend: windows of `window` pixels that share `overlap` of their side with their neighbours;
-        `blend` is that of `geometry.axis_weights`. A scene smaller than a window is padded by reflection.
-    batch_size: windows per forward pass, at most; fewer where memory is short.
-    device: `auto` is all visible GPUs for a module and the CPU for any other callable; see `pick_devices`. Several
-        devices share out the strips, each with a copy of the model (a callable that is no module is called from as many
-        threads); the bytes are those of one.
-    precision: `bf16` runs the model under autocast. `auto` does so where the hardware is good at it and the model
-        normalises by itself; other callables run as they are.
     normalisation: Normalisation, or (mean, std) per band in raw units.
-    tta, scales: the views whose probabilities are averaged: `none`, `flips` (4) or `d4` (8), at every scale.
-    probabilities, confidence, margin, entropy, disagreement: more maps to write in the same pass, see outputs.py;
-        probability_dtype: `uint8` in steps of 1/250 with nodata 255, or `float16` with nodata NaN.
-    max_memory: bytes that prediction may allocate beside the loaded program, the model and the activations of its
-        forward pass; see `plan.Memory`. Left out, a quarter of the machine's memory, at most 2 GB for each device. On a
-        cluster it holds for each worker.
-    resume: leave what is finished when the run is interrupted or fails, in a hidden folder beside each map, and go on
-        from there when the same call is made again. Not with a callable that is no module: it could be anything.
-        restart: start over, also where the folder belongs to other options.
-    cluster: `dask` for processes on this machine, the address of a Dask scheduler, or what else `cluster.connect`
-        takes: the strips are inferred by its workers, which must be able to read the scene.
-    compile: run the model through torch.compile.
-    style: write a QGIS style (.qml) beside the class map where the classes have names.
+    probabilities, confidence, margin, entropy, disagreement: more maps to write in the same pass, see outputs.py.
     on_plan: called with the plan before anything is read; `str(plan)` says in a line what was chosen.
     progress: called as progress(windows done, windows in all), from one thread at a time.
     tags: more metadata for the maps.
+    options: the fields of `options.Windows` (window, overlap, blend, tta, scales), of `options.Compute` (batch_size,
+        device, precision, max_memory, compile, cluster) and of `options.Output` (probability_dtype, style, resume,
+        restart), each with its default unless given.
 
     The result depends on the scene, the model and the options alone; running again gives the same bytes, on one kind of
     hardware. Another batch size or bound on memory may change pixels where two classes tie within rounding.
@@ -114,10 +82,6 @@ def predict_scene(
     RasterError for a scene or map that cannot be read or written, RsBiformerError when the model gives NaN or a window
     does not fit the device. What the model itself raises passes through.
     """
-    if normalisation is not None and not isinstance(normalisation, nn.Module):
-        normalisation = Normalisation(*normalisation)
-    count = classes if isinstance(classes, int) else len(classes)
-    recipe = Recipe(count, normalisation, precision, tta, tuple(scales), disagreement is not None, compile)
     asked = {
         "classes": out,
         "probabilities": probabilities,
@@ -127,48 +91,84 @@ def predict_scene(
         "disagreement": disagreement,
     }
     paths = {name: path for name, path in asked.items() if path is not None}
-    layers = Layers(tuple(paths), count, probability_dtype)
+    if normalisation is not None and not isinstance(normalisation, nn.Module):
+        normalisation = Normalisation(*normalisation)
+    map_scene(
+        model,
+        scene,
+        paths,
+        classes=classes,
+        options=Options.of(**options),
+        normalisation=normalisation,
+        on_plan=on_plan,
+        progress=progress,
+        tags=tags,
+    )
+    return Path(out)
+
+
+def map_scene(
+    model: Model,
+    scene: PathLike | Sequence[PathLike] | Scene,
+    paths: Mapping[str, PathLike],
+    *,
+    classes: int | ClassSchema,
+    options: Options,
+    normalisation: Normalisation | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """`predict_scene` with its maps by name, `classes` and any of outputs.SCORES, and its options in their groups."""
+    windows, compute, output = options.windows, options.compute, options.output
+    count = classes if isinstance(classes, int) else len(classes)
+    disagreement = "disagreement" in paths
+    recipe = Recipe(count, normalisation, compute.precision, windows.tta, windows.scales, disagreement, compute.compile)
+    layers = Layers(tuple(paths), count, output.probability_dtype)
     schema = classes if isinstance(classes, ClassSchema) else None
-    devices = pick_devices(device, model) if cluster is None else []
+    devices = pick_devices(compute.device, model) if compute.cluster is None else []
 
     with ExitStack() as stack:
         source = scene if isinstance(scene, Scene) else stack.enter_context(Scene(scene))
         refuse_overwriting(source.paths, list(paths.values()))
         _require_bands(source, getattr(model, "normalisation", None) or normalisation)
-        plan = make_plan(
-            source.height,
-            source.width,
-            planes=layers.planes,
-            bands=source.count,
-            itemsize=source.dtype.itemsize,
-            window=window,
-            overlap=overlap,
-            blend=blend,
-            batch_size=batch_size,
-            layer_bytes=layers.pixel_bytes,
-            views=len(views(tta, scales)),
-            largest_view=max(view.side(window) for view in views(tta, scales)),
-            max_memory=default_memory() if max_memory is None else max_memory,
-        )
-        _require_memory(plan, len(devices), max_memory)
+        plan = _plan(source, layers, windows, compute)
+        _require_memory(plan, len(devices), compute.max_memory)
         if on_plan is not None:
             on_plan(plan)
         set_cache(plan.memory.cache)
         stack.callback(set_cache, CACHE_BYTES)
         executor: _Here | _Away
-        if cluster is None:
+        if compute.cluster is None:
             executor = _Here(model, recipe, devices)
         else:
-            executor = _Away(model, recipe, device, stack.enter_context(connect(cluster)))
-        notes = _tags(plan, overlap, recipe) | (tags or {})
-        state = fingerprint(source, model, plan, executor.recipe, executor.hardware) if resume else None
-        maps = _open_maps(stack, source, paths, layers, schema, notes, state, restart)
+            executor = _Away(model, recipe, compute.device, stack.enter_context(connect(compute.cluster)))
+        notes = _tags(plan, windows) | dict(tags or {})
+        state = fingerprint(source, model, plan, executor.recipe, executor.hardware) if output.resume else None
+        maps = _open_maps(stack, source, paths, layers, schema, notes, state, output.restart)
         _fill(maps, executor, source, plan, layers, progress)
         for writer in maps.values():  # all of them before the first staging folder goes
             writer.complete()
-    if style and schema is not None:
-        write_style(out, schema)
-    return Path(out)
+    if output.style and schema is not None:
+        write_style(paths["classes"], schema)
+
+
+def _plan(source: Scene, layers: Layers, windows: Windows, compute: Compute) -> Plan:
+    return make_plan(
+        source.height,
+        source.width,
+        planes=layers.planes,
+        bands=source.count,
+        itemsize=source.dtype.itemsize,
+        window=windows.window,
+        overlap=windows.overlap,
+        blend=windows.blend,
+        batch_size=compute.batch_size,
+        layer_bytes=layers.pixel_bytes,
+        views=len(windows.views),
+        largest_view=max(view.side(windows.window) for view in windows.views),
+        max_memory=default_memory() if compute.max_memory is None else compute.max_memory,
+    )
 
 
 class _Here:
@@ -256,7 +256,7 @@ def _write(maps: dict[str, MapWriter], strip: Strip, made: dict[str, NDArray[np.
 def _open_maps(
     stack: ExitStack,
     source: Scene,
-    paths: dict[str, PathLike],
+    paths: Mapping[str, PathLike],
     layers: Layers,
     schema: ClassSchema | None,
     tags: dict[str, str],
@@ -296,12 +296,12 @@ def _require_bands(scene: Scene, normalisation: Any) -> None:
         )
 
 
-def _tags(plan: Plan, overlap: float, recipe: Recipe) -> dict[str, str]:
+def _tags(plan: Plan, windows: Windows) -> dict[str, str]:
     """How a map was made, as metadata. No date and no machine: the same run gives the same bytes."""
     return {
         "PREDICTION_WINDOW": str(plan.size),
-        "PREDICTION_OVERLAP": f"{overlap:g}",
+        "PREDICTION_OVERLAP": f"{windows.overlap:g}",
         "PREDICTION_BLEND": plan.blend,
-        "PREDICTION_TTA": recipe.tta,
-        "PREDICTION_SCALES": " ".join(f"{scale:g}" for scale in recipe.scales),
+        "PREDICTION_TTA": windows.tta,
+        "PREDICTION_SCALES": " ".join(f"{scale:g}" for scale in windows.scales),
     }
