@@ -25,6 +25,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from rs_biformer.machine import machine_cores
+
 CLASSES, WINDOW, STRIDE, BATCH = 6, 512, 384, 4
 OVERLAPS, BLENDS = (0.0, 0.125, 0.25, 0.5, 0.75), ("hann", "center", "average")
 
@@ -36,7 +38,7 @@ def main() -> None:
     add("--beside", type=Path, nargs="+", default=[], help="other scripts to run on the same scenes")
     add("--folder", type=Path, default=Path("/tmp"), help="where scenes and maps go (%(default)s)")
     add("--max-memory", help="as for predict, such as 500MB")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of torch (all cores)")
+    add("--threads", type=int, default=machine_cores(), help="of torch (all cores)")
     add("--model", metavar="ENCODER", help="time the command with this encoder and not merge and I/O alone")
     add("--quality", type=Path, metavar="CHECKPOINT", help="measure overlaps and blends with this model")
     add("--labels", default="{dir}/{name}_label.tif", help="pattern of the labels, as for rs-biformer evaluate")

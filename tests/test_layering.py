@@ -97,6 +97,13 @@ def test_only_the_raster_room_opens_rasters():
             assert "rasterio.open" not in text, f"{path} opens rasters; that is the raster room's job"
 
 
+@pytest.mark.parametrize("path", [p for p in MODULES if _room(p) != "machine"], ids=str)
+def test_only_machine_counts_cores_and_memory(path):
+    text = (PACKAGE / path).read_text(encoding="utf-8")
+    for name in ("cpu_count", "CPU_COUNT", "ALL_CPUS", "sched_getaffinity", "SC_PHYS_PAGES", "virtual_memory"):
+        assert name not in text, f"{path} asks for {name}; machine.py knows what of it we may use"
+
+
 def test_importing_the_package_loads_neither_torch_nor_rasterio():
     code = (
         "import sys, rs_biformer, rs_biformer.cli; rs_biformer.cli.build_parser();"

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from rs_biformer.cli.console import Terminated
 from rs_biformer.errors import RsBiformerError
+from rs_biformer.machine import limit_threads
 
 COMMANDS = ("demo", "ndsm", "tile", "train", "evaluate", "predict", "vectorize", "export", "explain", "models", "info")
 DESCRIPTION = "Semantic segmentation of large aerial and satellite rasters with hybrid CNN-BiFormer networks."
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     141 when whoever reads the output stops reading.
     """
+    limit_threads()
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     module = _command(args.command)

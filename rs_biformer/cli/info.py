@@ -40,7 +40,6 @@ def _describe(paths: list[str]) -> dict[str, Any]:
 
 def describe_machine() -> dict[str, Any]:
     """Versions of what matters here, and what there is to compute on."""
-    import os
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -48,6 +47,7 @@ def describe_machine() -> dict[str, Any]:
     import torch
 
     from rs_biformer import __version__
+    from rs_biformer.machine import machine_cores
     from rs_biformer.predict.forward import good_at_bf16
 
     facts: dict[str, Any] = {"rs_biformer": __version__, "python": platform.python_version()}
@@ -58,7 +58,7 @@ def describe_machine() -> dict[str, Any]:
             facts[name] = "not installed"
     facts["GDAL"] = rasterio.__gdal_version__
     bf16 = ", bf16" if good_at_bf16(torch.device("cpu")) else ""
-    facts["cpu"] = f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}{bf16}"
+    facts["cpu"] = f"{machine_cores()} cores, {torch.backends.cpu.get_cpu_capability()}{bf16}"
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
         facts[f"cuda:{number}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.machine import machine_cores
 
 if TYPE_CHECKING:
     from rs_biformer.data.layouts import SceneFiles
@@ -60,13 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     height.add_argument("--with-dsm", dest="height", action="store_const", const="dsm", help="add the official DSM")
     height.add_argument("--with-ndsm", dest="height", action="store_const", const="ndsm", help="Potsdam: add the nDSM")
     add("--chips", action="store_true", help="also write every window as GeoTIFF chips of image and label")
-    add("--workers", type=int, default=_cores(), help="processes (all cores)")
-
-
-def _cores() -> int:
-    import os
-
-    return os.cpu_count() or 1
+    add("--workers", type=int, default=machine_cores(), help="processes (all cores)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rs_biformer.errors import ConfigError, RsBiformerError
+from rs_biformer.machine import machine_cores
 from rs_biformer.predict.engine import Done
 from rs_biformer.predict.forward import Recipe
 from rs_biformer.predict.outputs import Layers
@@ -282,11 +283,9 @@ _LEAVE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 @contextmanager
 def _local_cluster(distributed: Any, name: str) -> Iterator[Any]:
-    from dask.system import CPU_COUNT
-
     threads = 2 if torch.get_num_threads() > 1 else 1  # as many or as few as here, see resume.hardware
     # Workers of one machine would all take its first GPU, and without a cluster all its GPUs are used anyway.
-    count = name.partition(":")[2] or str(1 if torch.cuda.is_available() else max(1, CPU_COUNT // threads))
+    count = name.partition(":")[2] or str(1 if torch.cuda.is_available() else max(1, machine_cores() // threads))
     if not count.isdecimal() or int(count) < 1:
         raise ConfigError(f"cluster is {name!r}; write dask, or dask:4 for four workers")
     with distributed.LocalCluster(

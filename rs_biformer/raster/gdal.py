@@ -22,6 +22,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
+from rs_biformer.machine import machine_cores
 from rs_biformer.raster.paths import gdal_name, is_remote
 
 CACHE_BYTES = 128 * 2**20
@@ -105,8 +106,8 @@ def _set_cache(size: int) -> None:
 
 
 def writer_threads() -> str:
-    """Value of GDAL's NUM_THREADS for writing: all cores, but none beside the caller in a forked process."""
-    return "ALL_CPUS" if os.getpid() == _IMPORTED_BY else "1"
+    """Value of GDAL's NUM_THREADS for writing: all cores we may use, but none beside the caller in a forked process."""
+    return str(machine_cores()) if os.getpid() == _IMPORTED_BY else "1"
 
 
 def open_raster(path: str | os.PathLike[str], mode: str = "r", **profile: Any) -> Any:
