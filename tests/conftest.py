@@ -28,9 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real scenes and reference outputs that lies beside a developer's checkout."""
+    """The folder of real scenes that lies beside a developer's checkout."""
     if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is absent: real scenes and reference outputs are not part of the project")
+        pytest.skip(f"{SHARED} is absent: real scenes are not part of the project")
     return SHARED
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from rs_biformer.geometry import Window
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-"""Real scenes and reference outputs beside a developer's checkout; not part of the project."""
+"""Real scenes beside a developer's checkout; not part of the project."""
 
 
 def blocks(height: int, width: int, size: int) -> Iterator[Window]:

@@ -1,4 +1,15 @@
-"""Makes the weights and inputs of the reference outputs, as their README describes, and compares."""
+"""What the published implementations give for weights and inputs that are made here: `reference/*.json`.
+
+reference_outputs.json: the authors' own code (BiFormer with 8 regions per side and a layer norm after each stage, its
+attention alone; CSWin's backbone for dense prediction; CoaT with intermediate outputs; DilateFormer's attention; CMT's
+feed-forward network), run once in float64, in eval mode. Per case: `keys`, the names and shapes of its state dict;
+`input`, the shape of an NCHW input; per output its shape, mean, unbiased deviation, and the `values` at `index` of the
+flattened NCHW tensor; `params`, the number of its parameters, BiFormer's with the 1000-class head. Weights and inputs
+are made of random numbers whose seeds are in the functions below, so that nothing large is stored.
+
+published_checkpoint_keys.json: names and shapes in the ImageNet checkpoints that the authors publish; `container` is
+the key of the state dict in the file.
+"""
 
 import json
 import zlib
@@ -8,9 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+REFERENCE = Path(__file__).parent / "reference"
 
-def case(shared: Path, name: str) -> dict:
-    return json.loads((shared / "goldens" / "reference_outputs.json").read_text())[name]
+
+def case(name: str) -> dict:
+    return json.loads((REFERENCE / "reference_outputs.json").read_text())[name]
+
+
+def published_checkpoint(name: str) -> tuple[str, dict[str, list[int]]]:
+    """The key of the state dict in a published checkpoint, and the shapes in it by name."""
+    layout = json.loads((REFERENCE / "published_checkpoint_keys.json").read_text())[name]
+    return layout["container"], layout["keys"]
 
 
 def published_weights(shapes: dict[str, list[int]]) -> dict[str, Tensor]:

@@ -7,9 +7,9 @@ from rs_biformer.nn.weights import load_published_weights
 
 
 @pytest.fixture(scope="module")
-def published_tiny(shared):
+def published_tiny():
     """The tiny encoder with the reference weights, what each of its stages gives for the reference input, the case."""
-    reference = case(shared, "biformer_tiny")
+    reference = case("biformer_tiny")
     encoder = biformer_tiny().double().eval()
     load_published_weights(encoder, published_weights(reference["keys"]))
     with torch.no_grad():
@@ -31,11 +31,11 @@ def test_features_equal_the_published_dense_prediction_backbone(published_tiny):
         assert_equals_reference(feature, expected)
 
 
-def test_it_has_as_many_parameters_as_published_with_their_classifier(shared):
+def test_it_has_as_many_parameters_as_published_with_their_classifier():
     classifier = 512 * 1000 + 1000 + 2 * 512  # and the batch norm before it
     norms = 2 * (64 + 128 + 256 + 512)
     ours = sum(p.numel() for p in biformer_tiny().parameters())
-    assert ours - norms + classifier == case(shared, "biformer_tiny")["params"]
+    assert ours - norms + classifier == case("biformer_tiny")["params"]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -7,8 +7,8 @@ from rs_biformer.nn.blocks import IRFFN, MLP, ChannelsLast, TransformerBlock, dr
 from rs_biformer.nn.weights import load_published_weights
 
 
-def test_irffn_equals_the_published_implementation(shared):
-    reference = case(shared, "irffn")
+def test_irffn_equals_the_published_implementation():
+    reference = case("irffn")
     module = IRFFN(64, 256).double().eval()
     load_published_weights(module, published_weights(reference["keys"]))
     with torch.no_grad():

@@ -1,8 +1,6 @@
-import json
-
 import pytest
 import torch
-from goldens import assert_equals_reference, case, published_weights, reference_input
+from goldens import assert_equals_reference, case, published_checkpoint, published_weights, reference_input
 
 from rs_biformer.nn.encoders.coat import VARIANTS, CoaT, published_key
 
@@ -12,11 +10,6 @@ def tiny_network(**arguments):
     options = {"in_channels": 4, "parallel_depth": 2, "drop_path": 0.0} | arguments
     torch.manual_seed(0)
     return CoaT(dims=(16, 24, 24, 24), depths=(1, 2, 1, 1), ffn_ratios=(2, 2, 2, 2), **options)
-
-
-def checkpoint_keys(shared, name):
-    """Names and shapes in the ImageNet checkpoint that the authors publish."""
-    return json.loads((shared / "goldens" / "published_checkpoint_keys.json").read_text())[name]["keys"]
 
 
 def meta(name):
@@ -29,8 +22,8 @@ def count(parameters):
 
 
 @pytest.mark.parametrize("name", ["coat_lite_mini", "coat_tiny"])
-def test_features_equal_the_published_implementation(shared, name):
-    reference = case(shared, name)
+def test_features_equal_the_published_implementation(name):
+    reference = case(name)
     network = VARIANTS[name]().double().eval()
     # several published names may mean one parameter: the last counts, as when the authors' own code loads it
     weights = published_weights(reference["keys"])
@@ -43,9 +36,9 @@ def test_features_equal_the_published_implementation(shared, name):
 
 
 @pytest.mark.parametrize("name", ["coat_lite_mini", "coat_tiny"])
-def test_the_imagenet_checkpoint_fills_everything(shared, name):
+def test_the_imagenet_checkpoint_fills_everything(name):
     ours = {key: list(value.shape) for key, value in meta(name).state_dict().items()}
-    published = checkpoint_keys(shared, name)
+    published = published_checkpoint(name)[1]
     translated = {published_key(key): shape for key, shape in published.items()}
     left = {key.partition(".")[0] for key in published if published_key(key) is None}
     assert left == {"norm1", "norm2", "norm3", "norm4", "head"} | ({"aggregate"} if "lite" not in name else set())

@@ -1,8 +1,6 @@
-import json
-
 import pytest
 import torch
-from goldens import assert_equals_reference, case, published_weights, reference_input
+from goldens import assert_equals_reference, case, published_checkpoint, published_weights, reference_input
 
 from rs_biformer.nn.encoders.cswin import VARIANTS, CSWin, published_key
 
@@ -14,11 +12,6 @@ def tiny_network(**arguments):
     return CSWin(embed_dim=16, depths=(1, 1, 2, 1), num_heads=(2, 4, 4, 4), **options)
 
 
-def checkpoint_keys(shared, name):
-    """Names and shapes in the ImageNet checkpoint that the authors publish."""
-    return json.loads((shared / "goldens" / "published_checkpoint_keys.json").read_text())[name]["keys"]
-
-
 def meta(name):
     with torch.device("meta"):
         return VARIANTS[name]()
@@ -28,8 +21,8 @@ def count(parameters):
     return sum(parameter.numel() for parameter in parameters)
 
 
-def test_features_equal_the_published_implementation(shared):
-    reference = case(shared, "cswin_tiny")
+def test_features_equal_the_published_implementation():
+    reference = case("cswin_tiny")
     network = VARIANTS["cswin_tiny"]().double().eval()
     weights = published_weights(reference["keys"])
     network.load_state_dict({published_key(key): weight for key, weight in weights.items()})
@@ -40,9 +33,9 @@ def test_features_equal_the_published_implementation(shared):
     assert count(network.parameters()) == reference["params"]
 
 
-def test_the_imagenet_checkpoint_fills_all_but_the_norms_of_the_first_three_stages(shared):
+def test_the_imagenet_checkpoint_fills_all_but_the_norms_of_the_first_three_stages():
     ours = {key: list(value.shape) for key, value in meta("cswin_tiny").state_dict().items()}
-    published = checkpoint_keys(shared, "cswin_tiny")
+    published = published_checkpoint("cswin_tiny")[1]
     translated = {published_key(key): shape for key, shape in published.items()}
     assert [key for key in published if published_key(key) is None] == ["head.weight", "head.bias"]
     del translated[None]

@@ -74,8 +74,8 @@ def test_bfloat16_autocast_agrees_with_float32():
     torch.testing.assert_close(out.float(), module(x), atol=0.03, rtol=0.03)
 
 
-def test_it_equals_the_published_implementation(shared):
-    reference = case(shared, "msda_k3_d12")
+def test_it_equals_the_published_implementation():
+    reference = case("msda_k3_d12")
     module = MultiScaleDilatedAttention(64, 4, kernel_size=3, dilations=(1, 2)).double()
     load_published_weights(module, published_weights(reference["keys"]))
     with torch.no_grad():

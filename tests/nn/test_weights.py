@@ -1,10 +1,10 @@
 import argparse
-import json
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from goldens import published_checkpoint
 from safetensors.torch import save_file
 
 from rs_biformer.errors import CheckpointError
@@ -22,14 +22,14 @@ def legacy_bra():
     return weights | {f"{name}.bias": torch.randn(shape[0]) for name, shape in shapes.items()}
 
 
-def checkpoint_layout(shared, name):
-    layout = json.loads((shared / "goldens" / "published_checkpoint_keys.json").read_text())[name]
-    return layout["container"], {key: torch.zeros(shape) for key, shape in layout["keys"].items()}
+def checkpoint_layout(name):
+    container, shapes = published_checkpoint(name)
+    return container, {key: torch.zeros(shape) for key, shape in shapes.items()}
 
 
 @pytest.mark.parametrize("name", ["biformer_tiny", "cswin_tiny", "coat_lite_mini", "coat_tiny"])
-def test_published_imagenet_checkpoints_fill_the_encoder_but_for_their_classifier(shared, tmp_path, name):
-    container, weights = checkpoint_layout(shared, name)
+def test_published_imagenet_checkpoints_fill_the_encoder_but_for_their_classifier(tmp_path, name):
+    container, weights = checkpoint_layout(name)
     torch.save({container: weights, "epoch": 300}, tmp_path / "published.pth")
     encoder = create_encoder(name)
     report = load_published_weights(encoder, tmp_path / "published.pth")
@@ -40,8 +40,8 @@ def test_published_imagenet_checkpoints_fill_the_encoder_but_for_their_classifie
     assert all(not value.any() for value in filled.values())
 
 
-def test_what_was_used_left_and_missing_is_told(shared):
-    _, weights = checkpoint_layout(shared, "biformer_tiny")
+def test_what_was_used_left_and_missing_is_told():
+    _, weights = checkpoint_layout("biformer_tiny")
     report = load_published_weights(biformer_tiny(), weights)
     assert "downsample_layers.0.0.weight" in report.used
     assert "head.weight" in report.left
@@ -63,10 +63,10 @@ def test_a_state_dict_is_found_in_its_container_and_under_its_prefix(tmp_path, c
     assert torch.equal(module.local.bias, weights["lepe.bias"])
 
 
-def segmentation_checkpoint(shared, name, prefix="backbone."):
+def segmentation_checkpoint(name, prefix="backbone."):
     """What OpenMMLab's code saves: the backbone with its norms for dense prediction, and what is trained beside it."""
     encoder = create_encoder(name)
-    _, weights = checkpoint_layout(shared, name)
+    _, weights = checkpoint_layout(name)
     below = {key: value for key, value in weights.items() if not key.startswith(("head.", "norm."))}
     if name == "biformer_tiny":
         for stage, norm in enumerate(encoder.norms):
@@ -86,8 +86,8 @@ def segmentation_checkpoint(shared, name, prefix="backbone."):
 
 @pytest.mark.parametrize("prefix", ["backbone.", "module.backbone.", "backbone.bottom_up.backbone."])
 @pytest.mark.parametrize("name", ["biformer_tiny", "cswin_tiny", "coat_lite_mini", "coat_tiny"])
-def test_segmentation_checkpoints_fill_all_of_the_encoder_and_leave_necks_and_heads(shared, tmp_path, name, prefix):
-    encoder, below, beside = segmentation_checkpoint(shared, name, prefix)
+def test_segmentation_checkpoints_fill_all_of_the_encoder_and_leave_necks_and_heads(tmp_path, name, prefix):
+    encoder, below, beside = segmentation_checkpoint(name, prefix)
     meta = {"iter": 80000, "CLASSES": ("wall", "building"), "hook_msgs": {"best_score": np.float64(0.489)}}
     torch.save(
         {"meta": meta, "state_dict": {**below, **beside}, "optimizer": {"state": {}}}, tmp_path / "iter_80000.pth"
@@ -99,8 +99,8 @@ def test_segmentation_checkpoints_fill_all_of_the_encoder_and_leave_necks_and_he
     assert not any(value.any() for key, value in encoder.state_dict().items() if "num_batches" not in key)
 
 
-def test_a_segmentation_checkpoint_of_another_encoder_is_named(shared):
-    _, below, beside = segmentation_checkpoint(shared, "cswin_tiny")
+def test_a_segmentation_checkpoint_of_another_encoder_is_named():
+    _, below, beside = segmentation_checkpoint("cswin_tiny")
     with pytest.raises(CheckpointError, match=r"does not fit BiFormer: .*backbone\..* looks like cswin_tiny"):
         load_published_weights(biformer_tiny(), {"state_dict": {**below, **beside}})
 
@@ -147,8 +147,8 @@ def test_convolutions_of_1x1_become_linear_layers():
     assert torch.equal(module.qkv.weight, weights["qkv.weight"][..., 0, 0])
 
 
-def test_three_bands_become_more_with_the_same_response_to_grey(shared):
-    _, weights = checkpoint_layout(shared, "biformer_tiny")
+def test_three_bands_become_more_with_the_same_response_to_grey():
+    _, weights = checkpoint_layout("biformer_tiny")
     weights["downsample_layers.0.0.weight"] = torch.randn(32, 3, 3, 3)
     three, five = biformer_tiny(3), biformer_tiny(5)
     load_published_weights(three, weights)
@@ -170,8 +170,8 @@ def test_three_bands_become_more_with_the_same_response_to_grey(shared):
         ("coat_tiny", "coat_lite_tiny", "looks like coat_tiny"),
     ],
 )
-def test_a_file_of_another_architecture_is_refused_by_name(shared, published, into, message):
-    _, weights = checkpoint_layout(shared, published)
+def test_a_file_of_another_architecture_is_refused_by_name(published, into, message):
+    _, weights = checkpoint_layout(published)
     encoder = create_encoder(into)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     with pytest.raises(CheckpointError, match=message):
