@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rs_biformer.errors import CheckpointError, ConfigError
+from rs_biformer.files import replacing
 from rs_biformer.nn.model import create_model
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.schema import ClassSchema
@@ -170,12 +171,8 @@ def strip_checkpoint(path: str | Path) -> None:
     path = Path(path)
     content, _ = read_checkpoint(path)
     kept = {name: content[name] for name in (META_KEY, "state_dict", *_LIGHTNING_KEYS) if name in content}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         torch.save(kept, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def network_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation import Metrics, SceneView, evaluate, write_confusion_png, write_json, write_page
 from rs_biformer.evaluation.confusion import Confusion, count, empty
 from rs_biformer.evaluation.maps import ClassMap
+from rs_biformer.files import replacing, write_text
 from rs_biformer.geometry import Window, grid
 from rs_biformer.predict import predict_scene
 from rs_biformer.predict.forward import good_at_bf16
@@ -184,7 +185,7 @@ def _claim(files: _Files) -> None:
     elif out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"--out {out} holds files that no demo made; give a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)
-    about.write_text(f"{CLAIM}\nThis run is not finished.\n", encoding="utf-8")
+    write_text(about, f"{CLAIM}\nThis run is not finished.\n")
 
 
 def _tile(files: _Files, announce: Announce) -> None:
@@ -197,7 +198,7 @@ def _tile(files: _Files, announce: Announce) -> None:
 
 def _train(files: _Files, announce: Announce, *, steps: int, seed: int, say: Say) -> None:
     config = training(files.tiles, files.checkpoint.parent, steps=steps, seed=seed)
-    files.config.write_text(config.to_yaml(), encoding="utf-8")
+    write_text(files.config, config.to_yaml())
     announce("train", "--config", files.config)
     train(config, say=say)
 
@@ -263,7 +264,7 @@ def _report(files: _Files, metrics: Metrics, commands: Sequence[str]) -> None:
         "The same by hand:",
         *commands,
     )
-    files.about.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(files.about, "\n".join(lines) + "\n")
 
 
 def training(index: Path, out: Path, *, steps: int = STEPS, seed: int = 0) -> TrainConfig:
@@ -383,7 +384,8 @@ def draw_overview(path: Path, scene: Path, label: Path, prediction: Path, schema
         pen.rectangle((left, top, left + 20, top + 13), fill=colour, outline="grey")
         pen.text((left + 26, top - 1), name, "black", font)
         left += 54 + round(pen.textlength(name, font))
-    canvas.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    with replacing(path) as partial:
+        canvas.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(partial, "PNG", optimize=True)
     return path
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rs_biformer.checkpoint import TrainedModel
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.files import replacing
 from rs_biformer.geometry import Window, reflect_pad
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention, route
 from rs_biformer.nn.attention.regions import region_of_pixel, region_size
@@ -203,12 +204,8 @@ def _draw(
         axis.plot(pixel[1] + 0.5, pixel[0] + 0.5, marker="+", color="red", markersize=12, markeredgewidth=1.8)
         axis.set_axis_off()
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
+    with replacing(out) as partial:
         figure.savefig(partial, format="png", dpi=120)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _picture(image: NDArray, valid: NDArray[np.bool_]) -> NDArray[np.float64]:

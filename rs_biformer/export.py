@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rs_biformer.checkpoint import TrainedModel
 from rs_biformer.errors import CheckpointError, ConfigError
+from rs_biformer.files import replacing
 from rs_biformer.predict.onnx import METADATA_KEY, import_onnxruntime
 
 TOLERANCE = 1e-3
@@ -55,13 +56,9 @@ def export_onnx(
     program = _trace(deployed, torch.zeros(2, len(model.bands), size, size))
     program.model.metadata_props.update(metadata(model, size, overlap))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         program.save(partial, external_data=False)
         _verify(onnxruntime, partial, deployed, size)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

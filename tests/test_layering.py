@@ -12,6 +12,7 @@ import rs_biformer
 PACKAGE = Path(rs_biformer.__file__).parent
 FLOORS = {
     "errors": 0,
+    "files": 1,
     "geometry": 1,
     "machine": 1,
     "schema": 1,
@@ -28,7 +29,7 @@ FLOORS = {
     "explain": 5,
     "cli": 6,
 }
-# schema, geometry and machine share a floor and do not meet; the root only names what lives elsewhere.
+# schema, files, geometry and machine share a floor and do not meet; the root only names what lives elsewhere.
 OUTSIDE = {"__init__", "__main__"}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

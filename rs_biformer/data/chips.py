@@ -19,9 +19,10 @@ from rasterio.transform import Affine
 from rasterio.windows import Window as RasterioWindow
 from rasterio.windows import transform as window_transform
 
-from rs_biformer.data.index import FILE_NAME, Manifest, SceneRecord, TileIndex, TileTable, replacing
+from rs_biformer.data.index import FILE_NAME, Manifest, SceneRecord, TileIndex, TileTable
 from rs_biformer.data.parallel import ordered_map
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.files import write_text
 from rs_biformer.geometry import Window
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.paths import is_remote
@@ -134,8 +135,7 @@ def _prepare(target: Path, fingerprint: str) -> None:
             if _CHIP_NAME.match(path.name) and (known != fingerprint or path.name.startswith(".")):
                 _remove(path)
         target.mkdir(parents=True, exist_ok=True)
-        with replacing(state) as temporary:
-            temporary.write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
+        write_text(state, json.dumps({"fingerprint": fingerprint}) + "\n")
     except (OSError, ValueError) as error:
         raise RasterError(f"cannot prepare {target} for chips: {' '.join(str(error).split())}") from error
 

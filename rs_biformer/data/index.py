@@ -9,8 +9,7 @@ still works.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform as reproject
 
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.files import replacing
 from rs_biformer.geometry import Window
 from rs_biformer.raster.paths import is_remote
 from rs_biformer.schema import ClassSchema
@@ -321,17 +321,6 @@ def covered_cells(
     for row, col, step in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
         np.add.at(over, (np.searchsorted(row_edges, row), np.searchsorted(col_edges, col)), step)
     return over.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends well and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _without_defaults(scene: SceneRecord) -> dict[str, Any]:

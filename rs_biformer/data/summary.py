@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rs_biformer.data.counting import Key, Tally, TilePlan, covered, nearest_class
-from rs_biformer.data.index import SPLITS, Manifest, TileIndex, TileTable, replacing
+from rs_biformer.data.index import SPLITS, Manifest, TileIndex, TileTable
 from rs_biformer.errors import RasterError
+from rs_biformer.files import write_text
 from rs_biformer.schema import ClassSchema
 
 SUMMARY_NAME = "summary.json"
@@ -110,7 +111,6 @@ def write_summary(summary: dict[str, Any], out: Path) -> None:
     """Write it as JSON. Raises RasterError where that fails; what was there before stays then."""
     path = out / SUMMARY_NAME
     try:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise RasterError(f"cannot write {path}: {error.strerror or error}") from error

@@ -13,7 +13,6 @@ Two passes over the rasters, slab by slab; memory holds a slab, the open outline
 """
 
 import heapq
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.confusion import ratio
 from rs_biformer.evaluation.maps import AnyPath, ClassMap, Probabilities
 from rs_biformer.evaluation.stream import ImageFiles, pair, scene_names
+from rs_biformer.files import publish, scratch_folder
 from rs_biformer.geometry import Window
 from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.ground import ground_areas
@@ -285,8 +285,8 @@ def _write(out: Path, suspects: Sequence[Suspect], crs: CRS | None) -> None:
     }
     with raster_errors(out, "written"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as folder:
-            partial = Path(folder) / out.name
+        with scratch_folder(out) as folder:
+            partial = folder / out.name
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="'crs' was not provided")  # no CRS is no fault here
                 try:
@@ -304,4 +304,4 @@ def _write(out: Path, suspects: Sequence[Suspect], crs: CRS | None) -> None:
                     raise RasterError(
                         f"{out} cannot be written: {error}; make room or choose another folder"
                     ) from error
-            partial.replace(out)
+            publish(partial, out)

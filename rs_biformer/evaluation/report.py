@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from os import PathLike
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from rs_biformer import __version__
 from rs_biformer.evaluation.compare import Comparison, comparison_to_dict
 from rs_biformer.evaluation.metrics import BLOCK, Metrics
+from rs_biformer.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -260,10 +260,5 @@ def write_file(path: str | PathLike[str], content: bytes) -> Path:
     """Write a file so that it is there whole or not at all; folders are made. Returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path, content)
     return path

@@ -75,7 +75,7 @@ def _keep_memory() -> None:
     Dask sets MALLOC_TRIM_THRESHOLD_ for its workers. That fixes all thresholds at their lowest, so that each layer of a
     network gets its memory from the kernel, page by page, and gives it back.
     """
-    with suppress(OSError, AttributeError):  # another C library
+    with suppress(OSError, AttributeError, TypeError):  # another C library, or Windows, where None names none
         set_option = ctypes.CDLL(None).mallopt
         set_option(_M_MMAP_THRESHOLD, 32 * 2**20)
         set_option(_M_TRIM_THRESHOLD, 64 * 2**20)

@@ -5,7 +5,6 @@ come with pyogrio, since rasterio is built without them.
 """
 
 import json
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.files import publish, scratch_folder
 from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.source import Grid
 
@@ -82,8 +82,8 @@ def write_features(out: Path, batches: Iterable[Features], crs: CRS | None, *, w
     source = _Batches(batches)
     with raster_errors(out, "written"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as folder:
-            partial = Path(folder) / out.name
+        with scratch_folder(out) as folder:
+            partial = folder / out.name
             reader = pa.RecordBatchReader.from_batches(_schema(with_confidence), source.record_batches())
             try:
                 if out.suffix.lower() == ".parquet":
@@ -97,7 +97,7 @@ def write_features(out: Path, batches: Iterable[Features], crs: CRS | None, *, w
                     raise
                 message = f"{out} cannot be written: {error}; make room or choose another folder"
                 raise RasterError(message.replace(f"{folder}/", "")) from error
-            partial.replace(out)
+            publish(partial, out)
     return source.count
 
 

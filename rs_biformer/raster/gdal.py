@@ -61,7 +61,8 @@ def _renew_lock() -> None:
     _WARNINGS = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)  # the thread that held it is not in the child
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_renew_lock)  # the thread that held it is not in the child
 
 
 def gdal_env() -> rasterio.Env:

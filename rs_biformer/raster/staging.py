@@ -6,11 +6,9 @@ checksum tells. So nothing has to be forced onto the disk piece by piece.
 """
 
 import errno
-import fcntl
 import json
 import os
 import re
-import shutil
 import socket
 import threading
 import zlib
@@ -20,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import BaseFileLock, FileLock, Timeout
 from numpy.typing import NDArray
 
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.files import discard, process_is_alive, shared_file_system, write_text
 from rs_biformer.geometry import Window
 from rs_biformer.raster.cog import TILE, Encoding
 from rs_biformer.raster.gdal import open_raster
@@ -30,7 +30,10 @@ from rs_biformer.raster.gdal import open_raster
 _NAME = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)\.tif")
 _PIECE_BYTES = 8 * 2**20
 _CHECKSUM_BYTES = 4
-_STATE, _LOCK = "state.json", "lock"
+_STATE, _OWNER = "state.json", "owner.json"
+
+_PATIENCE = 0.2
+"""Seconds to wait for a process that has the lock: it may be about to end."""
 
 
 class Staging:
@@ -120,40 +123,38 @@ def _is_intact(path: Path) -> bool:
     return _checksum(data[:-_CHECKSUM_BYTES]) == bytes(data[-_CHECKSUM_BYTES:])
 
 
-def open_folder(folder: Path, state: Mapping[str, Any], *, restart: bool, target: Path) -> int:
+def open_folder(folder: Path, state: Mapping[str, Any], *, restart: bool, target: Path) -> BaseFileLock:
     """Take the staging folder of `target` for one state, made or found; the lock to be given to `close_folder`.
 
     Raises RasterError while another process has it, and ConfigError when it belongs to another state, unless `restart`
     throws that away.
     """
-    lock = _take_lock(folder / _LOCK, target)
+    lock = _take_lock(folder, target)
     try:
-        found = _read_json((folder / _STATE).read_bytes()) if (folder / _STATE).exists() else {}
-        wanted = _read_json(json.dumps(state).encode())
-        if found != wanted:
-            if found and not restart:
-                raise ConfigError(_difference(found, wanted, folder, target))
-            restart = True
-        if restart:
-            for path in folder.iterdir():
-                if path.name != _LOCK:
-                    path.unlink()
-            partial = folder / f"{_STATE}.new"
-            partial.write_text(json.dumps(wanted))
-            partial.replace(folder / _STATE)
+        found = _read_json(folder / _STATE)
+        wanted = json.loads(json.dumps(state))
+        if found != wanted and found and not restart:
+            raise ConfigError(_difference(found, wanted, folder, target))
+        if found != wanted or restart:
+            discard(folder, target)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / _STATE, json.dumps(wanted))
+        write_text(folder / _OWNER, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), sync=False)
     except BaseException:
-        close_folder(folder, lock, keep=True)
+        close_folder(folder, lock, keep=True, target=target)
         raise
     return lock
 
 
-def close_folder(folder: Path, lock: int, *, keep: bool) -> None:
+def close_folder(folder: Path, lock: BaseFileLock, *, keep: bool, target: Path) -> None:
     """Give a folder up, and remove it unless it is to be kept and has a piece in it."""
-    if not keep or not any(folder.glob("*.tif")):
-        shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        os.ftruncate(lock, 0)
-    os.close(lock)
+    try:
+        if not keep or not any(folder.glob("*.tif")):
+            discard(folder, target)
+        with suppress(OSError):
+            (folder / _OWNER).unlink(missing_ok=True)
+    finally:
+        _give_back(lock)
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path, target: Path) -> str:
@@ -165,53 +166,78 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Pat
     )
 
 
-# The kernel's lock ends with its process, however that ends. The file also says who holds it: for the message, and
-# because not every shared file system shows a lock to other machines, or has any. So what another machine has not given
-# back is refused.
-def _take_lock(path: Path, target: Path) -> int:
-    host = socket.gethostname()
+# The kernel's lock ends with its process, however that ends, and on a disk of this machine it is all there is to know:
+# a container that was started again has another host name. A file in the folder also says who is at work, for the
+# message, and because not every file system that machines share shows a lock to the others, or has any. There, what
+# another machine has not given back is refused.
+def _take_lock(folder: Path, target: Path) -> BaseFileLock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f"{folder.name}.lock")
+    lock, free = _acquire(path)
+    owner = _read_json(folder / _OWNER)
+    who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"
+    if not free:
+        raise RasterError(f"{target} cannot be written: {who} is writing it; wait for it, or choose another name")
+    shared = shared_file_system(folder.parent)
+    elsewhere = owner.get("host", socket.gethostname()) != socket.gethostname()
+    if (elsewhere and shared) or (not lock.is_locked and not elsewhere and _is_alive(owner)):
+        _give_back(lock)
+        raise RasterError(
+            f"{target} cannot be written: {who} has begun it and not given it back, and {folder.parent} "
+            f"({shared or 'a file system without locks'}) does not tell whether that process is still at work; if it "
+            f"is gone for certain, remove {folder / _OWNER} and the same command goes on, else choose another name"
+        )
+    return lock
+
+
+def _acquire(path: Path) -> tuple[BaseFileLock, bool]:
+    """The lock of this name, taken, and whether it was free; not taken where the file system has no locks."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        owner = _read_json(os.pread(file, 1000, 0))
-        if not _lock(file, owner) or owner.get("host", host) != host:
-            os.close(file)
-            who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
-            raise RasterError(
-                f"{target} cannot be written: {who} is writing it; choose another name, wait for it or, "
-                f"if it is gone for certain, remove {path}"
-            )
-        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-            os.ftruncate(file, 0)
-            os.pwrite(file, json.dumps({"pid": os.getpid(), "host": host}).encode(), 0)
-            return file
-        os.close(file)  # the owner has finished, and removed the folder, after the file was opened here
+        lock = FileLock(path, timeout=_PATIENCE, thread_local=False)
+        with suppress(OSError):
+            path.touch()
+        before = _stat(path)
+        try:
+            lock.acquire(poll_interval=_PATIENCE / 10)
+        except Timeout:
+            return lock, False
+        except NotImplementedError:  # what filelock makes of ENOSYS
+            return lock, True
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            return lock, True
+        after = _stat(path)
+        if before is not None and after is not None and os.path.samestat(before, after):
+            return lock, True
+        lock.release()  # whoever had it has removed the file after it was opened here
 
 
-def _lock(file: int, owner: Mapping[str, Any]) -> bool:
+def _give_back(lock: BaseFileLock) -> None:
+    if not lock.is_locked:
+        return
+    path = Path(lock.lock_file)
+    if os.name != "nt":
+        path.unlink(missing_ok=True)  # while it is still ours
+    lock.release()
+    if os.name == "nt":
+        with suppress(OSError):  # somebody has it already
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(owner: Mapping[str, Any]) -> bool:
+    return isinstance(owner.get("pid"), int) and process_is_alive(owner["pid"])
+
+
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-            raise
-        return "pid" not in owner or not _is_alive(owner["pid"])  # a file system without locks
-    return True
+        return path.stat()
+    except OSError:
+        return None
 
 
-def _is_alive(pid: int) -> bool:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _read_json(data: bytes) -> dict[str, Any]:
-    try:
-        return dict(json.loads(data))
-    except ValueError:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
         return {}

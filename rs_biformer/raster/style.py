@@ -5,11 +5,11 @@ with it QGIS, takes them from `MAP.tif.aux.xml`; QGIS loads `MAP.qml` with the m
 """
 
 import os
-import threading
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from rs_biformer.files import write_text
 from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.schema import ClassSchema
 
@@ -73,11 +73,6 @@ def write_category_names(path: str | os.PathLike[str], schema: ClassSchema) -> P
 
 def _write(path: Path, document: Element, head: str = "") -> Path:
     ElementTree.indent(document)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
     with raster_errors(path, "written"):
-        try:
-            partial.write_text(head + ElementTree.tostring(document, encoding="unicode") + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(path, head + ElementTree.tostring(document, encoding="unicode") + "\n")
     return path

@@ -7,21 +7,21 @@ target, which is renamed at the end and removed on any error.
 import json
 import os
 import shutil
-import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
 import numpy as np
+from filelock import BaseFileLock
 from numpy.typing import ArrayLike, NDArray
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.files import publish, replacing, scratch_folder
 from rs_biformer.geometry import Window
 from rs_biformer.raster import tiff
 from rs_biformer.raster.cog import COMPRESSIONS, Encoding, verify, write_cog
@@ -112,7 +112,8 @@ class MapWriter:
         self._descriptions, self._scale = descriptions, scale
         self._state, self._restart = state, restart
         self._folder: Path | None = None
-        self._lock: int | None = None
+        self._scratch = ExitStack()
+        self._lock: BaseFileLock | None = None
         self._staging: Staging | None = None
         self._finished: Path | None = None
 
@@ -152,7 +153,7 @@ class MapWriter:
 
     def _open_folder(self) -> Path:
         if self._state is None:
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.parent))
+            self._folder = self._scratch.enter_context(scratch_folder(self.path))
         else:
             self._lock = open_folder(self._kept, self._whole_state(), restart=self._restart, target=self.path)
             self._folder = self._kept
@@ -169,9 +170,9 @@ class MapWriter:
     def _close_folder(self, keep: bool) -> None:
         assert self._folder is not None
         if self._lock is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._scratch.close()
         else:
-            close_folder(self._folder, self._lock, keep=keep)
+            close_folder(self._folder, self._lock, keep=keep, target=self.path)
 
     @property
     def _kept(self) -> Path:
@@ -181,8 +182,9 @@ class MapWriter:
     def _require_space(self) -> None:
         raw = self.height * self.width * self._encoding.count * self._encoding.dtype.itemsize
         needed = int(raw * _SHARE_OF_RAW[self._encoding.overviews])
-        if self._state is not None and self._kept.is_dir():
-            needed -= sum(path.stat().st_size for path in self._kept.iterdir())
+        if self._state is not None:
+            with suppress(OSError):  # another process may just be removing it
+                needed -= sum(path.stat().st_size for path in self._kept.iterdir())
         free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise RasterError(
@@ -278,7 +280,7 @@ class MapWriter:
             self.complete()
         assert self._finished is not None
         with _write_errors(self.path):
-            self._finished.replace(self.path)
+            publish(self._finished, self.path)
             for suffix in _SIDE_FILES:
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
@@ -320,39 +322,34 @@ def write_chip(
     path = Path(path)
     pixels = array[None] if array.ndim == 2 else array
     count, height, width = pixels.shape
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
     with raster_errors(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with gdal_env(), _write_errors(path):
-            with open_raster(
-                partial,
-                "w",
-                driver="GTiff",
-                height=height,
-                width=width,
-                count=count,
-                dtype=pixels.dtype.name,
-                nodata=nodata,
-                **_place(crs, transform, None, None),
-                compress="deflate",
-                predictor=3 if pixels.dtype.kind == "f" else 1 if count == 1 and pixels.itemsize == 1 else 2,
-                **({"photometric": "MINISBLACK", "alpha": "NO"} if count == 4 else {}),  # near infrared is no mask
-            ) as sink:
-                if colormap is not None:
-                    sink.write_colormap(1, {value: tuple(colour) for value, colour in colormap.items()})
-                if descriptions is not None:
-                    sink.descriptions = tuple(descriptions)
-                sink.write(pixels)
-                if mask is not None:
-                    sink.write_mask(mask)
-            with open_raster(partial) as file:  # closing drops the report of a full disk, see MapWriter
-                whole = np.array_equal(file.read().view(np.uint8), np.ascontiguousarray(pixels).view(np.uint8))
-                if not whole or (mask is not None and not np.array_equal(file.read_masks(1) > 0, mask)):
-                    raise OSError("the file does not hold what was written")
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with gdal_env(), _write_errors(path), replacing(path, sync=False) as partial:
+        with open_raster(
+            partial,
+            "w",
+            driver="GTiff",
+            height=height,
+            width=width,
+            count=count,
+            dtype=pixels.dtype.name,
+            nodata=nodata,
+            **_place(crs, transform, None, None),
+            compress="deflate",
+            predictor=3 if pixels.dtype.kind == "f" else 1 if count == 1 and pixels.itemsize == 1 else 2,
+            **({"photometric": "MINISBLACK", "alpha": "NO"} if count == 4 else {}),  # near infrared is no mask
+        ) as sink:
+            if colormap is not None:
+                sink.write_colormap(1, {value: tuple(colour) for value, colour in colormap.items()})
+            if descriptions is not None:
+                sink.descriptions = tuple(descriptions)
+            sink.write(pixels)
+            if mask is not None:
+                sink.write_mask(mask)
+        with open_raster(partial) as file:  # closing drops the report of a full disk, see MapWriter
+            whole = np.array_equal(file.read().view(np.uint8), np.ascontiguousarray(pixels).view(np.uint8))
+            if not whole or (mask is not None and not np.array_equal(file.read_masks(1) > 0, mask)):
+                raise OSError("the file does not hold what was written")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from rs_biformer.checkpoint import CheckpointMeta, read_checkpoint, strip_checkp
 from rs_biformer.data.datamodule import TileDataModule
 from rs_biformer.data.index import Manifest, TileIndex
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError
+from rs_biformer.files import write_text
 from rs_biformer.nn.losses import create_loss
 from rs_biformer.train.callbacks import SamplePredictions, SaveWhenTerminated, Speed
 from rs_biformer.train.checks import CheckFirstBatch, warnings_about
@@ -278,7 +279,7 @@ def _prepare_folder(out: Path, task: nn.Module, config: TrainConfig) -> None:
                 f"{out} has {free / 2**20:.0f} MiB free and the checkpoints of this run need {needed / 2**20:.0f}; "
                 "free some space or give another --out"
             )
-        (out / CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
+        write_text(out / CONFIG_NAME, config.to_yaml())
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {out}: {error.strerror}; give another --out") from None
 

@@ -1,7 +1,9 @@
 """What outlives a writer: kills, exceptions, full disks, torn files, other states, other processes."""
 
+import errno
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -15,6 +17,7 @@ import pytest
 import rasterio
 from affine import Affine
 
+from rs_biformer import files
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster import staging
@@ -144,21 +147,47 @@ def test_a_second_writer_is_refused_while_the_first_is_at_it(tmp_path):
     assert path.exists()
 
 
-def test_what_another_machine_has_not_given_back_is_refused(tmp_path, monkeypatch):
+def test_the_lock_of_a_local_disk_is_trusted_whatever_the_host_was_called(tmp_path):
+    """A container that is started again has another name, and so has the next node of a queue."""
     path = tmp_path / "map.tif"
     folder = break_off(path, WINDOWS[:3])
-    (folder / "lock").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
-    with pytest.raises(RasterError, match=r"process 7 on elsewhere .* remove .*lock"):
-        writer(path).__enter__()
-    (folder / "lock").unlink()
+    (folder / "owner.json").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
+    with writer(path) as sink:
+        assert write_some(sink, WINDOWS) == len(WINDOWS) - 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["map.tif"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_another_machine_has_not_given_back_on_a_shared_disk_is_refused_with_the_way_out(
+    tmp_path, monkeypatch, restart
+):
+    path = tmp_path / "map.tif"
+    folder = break_off(path, WINDOWS[:3])
+    monkeypatch.setattr(files, "_file_system", lambda _: "nfs4")
+    (folder / "owner.json").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
+    with pytest.raises(RasterError, match=r"process 7 on elsewhere .* \(nfs4\) .* remove .*owner\.json") as caught:
+        writer(path, restart=restart).__enter__()
+    Path(re.search(r"remove (\S+)", str(caught.value))[1]).unlink()
     with writer(path) as sink:
         assert sink.has(WINDOWS[0])
 
 
+def test_a_folder_that_was_given_back_names_no_owner(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_file_system", lambda _: "nfs4")
+    monkeypatch.setattr(staging.socket, "gethostname", lambda: "elsewhere")
+    folder = break_off(tmp_path / "map.tif", WINDOWS[:3])
+    assert {entry.suffix for entry in folder.iterdir()} == {".tif", ".json"}
+    monkeypatch.undo()
+    monkeypatch.setattr(files, "_file_system", lambda _: "nfs4")
+    with writer(tmp_path / "map.tif") as sink:
+        assert sink.has(WINDOWS[0])
+
+
 @pytest.mark.parametrize(("owner", "free"), [("gone", True), ("alive", False)])
-def test_without_locks_in_the_file_system_a_living_process_is_respected(tmp_path, monkeypatch, owner, free):
-    def no_locks(*_):
-        raise OSError(staging.errno.ENOTSUP, "no locks")
+@pytest.mark.parametrize("raised", [NotImplementedError("no flock"), OSError(errno.ENOTSUP, "no locks")])
+def test_without_locks_in_the_file_system_a_living_process_is_respected(tmp_path, monkeypatch, owner, free, raised):
+    def no_locks(*_, **__):
+        raise raised
 
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
@@ -166,17 +195,72 @@ def test_without_locks_in_the_file_system_a_living_process_is_respected(tmp_path
         if owner == "gone":
             child.kill()
             child.wait()
-        (folder / "lock").write_text(json.dumps({"pid": child.pid, "host": socket.gethostname()}))
-        monkeypatch.setattr(staging.fcntl, "flock", no_locks)
+        (folder / "owner.json").write_text(json.dumps({"pid": child.pid, "host": socket.gethostname()}))
+        monkeypatch.setattr(staging.FileLock, "acquire", no_locks)
         if free:
             with writer(tmp_path / "map.tif") as sink:
                 assert sink.has(WINDOWS[0])
         else:
-            with pytest.raises(RasterError, match=f"process {child.pid} on"):
+            with pytest.raises(RasterError, match=f"process {child.pid} on .* without locks"):
                 writer(tmp_path / "map.tif").__enter__()
     finally:
         child.kill()
         child.communicate()
+
+
+_AGAIN_AND_AGAIN = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_staging import PIXELS, Window, writer
+from rs_biformer.errors import RasterError
+
+wrote = refused = 0
+while wrote < int(sys.argv[3]):
+    try:
+        with writer(Path(sys.argv[1]), height=64, width=64) as sink:
+            for row in range(0, 64, 4):
+                if not sink.has(Window(row, 0, 4, 64)):
+                    sink.write(Window(row, 0, 4, 64), PIXELS[row : row + 4, :64])
+            wrote += 1
+    except RasterError as error:
+        assert "is writing it" in str(error), error
+        refused += 1
+print(wrote, refused)
+"""
+
+
+def test_two_processes_that_write_one_map_again_and_again_never_meet(tmp_path):
+    """The end of one against the start of another, many times: each writes the whole map or is refused in a line."""
+    path = tmp_path / "map.tif"
+    with writer(path, height=64, width=64) as sink:
+        sink.write(Window(0, 0, 64, 64), PIXELS[:64, :64])
+    expected = path.read_bytes()
+    command = [sys.executable, "-c", _AGAIN_AND_AGAIN, path, Path(__file__).parent, "40"]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for child in children:
+        out, err = child.communicate()
+        assert child.returncode == 0, err
+        assert out.split()[0] == "40"
+    assert path.read_bytes() == expected
+    assert [entry.name for entry in tmp_path.iterdir()] == ["map.tif"]
+
+
+def test_a_folder_leaves_its_place_before_its_files_are_deleted(tmp_path, monkeypatch):
+    """Whoever comes while it is being deleted must not take what is half there for the whole."""
+    path, seen = tmp_path / "map.tif", []
+    remove = files.shutil.rmtree
+    monkeypatch.setattr(
+        files.shutil,
+        "rmtree",
+        lambda folder, **options: (
+            seen.append((len(list(Path(folder).glob("*.tif"))), path.with_name(".map.tif.partial").exists())),
+            remove(folder, **options),
+        ),
+    )
+    with writer(path) as sink:
+        write_some(sink, WINDOWS)
+    assert [(pieces > 0, in_place) for pieces, in_place in seen] == [(True, False)]
 
 
 _CHILD = """
