@@ -194,3 +194,40 @@ def test_the_czech_scenes_tile_by_folder(shared, tile, tmp_path):
     assert summary["unknown"] == []
     shares = summary["splits"]["train"]["classes"]
     assert shares["vegetation"]["share"] == pytest.approx(0.771, abs=0.001)
+
+
+def test_a_list_of_pairs_says_all_but_the_classes(pairs, tile, tmp_path):
+    rows = ["image,label,split,name"]
+    for name, split in (("a", "train"), ("b", "val"), ("c", "test")):
+        rows.append(f"data/{split}/{name}_image.tif,data/{split}/{name}_label.tif,{split},{name}")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    code, _, _ = tile("pairs.csv", "--classes", "vaihingen", "--out", "out", "--window", "16")
+    assert code == 0
+    index = TileIndex.read(tmp_path / "out")
+    assert {index.scene(n).name: str(index.table.split[n]) for n in range(len(index))} == {
+        "a": "train",
+        "b": "val",
+        "c": "test",
+    }
+    code, _, error = tile("pairs.csv", *OWN)
+    assert code == 2
+    assert "names its scenes, labels and further rasters itself" in error
+
+
+def test_the_same_names_in_several_folders_are_told_apart(save, tile, tmp_path):
+    rng = np.random.default_rng(0)
+    for part in ("north", "south"):
+        save(f"{part}/images/1.tif", rng.integers(0, 255, (3, 40, 48), dtype=np.uint8))
+        save(f"{part}/labels/1.tif", rng.integers(0, 6, (40, 48)))
+    own = ("north/images", "south/images", "--labels", "{dir}/../labels/{stem}.tif", *OWN[2:], "--split", "train")
+    assert tile(*own)[0] == 0
+    assert [scene.name for scene in TileIndex.read(tmp_path / "out").manifest.scenes] == ["north_1", "south_1"]
+    assert tile(*own, "--name", "{dir:*/images}-{stem}")[0] == 0
+    assert [scene.name for scene in TileIndex.read(tmp_path / "out").manifest.scenes] == ["north-1", "south-1"]
+    code, _, error = tile(*own, "--name", "{stem}")
+    assert code == 2
+    assert "two scenes are called 1" in error
+    assert "--name" in error
+    code, _, error = tile(*own, "--name", "{dir}_{stem}")
+    assert code == 2
+    assert "slash" in error

@@ -14,11 +14,18 @@ EXAMPLE = """rs-biformer tile images/*.tif --labels 'labels/{stem}.tif' --classe
       --split blocks:0.7,0.15,0.15 --out tiles
   rs-biformer tile data/train data/val data/test --labels '{dir}/{name}_label.tif' --classes classes.yaml \\
       --split by-folder --out tiles
+  rs-biformer tile pairs.csv --classes classes.yaml --out tiles          (columns image, label, split)
   rs-biformer tile data/vaihingen --classes vaihingen --out tiles      (the unzipped download, official split)
 
 PATTERN: {stem} is the scene's file name without suffix, {name} that stem up to its last "_" (a for a_image.tif),
   {dir} the scene's folder and {parent} that folder's name. Quote it, so that the shell leaves it alone.
+  A piece of a field is what * stands for: 'm/mask_{stem:image_*}.tif' finds m/mask_7.tif for i/image_7.tif, and
+  {stem:*_image_*>*_mask_*} puts several pieces together anew.
+PAIRS: a .csv or .tsv file with a header: image, label, and on request split, name and extra... for further rasters;
+  paths from its folder
 RULE: train=NAME,... val=NAME,... test=NAME,...  scenes by name or pattern; train=* takes the rest
+  train=@train.txt val=@val.txt  the same from files, a name or path a line
+  listed       the column split of PAIRS (its default)
   by-folder    the nearest folder above a scene that is called train, val or test
   official     the ids of the Vaihingen, Potsdam or LoveDA download (its default); val is drawn from train
   blocks:TRAIN,VAL,TEST  spatial blocks with these shares, a buffer apart
@@ -34,10 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "scenes",
         nargs="+",
         metavar="SCENE",
-        help="image files, quoted globs or folders; or one unzipped official folder",
+        help="image files, quoted globs, folders or lists; or one list of PAIRS, or one unzipped official folder",
     )
     add("--labels", metavar="PATTERN", help="where the label of a scene lies, see below; official folders know it")
     add("--extra", nargs="+", default=[], metavar="PATTERN", help="further rasters per scene, such as a DSM, as bands")
+    add(
+        "--name", metavar="PATTERN", help="what scenes are called, such as {parent}_{stem} (the stem, where it will do)"
+    )
     add("--classes", required=True, metavar="SCHEMA", help="vaihingen, potsdam, loveda or a YAML file")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for tiles.parquet, summary.json and chips/")
     add("--window", type=int, default=256, help="pixels on a side (256)")
@@ -100,10 +110,13 @@ def run(args: argparse.Namespace) -> None:
 def _find_scenes(args: argparse.Namespace) -> tuple[Sequence["SceneFiles"], list[str]]:
     """The scenes and the split rule, which an official download brings along."""
     from rs_biformer.data.layouts import OFFICIAL, official_scenes, pattern_scenes
+    from rs_biformer.data.pairs import is_pair_list
 
     for folder in map(Path, args.scenes):
         if folder.is_dir() and args.out.resolve().is_relative_to(folder.resolve()):
             raise ConfigError(f"--out {args.out} lies in the input {folder}; choose a folder outside")
+    if any(is_pair_list(scene) for scene in args.scenes):
+        return _paired(args)
     official = args.labels is None and args.classes in OFFICIAL and len(args.scenes) == 1
     if official:
         folder = Path(args.scenes[0])
@@ -112,8 +125,25 @@ def _find_scenes(args: argparse.Namespace) -> tuple[Sequence["SceneFiles"], list
     if args.image or args.eroded or args.height:
         raise ConfigError("--image, --eroded and --with-dsm are for one official folder without --labels; see --extra")
     if args.labels is None:
-        raise ConfigError("--labels PATTERN is missing, such as 'labels/{stem}.tif' or '{dir}/{name}_label.tif'")
-    return pattern_scenes(args.scenes, args.labels, args.extra), args.split
+        raise ConfigError(
+            "--labels PATTERN is missing, such as 'labels/{stem}.tif' or '{dir}/{name}_label.tif'; or give a list of "
+            "pairs, a .csv file with the columns image and label"
+        )
+    return pattern_scenes(args.scenes, args.labels, args.extra, name=args.name), args.split
+
+
+def _paired(args: argparse.Namespace) -> tuple[Sequence["SceneFiles"], list[str]]:
+    """The scenes of a list of pairs, and the split rule, which the list may bring along."""
+    from rs_biformer.data.pairs import paired_scenes
+
+    if len(args.scenes) > 1 or args.labels or args.extra or args.name:
+        raise ConfigError(
+            f"a list of pairs ({args.scenes[0]}) names its scenes, labels and further rasters itself; give it alone, "
+            "without --labels, --extra and --name"
+        )
+    scenes = paired_scenes(args.scenes[0])
+    listed = any(scene.split for scene in scenes)
+    return scenes, args.split or (["listed"] if listed else [])
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ archives unpack into different depths; what has no ground truth is listed with `
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path, PurePath, PurePosixPath
@@ -15,7 +15,7 @@ from string import Formatter
 from typing import Literal
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.raster.paths import Location, folder_of, is_remote, locate, stem_of
+from rs_biformer.raster.paths import Location, absolute, folder_of, is_remote, locate, stem_of
 
 Height = Literal["dsm", "ndsm"]
 Image = Literal["rgb", "irrg", "rgbir"]
@@ -26,6 +26,7 @@ RASTER_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".img", ".v
 LIST_SUFFIX = ".txt"
 """A text file that names scenes, one a line; `@FILE` is such a list whatever its suffix."""
 
+_FIELDS = ("dir", "name", "parent", "stem")
 _DEPTH = 4
 _SIGNS = "*?["  # of a glob pattern
 
@@ -143,7 +144,7 @@ def _loveda_scenes(folder: Path) -> tuple[SceneFiles, ...]:
         split = _LOVEDA_SPLITS.get(images.parent.parent.name.lower())
         if images.name == "images_png" and split:
             masks = images.parent / "masks_png"
-            for path in sorted(images.glob("*.png"), key=lambda path: _natural(path.stem)):
+            for path in sorted(filter(_is_shown, images.glob("*.png")), key=lambda path: _natural(path.stem)):
                 label = masks / path.name
                 scenes.append(SceneFiles(path.stem, (path,), label if label.is_file() else None, split))
     if not scenes:
@@ -194,7 +195,7 @@ def pattern_scenes(
     extras: Sequence[str] = (),
     *,
     skip: Sequence[str] = (),
-    name: str = "{stem}",
+    name: str | None = "{stem}",
 ) -> tuple[SceneFiles, ...]:
     """Scenes given by name, each with the label that `labels` names for it; None for none.
 
@@ -202,60 +203,133 @@ def pattern_scenes(
     `@FILE` with one a line, lines with `#` left out, paths counted from the list's folder.
 
     labels, extras: paths in which `{stem}` stands for the scene's file name without suffix, `{name}` for that stem up
-    to its last "_", `{dir}` for the scene's folder and `{parent}` for that folder's name. Of a folder, all rasters are
-    taken but those that are another one's label or extra.
+    to its last "_", `{dir}` for the scene's folder and `{parent}` for that folder's name. Of any of these a colon takes
+    a piece: `{stem:image_*}` is what the `*` stands for (0001 of image_0001), and `{stem:*_image_*>*_mask_*}` puts
+    several pieces together anew. Of a folder, all rasters are taken but hidden ones and those that are another one's
+    label or extra.
     skip: what is left out wherever it comes from: glob patterns for file names (`*_label.tif`), or paths as in `labels`
     that lead from one scene to what is none (`{dir}/{stem}_classes.tif`).
-    name: what a scene is called, with the same fields.
+    name: what a scene is called, with the same fields; None for its stem, with the folders that tell scenes of one
+    stem apart before it.
 
     Raises ConfigError when nothing is found, a label is missing, or two scenes share a name.
     """
-    fields = {"stem", "name", "dir", "parent"}
     patterns = extras if labels is None else (labels, *extras)
-    for pattern in (*patterns, *skip, name):
-        _check_pattern(pattern, fields)
+    for pattern in (*patterns, *skip, name or "{stem}"):
+        _check_pattern(pattern)
     found = [location for item in inputs for location in _expand(item, patterns)]
     scenes = _without(found, skip)
     if not scenes:
         raise ConfigError(f"of {len(found)} scenes none is left; {', '.join(skip)} leaves them all out")
-    named: dict[str, Location] = {}
-    for location in scenes:
-        called = _fill(location, name)
-        other = named.setdefault(called, location)
-        if _same(other, location):
-            continue
+    scenes = list({_known(scene): scene for scene in scenes}.values())
+    if labels is not None and len(scenes) > 1 and not any(field for _, field, _, _ in Formatter().parse(labels)):
         raise ConfigError(
-            f"two scenes are called {called}: {other} and {location}; their windows and maps go by that name, so "
-            "rename one or take them apart"
+            f"--labels {labels} is one file for {len(scenes)} scenes; write where they differ as {{stem}} or {{name}}"
         )
-    if labels is not None and len(named) > 1 and not any(name for _, name, _, _ in Formatter().parse(labels)):
-        raise ConfigError(
-            f"--labels {labels} is one file for {len(named)} scenes; write where they differ as {{stem}} or {{name}}"
-        )
-    return tuple(
+    files = [
         SceneFiles(
-            called,
+            _fill(location, name or "{stem}"),
             (location, *(_partner(location, extra, "--extra") for extra in extras)),
             None if labels is None else _partner(location, labels, "label"),
         )
-        for called, location in named.items()
-    )
+        for location in scenes
+    ]
+    if name is None:
+        return with_own_names(files)
+    require_own_names([(scene.name, scene.images[0]) for scene in files])
+    return tuple(files)
 
 
-def _check_pattern(pattern: str, fields: set[str]) -> None:
+def require_own_names(named: Sequence[tuple[str, Location]]) -> None:
+    """Raise ConfigError, naming both files, when two scenes have one name."""
+    seen: dict[str, Location] = {}
+    for called, location in named:
+        other = seen.setdefault(called, location)
+        if other is not location:
+            raise ConfigError(
+                f"two scenes are called {called}: {other} and {location}; their windows and maps go by that name: "
+                "tell them apart with --name, such as '{parent}_{stem}' or '{dir:*/images}_{stem}'"
+            )
+
+
+def with_own_names(scenes: Sequence[SceneFiles]) -> tuple[SceneFiles, ...]:
+    """Scenes called by the stem of their image; where two share one, by folder and stem.
+
+    Of the folders only those parts are taken that are not common to all: train/images/1.tif and val/images/1.tif are
+    called train_1 and val_1. Raises ConfigError when that does not tell them apart.
+    """
+    stems = [stem_of(scene.images[0]) for scene in scenes]
+    if len(set(stems)) == len(stems):
+        names = stems
+    else:
+        names = [
+            "_".join([*parts, stem])
+            for parts, stem in zip(_telling_parts([scene.images[0] for scene in scenes]), stems, strict=True)
+        ]
+        require_own_names([(called, scene.images[0]) for called, scene in zip(names, scenes, strict=True)])
+    return tuple(replace(scene, name=called) for scene, called in zip(scenes, names, strict=True))
+
+
+def _telling_parts(locations: Sequence[Location]) -> list[tuple[str, ...]]:
+    """Of the folders of each file those between what all have in common at the beginning and at the end."""
+    parts = [
+        PurePosixPath(folder_of(place)).parts if isinstance(place, str) else PurePath(absolute(place.parent)).parts
+        for place in locations
+    ]
+    least = min(map(len, parts))
+    start = next((n for n in range(least) if len({part[n] for part in parts}) > 1), least)
+    end = next((n for n in range(least - start) if len({part[-1 - n] for part in parts}) > 1), least - start)
+    return [part[start : len(part) - end] for part in parts]
+
+
+class _Field(str):
+    """What a field of a pattern stands for: `{stem:image_*}` asks for a piece of it."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return str(self)
+        found = re.fullmatch(_glob(spec.partition(">")[0]), self, re.DOTALL)
+        if found is None:
+            raise ConfigError(
+                f"{self!r} is not of the form {spec.partition('>')[0]!r}; correct the pattern {{...:{spec}}}"
+            )
+        wanted = spec.partition(">")[2] or "*"
+        pieces = iter(found.groups())
+        return "".join(next(pieces) if part == "*" else part for part in re.split(r"(\*)", wanted))
+
+
+def _glob(form: str) -> str:
+    """A form such as `image_*` as a regular expression: `*` is any text, kept; `?` is any character."""
+    return "".join({"*": "(.*)", "?": "."}.get(sign, re.escape(sign)) for sign in form)
+
+
+def _check_pattern(pattern: str) -> None:
     try:
-        used = {name for _, name, _, _ in Formatter().parse(pattern) if name is not None}
+        parsed = list(Formatter().parse(pattern))
     except ValueError as error:
         raise ConfigError(f"the pattern {pattern!r} cannot be read: {error}; use {{stem}} or {{name}} in it") from None
-    if unknown := used - fields:
-        allowed = ", ".join(f"{{{field}}}" for field in sorted(fields))
-        raise ConfigError(f"the pattern {pattern!r} has {{{min(unknown)}}}; it may have {allowed}")
+    for _, field, form, conversion in parsed:
+        if field is None:
+            continue
+        if field not in _FIELDS or conversion:
+            allowed = ", ".join(f"{{{name}}}" for name in _FIELDS)
+            shown = f"{field}!{conversion}" if conversion else field
+            raise ConfigError(f"the pattern {pattern!r} has {{{shown}}}; it may have {allowed}")
+        old, sign, new = (form or "*").partition(">")
+        if "{" in old + new or old.count("*") < 1 or old.count("*") != (new.count("*") if sign else 1):
+            raise ConfigError(
+                f"the pattern {pattern!r} has {{{field}:{form}}}; a piece is written {{{field}:before_*_after}}, "
+                f"several {{{field}:*_image_*>*_mask_*}} with as many * on both sides"
+            )
 
 
 def _fill(location: Location, pattern: str) -> str:
     short, place = stem_of(location), folder_of(location)
     parent = PurePosixPath(place).name if isinstance(location, str) else location.absolute().parent.name
-    return pattern.format(stem=short, name=short.rpartition("_")[0] or short, dir=place, parent=parent)
+    values = {"stem": short, "name": short.rpartition("_")[0] or short, "dir": place, "parent": parent}
+    return pattern.format(**{field: _Field(value) for field, value in values.items()})
 
 
 def _same(one: Location, other: Location) -> bool:
@@ -296,16 +370,23 @@ def _list_of(item: Path | str) -> Path | None:
 
 def _lines(path: Path) -> list[str]:
     """What a list of scenes names, paths counted from the working folder. Raises ConfigError when it names nothing."""
+    return [line if is_remote(line) else str(path.parent / line) for line in named_in(path)]
+
+
+def named_in(path: Path) -> list[str]:
+    """The lines of a list but empty ones and those that begin with `#`. Raises ConfigError when there are none."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise ConfigError(f"no list of scenes {path}: there is no such file{_nearest(path)}") from None
+        raise ConfigError(f"no list of scenes {path}: there is no such file{nearest_file(path)}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"the list of scenes {path} is no text; write one path a line, in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"the list of scenes {path} cannot be read: {error.strerror or error}") from None
     named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not named:
         raise ConfigError(f"the list {path} names no scene; write one path a line")
-    return [line if is_remote(line) else str(path.parent / line) for line in named]
+    return named
 
 
 def _rasters(item: Path | str, patterns: Sequence[str]) -> list[Location]:
@@ -316,7 +397,8 @@ def _rasters(item: Path | str, patterns: Sequence[str]) -> list[Location]:
 
 
 def _scenes_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    rasters = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in RASTER_SUFFIXES and path.is_file()]
+    shown = filter(_is_shown, sorted(folder.iterdir()))
+    rasters = [path for path in shown if path.suffix.lower() in RASTER_SUFFIXES and path.is_file()]
     partners = {_known(_fill(path, pattern)) for path in rasters for pattern in patterns}
     scenes = [path for path in rasters if _known(path) not in partners]
     if not scenes:
@@ -329,25 +411,31 @@ def _matching(path: Path) -> list[Path]:
     if path.exists() or not any(sign in str(path) for sign in _SIGNS):
         if path.is_file():
             return [path]
-        raise ConfigError(f"no scene {path}: there is no such file or folder{_nearest(path)}")
+        raise ConfigError(f"no scene {path}: there is no such file or folder{nearest_file(path)}")
     anchor = Path(path.anchor) if path.is_absolute() else Path()
-    found = sorted(match for match in anchor.glob(str(path.relative_to(path.anchor))) if match.is_file())
+    matches = (match for match in anchor.glob(str(path.relative_to(path.anchor))) if match.is_file())
+    found = sorted(match for match in matches if _is_shown(match) or path.name.startswith("."))
     if not found:
         raise ConfigError(f"no file matches {path}; check the pattern, and quote it so that the shell leaves it alone")
     return found
 
 
+def _is_shown(path: Path) -> bool:
+    """Whether a file is not hidden. macOS leaves a `._x.tif` beside every x.tif on disks of other systems."""
+    return not path.name.startswith(".")
+
+
 def _partner(scene: Location, pattern: str, what: str) -> Location:
     partner = locate(_fill(scene, pattern))
     if isinstance(partner, Path) and not partner.is_file():
-        raise ConfigError(f"scene {scene} has no {what}: {partner} does not exist{_nearest(partner)}")
+        raise ConfigError(f"scene {scene} has no {what}: {partner} does not exist{nearest_file(partner)}")
     if _same(scene, partner):
         raise ConfigError(f"scene {scene} would be its own {what}; the pattern {pattern!r} must name another file")
     return partner
 
 
-def _nearest(path: Path) -> str:
-    """`; did you mean ...?` when the folder has a file of a similar name."""
+def nearest_file(path: Path) -> str:
+    """How a message about a missing file ends: `; did you mean ...?` when its folder has a file of a similar name."""
     if not path.parent.is_dir():
         return f" (nor does the folder {path.parent})"
     near = get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)

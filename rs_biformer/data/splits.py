@@ -3,18 +3,18 @@
 Never window by window: windows overlap, and neighbours that do not are still photographs of the same field.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from math import isclose
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rs_biformer.data.index import SPLITS
-from rs_biformer.data.layouts import SceneFiles
+from rs_biformer.data.layouts import RASTER_SUFFIXES, SceneFiles, named_in
 from rs_biformer.errors import ConfigError
 from rs_biformer.raster.paths import absolute
 
@@ -29,7 +29,7 @@ _FOLDER_NAMES = {
 }
 _FOLDER_LEVELS = 3
 
-HELP = "use train=NAME,... val=NAME,... test=NAME,... | by-folder | official | blocks:0.7,0.15,0.15 | train"
+HELP = "use train=NAME,... val=@FILE test=NAME,... | by-folder | official | blocks:0.7,0.15,0.15 | train"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def assign_scenes(scenes: Sequence[SceneFiles], rule: Sequence[str]) -> tuple[Sc
 
     rule: ["train"] (or val, test) puts all into one; ["official"] takes what the layout says; ["by-folder"] reads the
     nearest parent folder called train, val or test; ["train=a,b*", "val=c"] lists names or patterns, of which an exact
-    name wins over a pattern.
+    name wins over a pattern, and ["train=@train.txt"] the lines of a file, names or paths; ["listed"] takes the splits
+    of a list of pairs.
 
     Raises ConfigError when a rule cannot be read, a name fits no scene, or a scene ends in no split or in two.
     """
@@ -83,29 +84,53 @@ def assign_scenes(scenes: Sequence[SceneFiles], rule: Sequence[str]) -> tuple[Sc
     if rule == ["by-folder"]:
         placed = tuple(replace(scene, split=_folder_split(scene)) for scene in scenes)
         return _require_split(placed, "by-folder", "none of its parent folders is called train, val or test")
-    lists = _parse_lists(rule)
-    names = [scene.name for scene in scenes]
-    for entry in (entry for entries in lists.values() for entry in entries):
+    if rule == ["listed"]:
+        return _require_split(scenes, "listed", "fill in the column split of its row, or say it with --split")
+    lists = _parse_lists(rule, scenes)
+    names = {scene.name: None for scene in scenes}
+    for entry in (entry for entries in lists.values() for entry in entries if entry not in names):
         if not any(fnmatchcase(name, entry) for name in names):
             near = get_close_matches(entry, names, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"there are {_some(names)}"
+            hint = f"did you mean {near[0]}?" if near else f"there are {_some(list(names))}"
             raise ConfigError(f"split {' '.join(rule)!r}: no scene is called {entry}; {hint}")
-    return tuple(replace(scene, split=_listed_split(scene.name, lists)) for scene in scenes)
+    exact = {split: names.keys() & set(entries) for split, entries in lists.items()}
+    patterns = {split: [entry for entry in entries if entry not in names] for split, entries in lists.items()}
+    return tuple(replace(scene, split=_listed_split(scene.name, exact, patterns)) for scene in scenes)
 
 
-def _parse_lists(rule: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _parse_lists(rule: Sequence[str], scenes: Sequence[SceneFiles]) -> dict[str, tuple[str, ...]]:
+    """The names and patterns that a rule gives each split; `@FILE` stands for the lines of a file."""
     lists: dict[str, tuple[str, ...]] = {}
+    files: dict[str, list[SceneFiles]] = {}
+    for scene in scenes:
+        files.setdefault(PurePath(scene.images[0]).name, []).append(scene)
     for token in rule:
-        split, sign, entries = token.partition("=")
-        if not sign or split not in SPLITS or split in lists or not entries.strip(","):
+        split, sign, text = token.partition("=")
+        if not sign or split not in SPLITS or split in lists or not text.strip(","):
             raise ConfigError(f"split {token!r} cannot be read; {HELP}")
-        lists[split] = tuple(entry.strip() for entry in entries.split(",") if entry.strip())
+        found: list[str] = []
+        for entry in (part.strip() for part in text.split(",") if part.strip()):
+            found += [_name_of(line, files) for line in named_in(Path(entry[1:]))] if entry[0] == "@" else [entry]
+        lists[split] = tuple(found)
     return lists
 
 
-def _listed_split(name: str, lists: dict[str, tuple[str, ...]]) -> str:
-    exact = [split for split, entries in lists.items() if name in entries]
-    found = exact or [split for split, entries in lists.items() if any(fnmatchcase(name, e) for e in entries)]
+def _name_of(line: str, files: dict[str, list[SceneFiles]]) -> str:
+    """The name of the scene that a line of a list means: as it is, or that of the one file whose path ends so."""
+    path = PurePath(line)
+    if path.suffix.lower() not in RASTER_SUFFIXES:
+        return line
+    parts = [part for part in path.parts if part != "."]
+    found = [
+        scene for scene in files.get(path.name, ()) if list(PurePath(scene.images[0]).parts[-len(parts) :]) == parts
+    ] or files.get(path.name, [])
+    return found[0].name if len(found) == 1 else path.stem
+
+
+def _listed_split(name: str, exact: Mapping[str, Set[str]], patterns: Mapping[str, Sequence[str]]) -> str:
+    found = [split for split, names in exact.items() if name in names] or [
+        split for split, entries in patterns.items() if any(fnmatchcase(name, entry) for entry in entries)
+    ]
     if len(found) == 1:
         return found[0]
     if found:

@@ -68,6 +68,11 @@ def tile_scenes(
     """
     options = options or TileOptions()
     _require_writable(out)
+    if slashed := [scene.name for scene in scenes if "/" in scene.name or "\\" in scene.name]:
+        raise ConfigError(
+            f"a scene is called {slashed[0]!r}; chips are files of that name, so it must have no slash: take a "
+            "piece of the folder, such as {dir:*/images}, or {parent}"
+        )
     labelled = [scene for scene in scenes if scene.label is not None]
     if not labelled:
         raise ConfigError("no scene has a label; give scenes and --labels, or complete the download")

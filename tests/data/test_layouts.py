@@ -277,3 +277,59 @@ def test_scenes_of_one_stem_can_be_told_apart_by_their_folders(tmp_path):
         pattern_scenes([str(tmp_path / "*/ortho.tif")], None)
     scenes = pattern_scenes([str(tmp_path / "*/ortho.tif")], None, name="{parent}_{stem}")
     assert [scene.name for scene in scenes] == ["x_ortho", "y_ortho"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "partner"),
+    [
+        ("m/mask_{stem:image_*}.tif", "m/mask_0001_b.tif"),
+        ("m/{stem:*_0001_b}.tif", "m/image.tif"),
+        ("m/{stem:*_0001_*>*_mask_*}.tif", "m/image_mask_b.tif"),
+        ("m/{stem:image_????_*}.tif", "m/b.tif"),
+        ("m/{name:image_*}.tif", "m/0001.tif"),
+        ("{dir:*/images}/m.tif", "m.tif"),
+    ],
+)
+def test_a_piece_of_a_name_is_what_the_star_stands_for(tmp_path, monkeypatch, pattern, partner):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "part/images/image_0001_b.tif", partner if partner != "m.tif" else "part/m.tif")
+    (scene,) = pattern_scenes(["part/images/image_0001_b.tif"], pattern)
+    assert scene.label == Path(partner if partner != "m.tif" else "part/m.tif")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("m/{stem:mask_*}.tif", r"'image_1' is not of the form 'mask_\*'"),
+        ("m/{stem:image_}.tif", "a piece is written"),
+        ("m/{stem:*_*}.tif", "several .* as many"),
+        ("m/{stem:*>*_*}.tif", "several .* as many"),
+        ("m/{stem!r}.tif", r"has \{stem!r\}; it may have"),
+        ("m/{stem!z}.tif", r"has \{stem!z\}; it may have"),
+    ],
+)
+def test_pieces_that_cannot_be_taken_are_refused(tmp_path, monkeypatch, pattern, message):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "image_1.tif")
+    with pytest.raises(ConfigError, match=message):
+        pattern_scenes(["image_1.tif"], pattern)
+
+
+def test_scenes_of_one_stem_get_the_folders_that_tell_them_apart(tmp_path):
+    names = [f"{split}/images/{number}.tif" for split in ("train", "val") for number in (1, 2)]
+    touch(tmp_path, *names, "val/images/3.tif")
+    scenes = pattern_scenes([tmp_path / "train/images", tmp_path / "val/images"], None, name=None)
+    assert [scene.name for scene in scenes] == ["train_1", "train_2", "val_1", "val_2", "val_3"]
+    scenes = pattern_scenes([tmp_path / "train/images"], None, name=None)
+    assert [scene.name for scene in scenes] == ["1", "2"], "where stems differ they are the names"
+    scenes = pattern_scenes([tmp_path / "val/images"], None, name=f"{{dir:{tmp_path}/*/images}}-{{stem}}")
+    assert [scene.name for scene in scenes] == ["val-1", "val-2", "val-3"]
+
+
+def test_hidden_files_are_no_scenes_unless_named(tmp_path):
+    touch(tmp_path, "a.tif", "._a.tif", ".b.tif")
+    assert [scene.name for scene in pattern_scenes([tmp_path], None)] == ["a"]
+    assert [scene.name for scene in pattern_scenes([tmp_path / "*.tif"], None)] == ["a"]
+    assert [scene.name for scene in pattern_scenes([tmp_path / "._*.tif"], None)] == ["._a"]
+    touch(tmp_path, "Train/Urban/images_png/1.png", "Train/Urban/images_png/._1.png", "Train/Urban/masks_png/1.png")
+    assert [scene.name for scene in official_scenes("loveda", tmp_path)] == ["1"]

@@ -129,3 +129,46 @@ def test_every_wanted_split_gets_a_block_when_there_are_enough():
 def test_a_scene_smaller_than_a_block_goes_to_one_split():
     dealt = assign_blocks([(50, 50)] * 4, Blocks((0.5, 0.25, 0.25), 100, 10))
     assert [part.shape for part in dealt] == [(1, 1)] * 4
+
+
+def test_lists_may_stand_in_files_as_names_or_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.txt").write_text("﻿a\n\n# a comment\nimages/b.tif\n", encoding="utf-8")
+    (tmp_path / "val.txt").write_text("c*\n")
+    found = splits_of(["train=@train.txt,d", "val=@val.txt"], "images/a.tif", "images/b.tif", "c1.tif", "d.tif")
+    assert found == {"a": "train", "b": "train", "c1": "val", "d": "train"}
+
+
+def test_paths_in_lists_tell_scenes_of_one_stem_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = [SceneFiles(f"{part}_1", (Path(f"/data/{part}/1.tif"),), None) for part in "ab"]
+    (tmp_path / "train.txt").write_text("a/1.tif\n")
+    (tmp_path / "val.txt").write_text("b/1.tif\n")
+    found = assign_scenes(files, ["train=@train.txt", "val=@val.txt"])
+    assert [scene.split for scene in found] == ["train", "val"]
+    (tmp_path / "train.txt").write_text("1.tif\n")
+    with pytest.raises(ConfigError, match="no scene is called 1; did you mean"):
+        assign_scenes(files, ["train=@train.txt", "val=@val.txt"])
+
+
+def test_seven_thousand_names_are_no_matter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"M-33-20-D-c-4-2_{number}" for number in range(7000)]
+    (tmp_path / "train.txt").write_text("\n".join(names[:6999]))
+    found = splits_of(["train=@train.txt", f"val={names[-1]}"], *(f"{name}.jpg" for name in names))
+    assert [*found.values()] == ["train"] * 6999 + ["val"]
+
+
+def test_a_list_that_is_not_there_or_empty_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"train.txt: there is no such file"):
+        splits_of(["train=@train.txt"], "a.tif")
+    (tmp_path / "train.txt").write_text("# none\n")
+    with pytest.raises(ConfigError, match="names no scene"):
+        splits_of(["train=@train.txt"], "a.tif")
+
+
+def test_listed_takes_the_splits_of_a_list_of_pairs():
+    assert splits_of(["listed"], "a.tif", split="val") == {"a": "val"}
+    with pytest.raises(ConfigError, match="scene a .* has none; fill in the column split"):
+        splits_of(["listed"], "a.tif")
