@@ -10,8 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from rs_biformer.documents import read_yaml
 from rs_biformer.errors import ConfigError
 
 IGNORE = 255
@@ -156,11 +155,3 @@ def preset_or_file(name_or_path: str | Path, presets: Mapping[str, T], build: Ca
         return build(read_yaml(path))
     except ConfigError as error:
         raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-
-
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises ConfigError where it is none."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None

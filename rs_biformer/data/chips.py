@@ -21,6 +21,7 @@ from rasterio.windows import transform as window_transform
 
 from rs_biformer.data.index import FILE_NAME, Manifest, SceneRecord, TileIndex, TileTable
 from rs_biformer.data.parallel import ordered_map
+from rs_biformer.documents import build, read_json
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import write_text
 from rs_biformer.geometry import Window
@@ -34,6 +35,13 @@ FOLDER_NAME = "chips"
 STATE_NAME = "chips.json"
 _CHIPS_AT_ONCE = 64
 _CHIP_NAME = re.compile(r"^\.?.+_r\d+_c\d+\.tif")
+
+
+@dataclass(frozen=True)
+class _State:
+    """What chips.json says: whose chips are in the folder."""
+
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ def _prepare(target: Path, fingerprint: str) -> None:
     state = target / STATE_NAME
     try:
         if state.is_file():
-            known = json.loads(state.read_text(encoding="utf-8")).get("fingerprint")
+            known = _known_fingerprint(state)
         elif any((target / part).exists() for part in ("images", "labels")):
             raise ConfigError(f"{target} holds chips of unknown origin; remove them or choose another --out")
         else:
@@ -138,6 +146,14 @@ def _prepare(target: Path, fingerprint: str) -> None:
         write_text(state, json.dumps({"fingerprint": fingerprint}) + "\n")
     except (OSError, ValueError) as error:
         raise RasterError(f"cannot prepare {target} for chips: {' '.join(str(error).split())}") from error
+
+
+def _known_fingerprint(state: Path) -> str:
+    """Whose chips are there. Raises ConfigError where the file does not tell."""
+    try:
+        return build(_State, read_json(state, limit=4096), str(state)).fingerprint
+    except ConfigError as error:
+        raise ConfigError(f"{error}; remove the chips and {state.name}, or choose another --out") from None
 
 
 def _remove(path: Path) -> None:

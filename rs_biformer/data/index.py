@@ -25,6 +25,7 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform as reproject
 
+from rs_biformer.documents import parse_json
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import replacing
 from rs_biformer.geometry import Window
@@ -34,6 +35,8 @@ from rs_biformer.schema import ClassSchema
 SPLITS = ("train", "val", "test")
 FILE_NAME = "tiles.parquet"
 FORMAT_VERSION = 1
+MAX_MANIFEST_VALUES = 1 << 24
+"""Values in a manifest: some 600,000 scenes or chips."""
 
 _MANIFEST_KEY = "rs_biformer"
 _HISTOGRAM_PREFIX = "pixels_"
@@ -274,7 +277,9 @@ class TileIndex:
         if _MANIFEST_KEY.encode() not in metadata:
             raise ConfigError(f"{file} is no tile index (it has no manifest); make one with: rs-biformer tile")
         try:
-            manifest = Manifest.from_dict(json.loads(metadata[_MANIFEST_KEY.encode()]))
+            manifest = Manifest.from_dict(
+                parse_json(metadata[_MANIFEST_KEY.encode()], "its manifest", values=MAX_MANIFEST_VALUES)
+            )
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
         real = file.parent.resolve()

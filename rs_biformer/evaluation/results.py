@@ -1,6 +1,5 @@
 """Result files -> Metrics: a file holds the counts of all blocks, so results are compared without their rasters."""
 
-import json
 import zlib
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rs_biformer.documents import read_json
 from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation.boundary import BoundaryCounts
 from rs_biformer.evaluation.calibration import CalibrationCounts
@@ -90,11 +90,7 @@ def read_results(path: str | PathLike[str]) -> list[Metrics]:
     A result without a name gets that of the file. Raises ConfigError when the file is something else.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path} cannot be read as a result of evaluate: {reason}") from None
+    content = read_json(path)
     parts = content.get("results", [content]) if isinstance(content, Mapping) else []
     try:
         found = [metrics_from_dict(part) for part in parts]

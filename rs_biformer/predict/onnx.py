@@ -1,7 +1,6 @@
 """Models that `rs-biformer export` wrote, run by onnxruntime: no torch model is built and no checkpoint needed."""
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rs_biformer.documents import parse_json
 from rs_biformer.errors import CheckpointError, ConfigError
 from rs_biformer.nn.normalise import Normalisation
 
@@ -49,7 +49,7 @@ class OnnxModel:
             raise CheckpointError(
                 f"{self._path} was not written by `rs-biformer export`: it does not say what it was trained on"
             )
-        self.details: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        self.details: dict[str, Any] = parse_json(metadata[METADATA_KEY], f"{self._path}: its metadata")
         self.normalisation = Normalisation(self.details["mean"], self.details["std"])
         self.fingerprint = f"ONNX {hashlib.sha256(content).hexdigest()[:32]}"
         self._input = self._session.get_inputs()[0]

@@ -21,6 +21,7 @@ import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
 from numpy.typing import NDArray
 
+from rs_biformer.documents import build, parse_json, read_json
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import discard, process_is_alive, shared_file_system, write_text
 from rs_biformer.geometry import Window
@@ -31,6 +32,7 @@ _NAME = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)\.tif")
 _PIECE_BYTES = 8 * 2**20
 _CHECKSUM_BYTES = 4
 _STATE, _OWNER = "state.json", "owner.json"
+_STATE_BYTES = 16 * 2**20
 
 _PATIENCE = 0.2
 """Seconds to wait for a process that has the lock: it may be about to end."""
@@ -132,7 +134,7 @@ def open_folder(folder: Path, state: Mapping[str, Any], *, restart: bool, target
     lock = _take_lock(folder, target)
     try:
         found = _read_json(folder / _STATE)
-        wanted = json.loads(json.dumps(state))
+        wanted = parse_json(json.dumps(state), target.name)
         if found != wanted and found and not restart:
             raise ConfigError(_difference(found, wanted, folder, target))
         if found != wanted or restart:
@@ -237,7 +239,8 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """What one of our two files says; nothing where it is not there or damaged."""
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return build(dict[str, Any], read_json(path, limit=_STATE_BYTES), str(path))
+    except ConfigError:
         return {}

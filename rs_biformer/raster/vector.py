@@ -5,7 +5,6 @@ polygons are written (features.py) as soon as no later slab can add to them. Mem
 polygons that reach its last row, and the runs of slabs in which a small patch is not settled yet.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -15,6 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from rs_biformer.documents import Listed, Text, build, parse_json
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.features import Features, require_format, write_features
@@ -153,10 +153,10 @@ def _class_names(source: Source) -> dict[int, str]:
     with gdal_env(), raster_errors(source.path, "opened"), open_raster(source.path) as file:
         text = file.tags().get("CLASS_NAMES", "[]")
     try:
-        names = json.loads(text)
-    except ValueError:
+        names: tuple[str, ...] = build(Listed[Text], parse_json(text, "CLASS_NAMES"), "CLASS_NAMES")
+    except ConfigError:
         return {}
-    return {index: str(name) for index, name in enumerate(names)} if isinstance(names, list) else {}
+    return dict(enumerate(names))
 
 
 class FaceBuilder:

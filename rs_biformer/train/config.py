@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from rs_biformer.data.augment import Augmentation
+from rs_biformer.documents import read_yaml
 from rs_biformer.errors import ConfigError
-from rs_biformer.schema import read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

@@ -63,7 +63,7 @@ def test_several_results_in_one_file_are_read_back_and_nameless_ones_get_that_of
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read as a result"),
+        ("{", "no valid JSON"),
         ("[]", "holds no result"),
         ("{}", "is no result of rs-biformer evaluate that can be compared .*evaluate the maps again"),
         ('{"schema": 3}', "class schema"),
