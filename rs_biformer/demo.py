@@ -28,7 +28,7 @@ from rs_biformer.evaluation import Metrics, SceneView, evaluate, write_confusion
 from rs_biformer.evaluation.confusion import Confusion, count, empty
 from rs_biformer.evaluation.maps import ClassMap
 from rs_biformer.files import replacing, write_text
-from rs_biformer.geometry import Window, grid
+from rs_biformer.geometry import Window, cover, grid
 from rs_biformer.predict import predict_scene
 from rs_biformer.predict.forward import good_at_bf16
 from rs_biformer.raster.labels import LabelRaster
@@ -346,8 +346,7 @@ def score_colours(training: Sequence[Path], test: Path) -> Confusion:
 def _pixels(path: Path, rows: int = 512) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
     """Colour numbers and class indices (h, w) of a scene of three 8-bit bands, strip by strip."""
     with Scene(path) as scene, LabelRaster(label_of(path), SCHEMA) as labels:
-        for row in range(0, scene.height, rows):
-            window = Window(row, 0, min(rows, scene.height - row), scene.width)
+        for window in cover(Window(0, 0, scene.height, scene.width), rows):
             levels = scene.read(window)[0].astype(np.int64) >> (8 - _BITS)
             yield (levels[0] << 2 * _BITS) | (levels[1] << _BITS) | levels[2], labels.read(window)[0]
 

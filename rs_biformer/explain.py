@@ -160,9 +160,7 @@ def _pixel(scene: Scene, at: tuple[float, float], pixels: bool) -> tuple[int, in
 def _view_around(scene: Scene, row: int, col: int, size: int) -> Window:
     """A window of `size` with the pixel in its middle, shifted into the scene where it would leave it."""
     height, width = min(size, scene.height), min(size, scene.width)
-    top = min(max(0, row - size // 2), scene.height - height)
-    left = min(max(0, col - size // 2), scene.width - width)
-    return Window(top, left, height, width)
+    return Window(0, 0, height, width).moved(row - size // 2, col - size // 2, scene.height, scene.width)
 
 
 def _draw(

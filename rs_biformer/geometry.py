@@ -1,13 +1,13 @@
-"""Pixel arithmetic: windows, window starts and blend weights.
+"""Pixel arithmetic: windows, what they share, how they cover an area, and blend weights.
 
 Integers and numpy only: no I/O and no torch, so that tiling, training and prediction can share one definition and the
 tests can check it exhaustively. Rows grow downwards, columns to the right; a stop is exclusive.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,118 @@ class Window:
         row, col = max(0, self.row - margin), max(0, self.col - margin)
         row_stop, col_stop = min(height, self.row_stop + margin), min(width, self.col_stop + margin)
         return Window(row, col, row_stop - row, col_stop - col)
+
+    def moved(self, down: int, right: int, height: int, width: int) -> "Window":
+        """The window so many pixels further down and to the right, but inside a scene of `height` x `width`.
+
+        The window must fit the scene.
+        """
+        row = min(max(0, self.row + down), height - self.height)
+        col = min(max(0, self.col + right), width - self.width)
+        return Window(row, col, self.height, self.width)
+
+    def intersection(self, other: "Window") -> "Window | None":
+        """The pixels that both hold; None where there are none."""
+        if not self.intersects(other):
+            return None
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        return Window(row, col, min(self.row_stop, other.row_stop) - row, min(self.col_stop, other.col_stop) - col)
+
+    def within(self, frame: "Window") -> tuple[slice, slice]:
+        """Row and column slices, for indexing an array whose origin is that of `frame`, in which the window lies."""
+        row, col = self.row - frame.row, self.col - frame.col
+        return slice(row, row + self.height), slice(col, col + self.width)
+
+    def aligned(self, rows: int, cols: int, height: int, width: int) -> "Window":
+        """The least window that holds this one and ends at multiples of `rows` and `cols`, or at the scene's edges.
+
+        >>> Window(5, 7, 2, 2).aligned(4, 4, 10, 10)
+        Window(row=4, col=4, height=4, width=6)
+        """
+        row, col = self.row // rows * rows, self.col // cols * cols
+        row_stop, col_stop = -(-self.row_stop // rows) * rows, -(-self.col_stop // cols) * cols
+        return Window(row, col, min(height, row_stop) - row, min(width, col_stop) - col)
+
+
+def cover(area: Window, rows: int, cols: int | None = None) -> Iterator[Window]:
+    """Rectangles of at most `rows` x `cols` pixels that cover an area row by row from its upper left corner.
+
+    They neither overlap nor leave the area. Without `cols` they are as wide as the area.
+
+    >>> list(cover(Window(0, 0, 3, 5), 2))
+    [Window(row=0, col=0, height=2, width=5), Window(row=2, col=0, height=1, width=5)]
+    """
+    cols = area.width if cols is None else cols
+    for row in range(area.row, area.row_stop, rows):
+        for col in range(area.col, area.col_stop, cols):
+            yield Window(row, col, min(rows, area.row_stop - row), min(cols, area.col_stop - col))
+
+
+def cells(area: Window, rows: int, cols: int) -> Iterator[Window]:
+    """What multiples of `rows` and `cols` cut an area into, row by row: its part of each cell of the scene's grid.
+
+    >>> [(part.row, part.height) for part in cells(Window(3, 0, 6, 4), 4, 4)]
+    [(3, 1), (4, 4), (8, 1)]
+    """
+    for cell in cover(area.aligned(rows, cols, area.row_stop, area.col_stop), rows, cols):
+        part = cell.intersection(area)
+        assert part is not None
+        yield part
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """Many windows as columns of whole numbers, all (n,) int64; indexed by a position, a mask or a slice."""
+
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, windows: Iterable[Window]) -> "Windows":
+        """The columns of single windows."""
+        rows = [(one.row, one.col, one.height, one.width) for one in windows]
+        return cls(*np.array(rows, np.int64).reshape(-1, 4).T)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __iter__(self) -> Iterator[Window]:
+        columns = (self.row.tolist(), self.col.tolist(), self.height.tolist(), self.width.tolist())
+        return (Window(*one) for one in zip(*columns, strict=True))
+
+    @property
+    def row_stop(self) -> NDArray[np.int64]:
+        return self.row + self.height
+
+    @property
+    def col_stop(self) -> NDArray[np.int64]:
+        return self.col + self.width
+
+    def take(self, chosen: Any) -> "Windows":
+        """The windows at these positions, or where a mask is true."""
+        return Windows(self.row[chosen], self.col[chosen], self.height[chosen], self.width[chosen])
+
+    def moved(self, down: int | NDArray[np.int64], right: int | NDArray[np.int64]) -> "Windows":
+        """The windows, each so many pixels further down and to the right."""
+        return Windows(self.row + down, self.col + right, self.height, self.width)
+
+    def touching(self, window: Window) -> NDArray[np.bool_]:
+        """Which of them share a pixel with a window, (n,)."""
+        down = (self.row < window.row_stop) & (window.row < self.row_stop)
+        return down & (self.col < window.col_stop) & (window.col < self.col_stop)
+
+    def covered(self, row_edges: NDArray[np.int64], col_edges: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which cells between sorted edges lie in any of the windows, whose sides all run along edges: (rows, columns).
+
+        Second differences at the corners, summed up along both axes, give the number of windows over each cell.
+        """
+        over = np.zeros((len(row_edges), len(col_edges)), np.int64)
+        for row, start, stop in ((self.row, 1, -1), (self.row_stop, -1, 1)):
+            for col, step in ((self.col, start), (self.col_stop, stop)):
+                np.add.at(over, (np.searchsorted(row_edges, row), np.searchsorted(col_edges, col)), step)
+        return over.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
 
 
 def stride_of(size: int, overlap: float) -> int:

@@ -1,5 +1,6 @@
 """Window arithmetic, checked exhaustively on small sizes and by properties on others."""
 
+import doctest
 import subprocess
 import sys
 
@@ -8,8 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rs_biformer import geometry
 from rs_biformer.errors import ConfigError
-from rs_biformer.geometry import Window, axis_weights, grid, reflect_pad, stride_of, window_starts
+from rs_biformer.geometry import (
+    Window,
+    Windows,
+    axis_weights,
+    cells,
+    cover,
+    grid,
+    reflect_pad,
+    stride_of,
+    window_starts,
+)
 
 lengths = st.integers(1, 300)
 sizes = st.integers(1, 80)
@@ -137,3 +149,92 @@ def test_importing_geometry_and_schema_loads_no_torch():
         "sys.exit(any(name in sys.modules for name in ('torch', 'rasterio')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SCENE = (40, 50)
+windows = st.builds(Window, st.integers(0, 30), st.integers(0, 40), st.integers(1, 10), st.integers(1, 10))
+steps = st.integers(1, 12)
+
+
+def mask(*parts: Window) -> np.ndarray:
+    """How many of the windows lie over each pixel of a scene: what window arithmetic must agree with."""
+    over = np.zeros(SCENE, int)
+    for part in parts:
+        over[part.slices] += 1
+    return over
+
+
+def test_the_examples_of_the_docstrings_are_true():
+    assert doctest.testmod(geometry) == doctest.TestResults(failed=0, attempted=3)
+
+
+@given(windows, windows)
+def test_the_intersection_is_what_both_hold(one, other):
+    common = one.intersection(other)
+    both = (mask(one) > 0) & (mask(other) > 0)
+    assert np.array_equal(mask(*[common] if common else []) > 0, both)
+    assert (common is not None) == one.intersects(other) == bool(both.any())
+    assert common == other.intersection(one)
+
+
+@given(windows, windows)
+def test_within_finds_the_same_pixels_in_an_array_of_the_frame(one, other):
+    pixels = np.arange(SCENE[0] * SCENE[1]).reshape(SCENE)
+    common = one.intersection(other)
+    if common:
+        assert np.array_equal(pixels[one.slices][common.within(one)], pixels[common.slices])
+
+
+@given(windows, st.integers(-60, 60), st.integers(-60, 60))
+def test_a_moved_window_keeps_its_size_and_stays_in_the_scene(window, down, right):
+    moved = window.moved(down, right, *SCENE)
+    assert (moved.height, moved.width) == (window.height, window.width)
+    assert moved.row_stop <= SCENE[0] and moved.col_stop <= SCENE[1]
+    assert moved.row == window.row + down or moved.row in (0, SCENE[0] - window.height)
+    assert moved.col == window.col + right or moved.col in (0, SCENE[1] - window.width)
+
+
+@given(windows, steps, steps)
+def test_an_aligned_window_is_the_cells_that_the_window_touches(window, rows, cols):
+    aligned = window.aligned(rows, cols, *SCENE)
+    touched = [cell for cell in cover(Window(0, 0, *SCENE), rows, cols) if cell.intersects(window)]
+    assert np.array_equal(mask(aligned), mask(*touched))
+    assert list(cover(aligned, rows, cols)) == touched
+
+
+@given(windows, steps, st.one_of(st.none(), steps))
+def test_rectangles_cover_an_area_once_and_are_as_large_as_they_may_be(area, rows, cols):
+    parts = list(cover(area, rows, cols))
+    assert np.array_equal(mask(*parts), mask(area))
+    assert parts == sorted(parts)
+    assert all(part.height == rows or part.row_stop == area.row_stop for part in parts)
+    assert all(part.width == (cols or area.width) or part.col_stop == area.col_stop for part in parts)
+
+
+@given(windows, steps, steps)
+def test_cells_are_the_parts_of_an_area_in_each_cell_of_the_grid(area, rows, cols):
+    parts = list(cells(area, rows, cols))
+    assert np.array_equal(mask(*parts), mask(area))
+    for part in parts:
+        assert part.row // rows == (part.row_stop - 1) // rows and part.col // cols == (part.col_stop - 1) // cols
+    assert len({(part.row // rows, part.col // cols) for part in parts}) == len(parts)
+
+
+@given(st.lists(windows, max_size=8), windows)
+def test_columns_of_windows_say_what_the_windows_say(several, other):
+    columns = Windows.of(several)
+    assert list(columns) == several
+    assert len(columns) == len(several)
+    assert columns.touching(other).tolist() == [window.intersects(other) for window in several]
+    assert list(columns.take(columns.touching(other))) == [one for one in several if one.intersects(other)]
+    assert columns.row_stop.tolist() == [window.row_stop for window in several]
+    assert columns.col_stop.tolist() == [window.col_stop for window in several]
+
+
+@given(st.lists(windows, max_size=8), st.sets(st.integers(0, 40)), st.sets(st.integers(0, 50)))
+def test_covered_cells_are_those_that_the_windows_paint(several, more_rows, more_cols):
+    columns = Windows.of(several)
+    rows = np.array(sorted({0, 40, *more_rows, *columns.row.tolist(), *columns.row_stop.tolist()}))
+    cols = np.array(sorted({0, 50, *more_cols, *columns.col.tolist(), *columns.col_stop.tolist()}))
+    painted = mask(*several)[rows[:-1]][:, cols[:-1]] > 0
+    assert np.array_equal(columns.covered(rows, cols), painted)

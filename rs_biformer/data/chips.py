@@ -210,7 +210,7 @@ def _write_missing(task: _Row, missing: list[int]) -> None:
     index[~valid] = IGNORE
     crs = CRS.from_wkt(record.crs) if record.crs else None
     for number, window in zip(missing, windows, strict=True):
-        rows, cols = slice(0, window.height), slice(window.col - left, window.col_stop - left)
+        rows, cols = window.within(span)
         place = _place(record, window)
         part = valid[rows, cols]
         write_chip(

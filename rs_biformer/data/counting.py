@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rs_biformer.data.index import SceneRecord, covered_cells
+from rs_biformer.data.index import SceneRecord
 from rs_biformer.data.parallel import ordered_map
 from rs_biformer.data.statistics import BandStatistics
 from rs_biformer.errors import RasterError
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, ClassSchema
@@ -30,13 +30,13 @@ Key = tuple[int, int, int] | int | float
 
 @dataclass(frozen=True)
 class TilePlan:
-    """A scene with its planned windows (n, 4: row, col, height, width) and their splits, "" for none."""
+    """A scene with its planned windows and the split of each, "" for none."""
 
     record: SceneRecord
     bands: tuple[str, ...]
     dtype: str
     gsd: float | None
-    windows: NDArray[np.int64]
+    windows: Windows
     splits: NDArray[np.str_]
 
 
@@ -118,11 +118,9 @@ def count(
 
 def _edges(plan: TilePlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where windows begin and end, rows and columns, the scene's own edges included."""
-    starts, stops = plan.windows[:, :2], plan.windows[:, :2] + plan.windows[:, 2:]
-    rows, cols = (
-        np.unique(np.concatenate([starts[:, axis], stops[:, axis], [0, length]]))
-        for axis, length in enumerate((plan.record.height, plan.record.width))
-    )
+    found, record = plan.windows, plan.record
+    rows = np.unique(np.concatenate([found.row, found.row_stop, [0, record.height]]))
+    cols = np.unique(np.concatenate([found.col, found.col_stop, [0, record.width]]))
     return rows, cols
 
 
@@ -137,21 +135,13 @@ def _slabs(
     record = plan.record
     counted = np.ones((len(row_edges) - 1, len(col_edges) - 1), bool)
     if statistics_of != "all":
-        counted = covered(plan.windows[plan.splits == statistics_of], row_edges, col_edges)
+        counted = plan.windows.take(plan.splits == statistics_of).covered(row_edges, col_edges)
     step = max(_ROW_STEP, _PIXELS_AT_ONCE // record.width // _ROW_STEP * _ROW_STEP)
     for start in range(0, record.height, step):
         stop = min(start + step, record.height)
         first, last = np.searchsorted(row_edges, start, "right") - 1, np.searchsorted(row_edges, stop, "left")
         rows = np.clip(row_edges[first : last + 1], start, stop)
         yield _Slab(record, plan.bands, schema, tolerance, start, stop, rows, col_edges, counted[first:last])
-
-
-def covered(
-    windows: NDArray[np.int64], row_edges: NDArray[np.int64], col_edges: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Which cells (rows, columns) some of the windows (n, 4: row, col, height, width) cover."""
-    top, left, height, width = windows.T
-    return covered_cells(top, left, top + height, left + width, row_edges, col_edges)
 
 
 def _count_slab(task: _Slab) -> _Count:

@@ -18,6 +18,7 @@ from rs_biformer.data.index import TileIndex
 from rs_biformer.data.reader import BLOCK, SceneReader
 from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_weights
 from rs_biformer.errors import ConfigError
+from rs_biformer.geometry import Window
 
 log = logging.getLogger(__name__)
 
@@ -182,15 +183,14 @@ def _cells(index: TileIndex) -> NDArray[np.int64]:
 def without_overlap(index: TileIndex) -> TileIndex:
     """The windows, row by row, that share no pixel with one chosen before: at an overlap of 0.5 about a quarter."""
     table = index.table
-    edges = np.stack([table.row, table.col, table.row + table.height, table.col + table.width], axis=1)
     chosen: list[int] = []
-    scene, near = -1, np.empty((0, 4), np.int64)
-    for number in np.lexsort((table.col, table.row, table.scene)):
-        row, col, row_stop, col_stop = edges[number]
+    scene, near = -1, list[Window]()
+    for number in np.lexsort((table.col, table.row, table.scene)).tolist():
+        window = index.window(number)
         if table.scene[number] != scene:
-            scene, near = table.scene[number], near[:0]
-        near = near[near[:, 2] > row]  # those further up end before this one and all that follow
-        if not ((near[:, :2] < (row_stop, col_stop)) & (near[:, 2:] > (row, col))).all(axis=1).any():
-            near = np.vstack([near, edges[number]])
-            chosen.append(int(number))
+            scene, near = int(table.scene[number]), []
+        near = [one for one in near if one.row_stop > window.row]  # the others end before all that follow
+        if not any(one.intersects(window) for one in near):
+            near.append(window)
+            chosen.append(number)
     return replace(index, table=table.take(np.sort(np.array(chosen, np.int64))))

@@ -14,7 +14,7 @@ from rs_biformer.data.augment import Augment
 from rs_biformer.data.index import TileIndex
 from rs_biformer.data.reader import Pixels, SceneReader
 from rs_biformer.data.sampler import Draw
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, Windows
 from rs_biformer.schema import IGNORE
 
 
@@ -56,7 +56,7 @@ class TileDataset(Dataset[dict[str, Tensor]]):
         self.jitter, self.focus, self.mosaic = jitter, focus, mosaic
         self.seed = seed
         self._mean = np.array(index.manifest.mean)
-        self._elsewhere = {} if elsewhere is None else _edges_by_scene(elsewhere)
+        self._elsewhere = {} if elsewhere is None else _windows_by_scene(elsewhere)
         self._cumulative = None if probabilities is None else np.cumsum(probabilities)
 
     def __len__(self) -> int:
@@ -111,12 +111,11 @@ class TileDataset(Dataset[dict[str, Tensor]]):
 
     def _blank(self, scene: int, around: Window, label: NDArray, valid: NDArray) -> None:
         """Take from a margin what belongs to the windows of other splits."""
-        edges = self._elsewhere.get(scene)
-        if edges is None:
-            return
-        for top, left, bottom, right in edges[_touched(edges, around)] - np.array([around.row, around.col] * 2):
-            part = slice(max(0, top), max(0, bottom)), slice(max(0, left), max(0, right))
-            label[part], valid[part] = IGNORE, False
+        others = self._elsewhere.get(scene)
+        for other in others.take(others.touching(around)) if others is not None else ():
+            common = other.intersection(around)
+            assert common is not None
+            label[common.within(around)], valid[common.within(around)] = IGNORE, False
 
     def _focused(self, scene: int, window: Window, rng: np.random.Generator) -> Window:
         label = self.reader.read(scene, window)[1]
@@ -136,14 +135,9 @@ class TileDataset(Dataset[dict[str, Tensor]]):
 
     def _moved(self, scene: int, window: Window, down: int, right: int) -> Window:
         record = self.index.manifest.scenes[scene]
-        moved = Window(
-            min(max(0, window.row + down), record.height - window.height),
-            min(max(0, window.col + right), record.width - window.width),
-            window.height,
-            window.width,
-        )
-        edges = self._elsewhere.get(scene)
-        return window if edges is not None and _touched(edges, moved).any() else moved
+        moved = window.moved(down, right, record.height, record.width)
+        others = self._elsewhere.get(scene)
+        return window if others is not None and others.touching(moved).any() else moved
 
 
 def _quarters(parts: list[Pixels], rng: np.random.Generator) -> Pixels:
@@ -170,14 +164,6 @@ def _with_mean(image: NDArray, valid: NDArray[np.bool_], mean: NDArray[np.float6
     return np.where(valid, image, values[:, None, None])
 
 
-def _edges_by_scene(index: TileIndex) -> dict[int, NDArray[np.int64]]:
-    """First and last edges of the windows per scene: (windows, 4) of row, col, row_stop, col_stop."""
+def _windows_by_scene(index: TileIndex) -> dict[int, Windows]:
     table = index.table
-    edges = np.stack([table.row, table.col, table.row + table.height, table.col + table.width], axis=1)
-    return {int(scene): edges[table.scene == scene] for scene in np.unique(table.scene)}
-
-
-def _touched(edges: NDArray[np.int64], window: Window) -> NDArray[np.bool_]:
-    """Which of the windows with these edges share a pixel with a window."""
-    top, left, bottom, right = edges.T
-    return (top < window.row_stop) & (window.row < bottom) & (left < window.col_stop) & (window.col < right)
+    return {int(scene): table.windows.take(table.scene == scene) for scene in np.unique(table.scene)}

@@ -28,7 +28,7 @@ from rasterio.warp import transform as reproject
 from rs_biformer.documents import parse_json
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import replacing
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.paths import is_remote
 from rs_biformer.schema import ClassSchema
 
@@ -155,6 +155,10 @@ class TileTable:
     def __len__(self) -> int:
         return len(self.scene)
 
+    @property
+    def windows(self) -> Windows:
+        return Windows(self.row, self.col, self.height, self.width)
+
     def take(self, rows: NDArray) -> "TileTable":
         """The rows at these positions, or where a boolean array is true."""
         return TileTable(**{name: column[rows] for name, column in vars(self).items()})
@@ -204,8 +208,7 @@ class TileIndex:
         for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
             part = self.table.take(rows)
             if len(np.unique(part.split)) > 1:
-                top, left = part.row + shift[part.scene, 0], part.col + shift[part.scene, 1]
-                clash = _first_clash(top, left, top + part.height, left + part.width, part.split)
+                clash = _first_clash(part.windows.moved(*shift[part.scene].T), part.split)
                 if clash:
                     first, second = (self._describe(int(rows[number])) for number in clash)
                     raise ConfigError(
@@ -315,19 +318,6 @@ def concatenate(tables: list[TileTable]) -> TileTable:
     return TileTable(**{name: np.concatenate([vars(table)[name] for table in tables]) for name in vars(tables[0])})
 
 
-def covered_cells(
-    top: NDArray, left: NDArray, bottom: NDArray, right: NDArray, row_edges: NDArray, col_edges: NDArray
-) -> NDArray[np.bool_]:
-    """Which cells between sorted edges lie in any of the rectangles, whose sides all run along edges.
-
-    Second differences at the corners, summed up along both axes, give the number of rectangles over each cell.
-    """
-    over = np.zeros((len(row_edges), len(col_edges)), np.int64)
-    for row, col, step in ((top, left, 1), (top, right, -1), (bottom, left, -1), (bottom, right, 1)):
-        np.add.at(over, (np.searchsorted(row_edges, row), np.searchsorted(col_edges, col)), step)
-    return over.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
-
-
 def _without_defaults(scene: SceneRecord) -> dict[str, Any]:
     values = {key.name: (getattr(scene, key.name), key.default) for key in fields(scene)}
     return {key: value for key, (value, default) in values.items() if value != default}
@@ -406,22 +396,20 @@ def _table_of(table: pa.Table, manifest: Manifest) -> TileTable:
         raise ConfigError(f"the tile index lacks the column {error}; tile again") from None
 
 
-def _first_clash(
-    top: NDArray, left: NDArray, bottom: NDArray, right: NDArray, split: NDArray
-) -> tuple[int, int] | None:
-    """Positions of two rectangles of different splits that share a pixel, or None.
+def _first_clash(windows: Windows, split: NDArray[np.str_]) -> tuple[int, int] | None:
+    """Positions of two windows of different splits that share a pixel, or None.
 
-    All rectangles are painted on the coarse grid that their own edges span: the work grows with windows + edges
+    All windows are painted on the coarse grid that their own edges span: the work grows with windows + edges
     squared, and windows laid on a grid have few distinct edges.
     """
-    rows, cols = np.unique([top, bottom]), np.unique([left, right])
+    rows, cols = np.unique([windows.row, windows.row_stop]), np.unique([windows.col, windows.col_stop])
     painted = np.zeros((len(rows) - 1, len(cols) - 1), bool)
     for name in np.unique(split):
         own = split == name
-        covered = covered_cells(top[own], left[own], bottom[own], right[own], rows, cols)
+        covered = windows.take(own).covered(rows, cols)
         if (covered & painted).any():
             r, c = np.argwhere(covered & painted)[0]
-            here = (top <= rows[r]) & (rows[r] < bottom) & (left <= cols[c]) & (cols[c] < right)
+            here = windows.touching(Window(int(rows[r]), int(cols[c]), 1, 1))
             return int(np.flatnonzero(here & ~own)[0]), int(np.flatnonzero(here & own)[0])
         painted |= covered
     return None

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rs_biformer.data.index import Manifest
+from rs_biformer.data.index import Manifest, SceneRecord
 from rs_biformer.errors import RasterError
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, cover
 from rs_biformer.machine import machine_memory
 from rs_biformer.raster.labels import LabelRaster, erode_boundaries
 from rs_biformer.raster.scene import Scene
@@ -63,7 +63,7 @@ class SceneReader:
         self.ignore_boundary = ignore_boundary
         self._bound = cache
         self._held = 0
-        self._blocks: OrderedDict[tuple[int, int, int], _Block] = OrderedDict()
+        self._blocks: OrderedDict[tuple[int, Window], _Block] = OrderedDict()
         self._open: OrderedDict[int, tuple[Scene, LabelRaster]] = OrderedDict()
 
     def read(self, number: int, window: Window) -> Pixels:
@@ -71,14 +71,17 @@ class SceneReader:
         image = np.empty((len(self.manifest.bands), window.height, window.width), self.manifest.dtype)
         label = np.empty((window.height, window.width), np.uint8)
         valid = np.ones((window.height, window.width), bool)
-        cells = list(_cells(window))
-        for row, col in cells:
-            block = self._block(number, row, col)
-            place, part = _overlap(window, row, col)
+        record = self.manifest.scenes[number]
+        areas = list(_blocks(window, record))
+        for area in areas:
+            block = self._block(number, area)
+            common = area.intersection(window)
+            assert common is not None
+            place, part = common.within(window), common.within(area)
             image[:, *place], label[place] = block.image[:, *part], block.label[part]
             if block.valid is not None:
                 valid[place] = block.valid[part]
-        self._evict(len(cells))
+        self._evict(len(areas))
         return image, label, valid
 
     def keep(self, numbers: Iterable[int]) -> bool:
@@ -90,8 +93,8 @@ class SceneReader:
             return False
         self._bound = max(self._bound, size)
         for number, record in records:
-            for row, col in _cells(Window(0, 0, record.height, record.width)):
-                self._block(number, row, col)
+            for area in _blocks(Window(0, 0, record.height, record.width), record):
+                self._block(number, area)
         self.close()
         return True
 
@@ -103,11 +106,11 @@ class SceneReader:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_blocks": OrderedDict(), "_held": 0}
 
-    def _block(self, number: int, row: int, col: int) -> _Block:
-        key = number, row, col
+    def _block(self, number: int, area: Window) -> _Block:
+        key = number, area
         block = self._blocks.get(key)
         if block is None:
-            block = self._blocks[key] = self._decode(number, row, col)
+            block = self._blocks[key] = self._decode(number, area)
             self._held += block.size
         self._blocks.move_to_end(key)
         return block
@@ -116,19 +119,14 @@ class SceneReader:
         while self._held > self._bound and len(self._blocks) > newest:
             self._held -= self._blocks.popitem(last=False)[1].size
 
-    def _decode(self, number: int, row: int, col: int) -> _Block:
+    def _decode(self, number: int, area: Window) -> _Block:
         scene, raster = self._scene(number)
-        top, left = row * BLOCK, col * BLOCK
-        window = Window(top, left, min(BLOCK, scene.height - top), min(BLOCK, scene.width - left))
-        image, valid = scene.read(window)
-        around = window.grown(self.ignore_boundary, scene.height, scene.width)
+        image, valid = scene.read(area)
+        around = area.grown(self.ignore_boundary, scene.height, scene.width)
         label, _ = raster.read(around)
         if self.ignore_boundary:
             label = erode_boundaries(label, self.ignore_boundary)
-        label = label[
-            window.row - around.row : window.row_stop - around.row,
-            window.col - around.col : window.col_stop - around.col,
-        ].copy()
+        label = label[area.within(around)].copy()
         label[~valid] = IGNORE
         return _Block(image, label, None if valid.all() else valid)
 
@@ -156,19 +154,6 @@ class SceneReader:
         label.close()
 
 
-def _cells(window: Window) -> Iterator[tuple[int, int]]:
-    """Row and column, counted in blocks, of the blocks that a window touches."""
-    for row in range(window.row // BLOCK, -(-window.row_stop // BLOCK)):
-        for col in range(window.col // BLOCK, -(-window.col_stop // BLOCK)):
-            yield row, col
-
-
-def _overlap(window: Window, row: int, col: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """What a window and a block share: as slices of the window and as slices of the block."""
-    top, left = row * BLOCK, col * BLOCK
-    first, last = max(window.row, top), min(window.row_stop, top + BLOCK)
-    start, stop = max(window.col, left), min(window.col_stop, left + BLOCK)
-    return (
-        (slice(first - window.row, last - window.row), slice(start - window.col, stop - window.col)),
-        (slice(first - top, last - top), slice(start - left, stop - left)),
-    )
+def _blocks(window: Window, scene: SceneRecord) -> Iterator[Window]:
+    """The blocks of a scene that a window touches."""
+    return cover(window.aligned(BLOCK, BLOCK, scene.height, scene.width), BLOCK, BLOCK)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rs_biformer.data.index import SPLITS
 from rs_biformer.data.layouts import RASTER_SUFFIXES, SceneFiles, named_in
 from rs_biformer.errors import ConfigError
+from rs_biformer.geometry import Windows
 from rs_biformer.raster.paths import absolute
 
 _FOLDER_NAMES = {
@@ -177,19 +178,19 @@ def assign_blocks(sizes: Sequence[tuple[int, int]], blocks: Blocks) -> list[NDAr
 
 
 def window_splits(
-    windows: NDArray[np.int64], height: int, width: int, dealt: NDArray[np.int8], blocks: Blocks
+    windows: Windows, height: int, width: int, dealt: NDArray[np.int8], blocks: Blocks
 ) -> NDArray[np.str_]:
-    """The split of each window (n, 4: row, col, height, width) of one scene; "" for those that lie between splits.
+    """The split of each window of one scene, (n,); "" for those that lie between splits.
 
     A window belongs to a split when all blocks that it touches do, even grown by half the buffer on each side. Two
     grown windows of different splits have no pixel in common, so the windows themselves are a buffer apart.
     """
     grow = (blocks.buffer + 1) // 2
     row_edges, col_edges = _edges(height, blocks.size), _edges(width, blocks.size)
-    starts = np.maximum(windows[:, :2] - grow, 0)
-    stops = np.minimum(windows[:, :2] + windows[:, 2:] + grow, (height, width))
-    top, left = (np.searchsorted(e, starts[:, i], "right") - 1 for i, e in enumerate((row_edges, col_edges)))
-    bottom, right = (np.searchsorted(e, stops[:, i], "left") for i, e in enumerate((row_edges, col_edges)))
+    top = np.searchsorted(row_edges, np.maximum(windows.row - grow, 0), "right") - 1
+    left = np.searchsorted(col_edges, np.maximum(windows.col - grow, 0), "right") - 1
+    bottom = np.searchsorted(row_edges, np.minimum(windows.row_stop + grow, height), "left")
+    right = np.searchsorted(col_edges, np.minimum(windows.col_stop + grow, width), "left")
     splits = np.full(len(windows), "", dtype="<U5")
     for number, name in enumerate(SPLITS):
         others = np.pad((dealt != number).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rs_biformer.data.counting import Key, Tally, TilePlan, covered, nearest_class
+from rs_biformer.data.counting import Key, Tally, TilePlan, nearest_class
 from rs_biformer.data.index import SPLITS, Manifest, TileIndex, TileTable
 from rs_biformer.errors import RasterError
 from rs_biformer.files import write_text
@@ -30,9 +30,8 @@ def summarise(
     for number, (plan, tally) in enumerate(zip(plans, tallies, strict=True)):
         kept = table.take(table.scene == number)
         for split in np.unique(kept.split).tolist():
-            part = kept.take(kept.split == split)
-            windows = np.stack([part.row, part.col, part.height, part.width], axis=1)
-            pixels[split] += tally.cells[covered(windows, tally.row_edges, tally.col_edges)].sum(axis=0)
+            windows = kept.windows.take(kept.split == split)
+            pixels[split] += tally.cells[windows.covered(tally.row_edges, tally.col_edges)].sum(axis=0)
         scenes.append(
             {
                 "name": plan.record.name,

@@ -16,7 +16,7 @@ from rs_biformer.data.splits import Blocks, assign_blocks, window_splits
 from rs_biformer.data.statistics import BandStatistics
 from rs_biformer.data.summary import summarise, write_summary
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.geometry import grid, stride_of
+from rs_biformer.geometry import Windows, grid, stride_of
 from rs_biformer.raster.labels import LabelRaster, require_pair
 from rs_biformer.raster.paths import absolute
 from rs_biformer.raster.scene import Scene
@@ -145,13 +145,9 @@ def _open(files: SceneFiles, schema: ClassSchema, options: TileOptions) -> TileP
             scene.crs.to_wkt() if scene.crs else None,
             tuple(scene.transform)[:6],
         )
-        windows = [
-            (window.row, window.col, window.height, window.width)
-            for window in grid(scene.height, scene.width, options.window, stride_of(options.window, options.overlap))
-        ]
-        return TilePlan(
-            record, scene.band_names, scene.dtype.name, scene.gsd, np.array(windows, np.int64), np.array([], "<U5")
-        )
+        stride = stride_of(options.window, options.overlap)
+        windows = Windows.of(grid(scene.height, scene.width, options.window, stride))
+        return TilePlan(record, scene.band_names, scene.dtype.name, scene.gsd, windows, np.array([], "<U5"))
 
 
 def _require_alike(first: TilePlan, other: TilePlan) -> None:
@@ -207,18 +203,18 @@ def _index(
 def _table(number: int, plan: TilePlan, tally: Tally) -> TileTable:
     """All windows of a scene that have a split."""
     chosen = plan.splits != ""
-    row, col, height, width = plan.windows[chosen].T
+    windows = plan.windows.take(chosen)
     sums = np.pad(tally.cells.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0), (0, 0)))
-    top, bottom = (np.searchsorted(tally.row_edges, edge) for edge in (row, row + height))
-    left, right = (np.searchsorted(tally.col_edges, edge) for edge in (col, col + width))
+    top, bottom = (np.searchsorted(tally.row_edges, edge) for edge in (windows.row, windows.row_stop))
+    left, right = (np.searchsorted(tally.col_edges, edge) for edge in (windows.col, windows.col_stop))
     histogram = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     return TileTable(
-        scene=np.full(len(row), number),
-        row=row,
-        col=col,
-        height=height,
-        width=width,
+        scene=np.full(len(windows), number),
+        row=windows.row,
+        col=windows.col,
+        height=windows.height,
+        width=windows.width,
         split=plan.splits[chosen],
         histogram=histogram,
-        valid_share=histogram.sum(axis=1) / (height * width),
+        valid_share=histogram.sum(axis=1) / (windows.height * windows.width),
     )

@@ -33,7 +33,7 @@ from rs_biformer.evaluation.confusion import ratio
 from rs_biformer.evaluation.maps import AnyPath, ClassMap, Probabilities
 from rs_biformer.evaluation.stream import ImageFiles, pair, scene_names
 from rs_biformer.files import publish, scratch_folder
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.ground import ground_areas
 from rs_biformer.raster.labels import LabelRaster
@@ -86,7 +86,7 @@ class _Rasters:
         """The scene from the top down, in windows of its width."""
         height, width = self.label.height, self.label.width
         rows = int(np.clip(_BAND_PIXELS // width, 16, 1024))
-        return [Window(row, 0, min(rows, height - row), width) for row in range(0, height, rows)]
+        return list(cover(Window(0, 0, height, width), rows))
 
 
 def find_label_errors(

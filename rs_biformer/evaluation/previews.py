@@ -17,7 +17,7 @@ from PIL import Image
 
 from rs_biformer.evaluation.maps import AnyPath, ClassMap
 from rs_biformer.evaluation.stream import ImageFiles
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, ClassSchema
@@ -125,10 +125,7 @@ def _sum_cells(values: NDArray, cell: int) -> NDArray[np.float64]:
 def _slabs(area: Window, cell: int) -> list[Window]:
     """Windows of the area's width and of whole cells, about 4 Mpx each."""
     rows = max(1, _PIXELS // area.width // cell) * cell
-    return [
-        Window(row, area.col, min(rows, area.row_stop - row), area.width)
-        for row in range(area.row, area.row_stop, rows)
-    ]
+    return list(cover(area, rows))
 
 
 def _image_preview(files: ImageFiles, area: Window, cell: int) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from rs_biformer.evaluation.maps import AnyPath, ClassMap, Probabilities, descri
 from rs_biformer.evaluation.metrics import BLOCK, Metrics, Options, SceneResult, block_grid
 from rs_biformer.evaluation.protocols import Protocol, load_protocol
 from rs_biformer.evaluation.resampling import Resampling
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, cells, cover
 from rs_biformer.raster.labels import LabelRaster, erode_boundaries
 from rs_biformer.raster.paths import Location, folder_of, locate, stem_of
 from rs_biformer.raster.scene import Scene
@@ -216,9 +216,7 @@ def scene_names(pairs: Sequence[tuple[Location, Location]]) -> tuple[str, ...]:
 
 def windows(height: int, width: int) -> Iterator[Window]:
     """The windows by which a raster is read here: rows of 512 pixels, cut at 8192 columns."""
-    for row in range(0, height, _ROWS):
-        for col in range(0, width, _COLUMNS):
-            yield Window(row, col, min(_ROWS, height - row), min(_COLUMNS, width - col))
+    return cover(Window(0, 0, height, width), _ROWS, _COLUMNS)
 
 
 @dataclass
@@ -240,12 +238,10 @@ class _Counts:
     def add(self, radius: int, window: Window, label: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
         """Count a window's pixels, each in its block."""
         columns = block_grid(self.label.height, self.label.width)[1]
-        for row in range(window.row // BLOCK, -(-window.row_stop // BLOCK)):
-            for col in range(window.col // BLOCK, -(-window.col_stop // BLOCK)):
-                down = slice(max(0, row * BLOCK - window.row), (row + 1) * BLOCK - window.row)
-                right = slice(max(0, col * BLOCK - window.col), (col + 1) * BLOCK - window.col)
-                counted = joint(label[down, right], prediction[down, right], len(self.label.schema))
-                self.blocks[radius][row * columns + col] += counted
+        for part in cells(window, BLOCK, BLOCK):
+            place = part.within(window)
+            counted = joint(label[place], prediction[place], len(self.label.schema))
+            self.blocks[radius][part.row // BLOCK * columns + part.col // BLOCK] += counted
 
     def stacks(self) -> dict[int, Confusion]:
         """The counts of the blocks, by erosion radius."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rs_biformer.errors import RasterError
-from rs_biformer.geometry import Window, reflect_pad
+from rs_biformer.geometry import Window, cover, reflect_pad
 from rs_biformer.predict.background import read_ahead
 from rs_biformer.predict.buffers import buffer
 from rs_biformer.predict.plan import PIECE, Plan, Run, Strip, chunks
@@ -90,20 +90,19 @@ def _read_part(source: Readable, window: Window) -> _Part:
     # In pieces of whole rows: tiles stay in GDAL's cache from one piece to the next, and blocks as wide as the raster
     # are not decoded for each of several columns.
     part: _Part | None = None
-    for first in range(window.row, window.row_stop, PIECE):
-        area = Window(first, window.col, min(PIECE, window.row_stop - first), window.width)
+    for area in cover(window, PIECE):
         try:
             image, valid = source.read(area)
         except RasterError as error:
-            place = f"rows {area.row} to {area.row_stop}, columns {area.col} to {area.col_stop}"
-            raise RasterError(f"{error} ({place})") from error
+            where = f"rows {area.row} to {area.row_stop}, columns {area.col} to {area.col_stop}"
+            raise RasterError(f"{error} ({where})") from error
         if area == window:
             return _Part(window, image, valid)
         if part is None:
             shape = (window.height, window.width)
             part = _Part(window, buffer((len(image), *shape), image.dtype), buffer(shape, bool))
-        rows = slice(first - window.row, first - window.row + area.height)
-        part.image[:, rows], part.valid[rows] = image, valid
+        place = area.within(window)
+        part.image[:, *place], part.valid[place] = image, valid
     assert part is not None
     return part
 
@@ -154,12 +153,9 @@ class _Rows:
     def _places(self, window: Window) -> Iterator[tuple[_Part, tuple[slice, slice], slice]]:
         """The parts that a window lies in, where in them, and which of its rows those are."""
         for part in self._parts:
-            frame = part.window
-            top, bottom = max(window.row, frame.row), min(window.row_stop, frame.row_stop)
-            if top < bottom:
-                columns = slice(window.col - frame.col, window.col_stop - frame.col)
-                place = (slice(top - frame.row, bottom - frame.row), columns)
-                yield part, place, slice(top - window.row, bottom - window.row)
+            common = part.window.intersection(window)  # as wide as the window: parts reach over the lane and its halo
+            if common is not None:
+                yield part, common.within(part.window), common.within(window)[0]
 
 
 def _batches(strip: Strip, rows: _Rows, plan: Plan, pin: bool) -> Iterator[Batch]:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, cover
 from rs_biformer.raster import tiff
 from rs_biformer.raster.gdal import area, open_raster, writer_threads
 from rs_biformer.raster.overviews import Overviews, halved
@@ -214,9 +214,8 @@ def _quadtree(
         yield image, window, pixels
         return pixels
 
-    for row in range(0, sizes[-1][0], side):
-        for col in range(0, sizes[-1][1], side):
-            yield from block(len(sizes) - 1, row, col)
+    for root in cover(Window(0, 0, *sizes[-1]), side, side):
+        yield from block(len(sizes) - 1, root.row, root.col)
 
 
 def _block_side(encoding: Encoding) -> int:

@@ -16,7 +16,7 @@ from rasterio.fill import fillnodata
 from scipy.ndimage import grey_opening
 
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.writer import MapWriter, refuse_overwriting
@@ -60,7 +60,8 @@ def write_ndsm(
         _require_heights(scene, 1 if terrain is None else 2)
         refuse_overwriting(scene.paths, [out])
         cell = cell_side(scene) if terrain is None else 1
-        windows = list(_windows(scene, cell))
+        side = max(1, _STRIP // cell) * cell  # whole cells
+        windows = list(cover(Window(0, 0, scene.height, scene.width), side, side))
         with MapWriter(
             out,
             height=scene.height,
@@ -99,14 +100,6 @@ def _gsd(scene: Scene) -> float:
 def cell_side(scene: Scene) -> int:
     """Pixels along the side of a cell."""
     return max(1, round(CELL / _gsd(scene)))
-
-
-def _windows(scene: Scene, cell: int) -> Iterator[Window]:
-    """Windows of whole cells that cover a scene row by row."""
-    side = max(1, _STRIP // cell) * cell
-    for row in range(0, scene.height, side):
-        for col in range(0, scene.width, side):
-            yield Window(row, col, min(side, scene.height - row), min(side, scene.width - col))
 
 
 def _cells(scene: Scene, windows: list[Window], cell: int) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ or alpha or a mask band, NaN only when it is the nodata value) where a Source co
 on GDAL's choice of chunks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +18,17 @@ from rasterio.transform import Affine
 from rasterio.warp import reproject, transform
 
 from rs_biformer.errors import RasterError
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.gdal import gdal_env, raster_errors
 from rs_biformer.raster.paths import Location
 from rs_biformer.raster.source import Grid, Source, grid_difference, is_georeferenced, matrix, names_a_place, same_crs
 
-BLOCK = 128, 256
-"""Rows and columns that are warped at once. Blocks lie on the grid and not on the window that is read: GDAL rounds
+CHUNK = 128, 256
+"""Rows and columns that are warped at once. Chunks lie on the grid and not on the window that is read: GDAL rounds
 coordinates differently in each call, and a pixel must not depend on the window it is read with."""
 
-SOURCE_BLOCK = 1024
-"""Rows and columns of source pixels under a block, at most: bounds the memory where the grid is much coarser."""
+SOURCE_CHUNK = 1024
+"""Rows and columns of source pixels under a chunk, at most: bounds the memory where the grid is much coarser."""
 
 _CRS_TOLERANCE = 0.02  # pixels by which GDAL may be off where it interpolates positions between two CRSs
 _PLANE = CRS.from_epsg(3857)  # where a CRS is unknown: the same on both sides, it changes nothing
@@ -89,9 +89,8 @@ class Regridded:
                 f"{source.path} does not overlap {grid.path}; give rasters of one area, and check the CRS of both"
             )
         self._step = self._source_step()
-        self._block = tuple(
-            max(1, int(min(size, SOURCE_BLOCK / step))) for size, step in zip(BLOCK, self._step, strict=True)
-        )
+        rows, cols = (max(1, int(min(size, SOURCE_CHUNK / step))) for size, step in zip(CHUNK, self._step, strict=True))
+        self._chunk = rows, cols
 
     def read_valid(self, numbers: Sequence[int], window: Window) -> tuple[list[NDArray], NDArray[np.bool_]]:
         """The bands of these 1-based numbers over a window of the grid, each (h, w) in its dtype, and which are valid.
@@ -103,34 +102,27 @@ class Regridded:
         shape = window.height, window.width
         pixels: list[NDArray] = [np.zeros(shape, self.source.dtypes[number - 1]) for number in numbers]
         valid = np.zeros(shape, bool)
-        for block in self._blocks(window):
-            warped = self._warp(numbers, block)
-            if warped is None:
+        for chunk in cover(window.aligned(*self._chunk, self.grid.height, self.grid.width), *self._chunk):
+            warped = self._warp(numbers, chunk)
+            common = chunk.intersection(window)
+            if warped is None or common is None:
                 continue
-            common = _intersection(block, window)
-            place, part = _within(common, window), warped[:, *_within(common, block)]
+            place, part = common.within(window), warped[:, *common.within(chunk)]
             valid[place] = known = ~np.isnan(part[0])
             for band, values in zip(pixels, part, strict=True):
                 band[place] = _as_dtype(np.where(known, values, 0), band.dtype)
         return pixels, valid
 
-    def _blocks(self, window: Window) -> Iterator[Window]:
-        """The blocks that a window touches, clipped to the grid."""
-        down, along = self._block
-        for row in range(window.row // down * down, window.row_stop, down):
-            for col in range(window.col // along * along, window.col_stop, along):
-                yield Window(row, col, min(down, self.grid.height - row), min(along, self.grid.width - col))
-
-    def _warp(self, numbers: Sequence[int], block: Window) -> NDArray | None:
-        """A block of the grid (bands, h, w) as floats, NaN where invalid; None where the source does not reach."""
+    def _warp(self, numbers: Sequence[int], chunk: Window) -> NDArray | None:
+        """A chunk of the grid (bands, h, w) as floats, NaN where invalid; None where the source does not reach."""
         reach = int(np.ceil(max(1.0, *self._step))) + 2
-        under = self._source_window(block, margin=reach)
+        under = self._source_window(chunk, margin=reach)
         if under is None:
             return None
         pixels, valid = self.source.read_valid(numbers, under)
         values = np.stack(pixels, dtype=np.result_type(np.float32, *pixels))
         values[:, ~valid] = np.nan
-        warped = np.empty((len(numbers), block.height, block.width), values.dtype)
+        warped = np.empty((len(numbers), chunk.height, chunk.width), values.dtype)
         down, along = (min(1.0, 1 / step) for step in self._step)
         with gdal_env(), raster_errors(self.source.path, "resampled"):
             reproject(
@@ -138,7 +130,7 @@ class Regridded:
                 warped,
                 src_transform=_moved(self.source.transform, under),
                 src_crs=self._source_crs,
-                dst_transform=_moved(self.grid.transform, block),
+                dst_transform=_moved(self.grid.transform, chunk),
                 dst_crs=self._crs,
                 src_nodata=np.nan,
                 dst_nodata=np.nan,
@@ -219,17 +211,6 @@ def _moved(transform: Affine, window: Window) -> Affine:
     """The transform of a window of a raster with this transform."""
     (x,), (y,) = _apply(transform, np.array([[window.col], [window.row]], np.float64))
     return Affine(transform.a, transform.b, x, transform.d, transform.e, y)
-
-
-def _intersection(one: Window, other: Window) -> Window:
-    row, col = max(one.row, other.row), max(one.col, other.col)
-    return Window(row, col, min(one.row_stop, other.row_stop) - row, min(one.col_stop, other.col_stop) - col)
-
-
-def _within(window: Window, frame: Window) -> tuple[slice, slice]:
-    """Slices of `window` in an array whose origin is that of `frame`."""
-    row, col = window.row - frame.row, window.col - frame.col
-    return slice(row, row + window.height), slice(col, col + window.width)
 
 
 def _as_dtype(band: NDArray, dtype: np.dtype) -> NDArray:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rs_biformer.documents import build, parse_json, read_json
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import discard, process_is_alive, shared_file_system, write_text
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, cells
 from rs_biformer.raster.cog import TILE, Encoding
 from rs_biformer.raster.gdal import open_raster
 
@@ -61,9 +61,7 @@ class Staging:
 
     def _cut(self, window: Window) -> Iterator[Window]:
         """The pieces of a window: it is cut at multiples of a tile's height and of the pieces' width."""
-        for row, height in _parts(window.row, window.row_stop, TILE):
-            for col, width in _parts(window.col, window.col_stop, self._piece_width):
-                yield Window(row, col, height, width)
+        return cells(window, TILE, self._piece_width)
 
     def __contains__(self, window: Window) -> bool:
         return all(piece in self._pieces for piece in self._cut(window))
@@ -71,7 +69,7 @@ class Staging:
     def put(self, window: Window, pixels: NDArray) -> None:
         """Keep the pixels (C, h, w) of a window; they replace what was kept for it."""
         for piece in self._cut(window):
-            part = pixels[:, *_within(piece, window)]
+            part = pixels[:, *piece.within(window)]
             data = self._encoding.encode_quickly(part)
             path = self._path(piece)
             partial = path.with_suffix(f".{threading.get_ident()}.new")
@@ -85,35 +83,17 @@ class Staging:
         """Pixels (C, h, w) of any window; those in no piece are nodata, or 0 where there is none."""
         shape = (self._encoding.count, window.height, window.width)
         array = np.full(shape, 0 if self._nodata is None else self._nodata, self._encoding.dtype)
-        for piece in sorted(one for one in self._pieces if one.intersects(window)):
-            common = _common(piece, window)
+        for piece in sorted(self._pieces):
+            common = piece.intersection(window)
+            if common is None:
+                continue
             with open_raster(self._path(piece)) as file:
-                rows, cols = _within(common, piece)
-                inside = Window(rows.start, cols.start, common.height, common.width)
-                array[:, *_within(common, window)] = self._encoding.decode(file, inside)
+                inside = Window(common.row - piece.row, common.col - piece.col, common.height, common.width)
+                array[:, *common.within(window)] = self._encoding.decode(file, inside)
         return array
 
     def _path(self, piece: Window) -> Path:
         return self._folder / f"{piece.row}-{piece.col}-{piece.height}-{piece.width}.tif"
-
-
-def _parts(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
-    """(start, length) of what multiples of `step` cut start to stop into."""
-    while start < stop:
-        end = min(stop, (start // step + 1) * step)
-        yield start, end - start
-        start = end
-
-
-def _common(one: Window, other: Window) -> Window:
-    row, col = max(one.row, other.row), max(one.col, other.col)
-    return Window(row, col, min(one.row_stop, other.row_stop) - row, min(one.col_stop, other.col_stop) - col)
-
-
-def _within(window: Window, frame: Window) -> tuple[slice, slice]:
-    """Slices of `window` in an array whose origin is that of `frame`."""
-    row, col = window.row - frame.row, window.col - frame.col
-    return slice(row, row + window.height), slice(col, col + window.width)
 
 
 def _checksum(data: bytes | memoryview) -> bytes:

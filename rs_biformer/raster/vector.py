@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rs_biformer.documents import Listed, Text, build, parse_json
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.features import Features, require_format, write_features
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
 from rs_biformer.raster.ground import ground_areas, pixel_areas
@@ -91,8 +91,7 @@ def _require_class_map(source: Source) -> None:
 
 def _slabs(source: Source, rows: int) -> Iterator[NDArray[np.uint8]]:
     """The map from the top down, IGNORE where it is masked; a slab with a great many borders comes in parts."""
-    for row in range(0, source.height, rows):
-        window = Window(row, 0, min(rows, source.height - row), source.width)
+    for window in cover(Window(0, 0, source.height, source.width), rows):
         pixels = source.read([1], window)
         slab = np.where(source.valid([1], pixels, window), pixels[0], np.uint8(IGNORE))
         borders = int(np.count_nonzero(slab[1:] != slab[:-1]) + np.count_nonzero(slab[:, 1:] != slab[:, :-1]))

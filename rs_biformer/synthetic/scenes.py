@@ -8,7 +8,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.geometry import Window
+from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.labels import encode_colours
 from rs_biformer.raster.writer import MapWriter
 from rs_biformer.synthetic.drawing import render
@@ -54,12 +54,10 @@ def make_scene(
         MapWriter(image_path, **place, count=3, nodata=None, cog=False) as image_file,
         MapWriter(label_path, **place, count=3, nodata=None, cog=False) as label_file,
     ):
-        for row in range(0, height, PIECE[0]):
-            for col in range(0, width, PIECE[1]):
-                window = Window(row, col, min(PIECE[0], height - row), min(PIECE[1], width - col))
-                image, label = render(town, window, gsd)
-                image_file.write(window, image)
-                label_file.write(window, encode_colours(label, SCHEMA))
-                done += window.height * window.width
-                if progress:
-                    progress(done, height * width)
+        for window in cover(Window(0, 0, height, width), *PIECE):
+            image, label = render(town, window, gsd)
+            image_file.write(window, image)
+            label_file.write(window, encode_colours(label, SCHEMA))
+            done += window.height * window.width
+            if progress:
+                progress(done, height * width)

@@ -54,7 +54,7 @@ def test_blocks_are_decoded_once_while_they_fit_and_forgotten_oldest_first(large
     reader = SceneReader(large.manifest, cache=bound)
     for col in (0, 10, 20):
         reader.read(0, Window(0, col, 64, 64))
-    assert decoded == [(0, 0, 0)]
+    assert decoded == [(0, Window(0, 0, 512, 512))]
     reader.read(0, Window(600, 0, 64, 64))
     reader.read(0, Window(0, 0, 64, 64))
     reader.read(0, Window(1050, 0, 50, 64))  # the block of rows 512 to 1024 was used least recently
@@ -62,7 +62,7 @@ def test_blocks_are_decoded_once_while_they_fit_and_forgotten_oldest_first(large
     decoded.clear()
     reader.read(0, Window(0, 0, 64, 64))
     reader.read(0, Window(600, 0, 64, 64))
-    assert decoded == [(0, 1, 0)]
+    assert decoded == [(0, Window(512, 0, 512, 512))]
 
 
 @pytest.mark.parametrize("cache", [0, 10**8])

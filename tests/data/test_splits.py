@@ -9,7 +9,7 @@ from rs_biformer.data.index import SPLITS
 from rs_biformer.data.layouts import SceneFiles
 from rs_biformer.data.splits import Blocks, assign_blocks, assign_scenes, parse_blocks, window_splits
 from rs_biformer.errors import ConfigError
-from rs_biformer.geometry import Window, grid
+from rs_biformer.geometry import Window, Windows, grid
 
 
 def scenes(*names, split=None):
@@ -93,8 +93,7 @@ def test_windows_of_two_splits_keep_the_buffer_apart(sizes, size, buffer, seed):
     blocks = Blocks((0.6, 0.2, 0.2), size, buffer, seed)
     for (height, width), dealt in zip(sizes, assign_blocks(sizes, blocks), strict=True):
         windows = list(grid(height, width, 8, 4))
-        array = np.array([(w.row, w.col, w.height, w.width) for w in windows])
-        splits = window_splits(array, height, width, dealt, blocks)
+        splits = window_splits(Windows.of(windows), height, width, dealt, blocks)
         placed = [(window, split) for window, split in zip(windows, splits, strict=True) if split]
         for number, (one, first) in enumerate(placed):
             for two, second in placed[:number]:
@@ -104,7 +103,7 @@ def test_windows_of_two_splits_keep_the_buffer_apart(sizes, size, buffer, seed):
 def test_a_window_between_two_blocks_of_one_split_is_kept():
     blocks = Blocks((1.0, 0.0, 0.0), 16, 8)
     (dealt,) = assign_blocks([(64, 64)], blocks)
-    windows = np.array([(w.row, w.col, w.height, w.width) for w in grid(64, 64, 8, 4)])
+    windows = Windows.of(grid(64, 64, 8, 4))
     assert (window_splits(windows, 64, 64, dealt, blocks) == "train").all()
 
 

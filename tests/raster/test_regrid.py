@@ -14,7 +14,7 @@ from rasterio.warp import transform
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.regrid import BLOCK
+from rs_biformer.raster.regrid import CHUNK
 from rs_biformer.raster.scene import Scene
 
 UTM32, UTM33, LONLAT = "EPSG:25832", "EPSG:25833", "EPSG:4258"
@@ -192,7 +192,7 @@ def two_zones(tmp_path_factory) -> tuple[Path, Path]:
     profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "nodata": 0, "compress": "deflate"}
     (x,), (y,) = transform(UTM32, UTM33, [EAST], [NORTH])
     for name, crs, place, size in (
-        ("a.tif", UTM32, TOP, (BLOCK[0] + 90, BLOCK[1] + 30)),
+        ("a.tif", UTM32, TOP, (CHUNK[0] + 90, CHUNK[1] + 30)),
         ("b.tif", UTM33, Affine(0.4, 0, x - 10, 0, -0.4, y + 5), (330, 420)),
     ):
         pixels = (rng.integers(0, 256, size) * (rng.random(size) > 0.1)).astype(np.uint8)
