@@ -19,6 +19,7 @@ from rs_biformer.errors import CheckpointError, ConfigError
 from rs_biformer.files import replacing
 from rs_biformer.nn.model import create_model
 from rs_biformer.nn.normalise import Normalisation
+from rs_biformer.raster.values import RAW, Reading
 from rs_biformer.schema import ClassSchema
 
 META_KEY = "rs_biformer"
@@ -38,6 +39,7 @@ class CheckpointMeta:
     bands: names in the order of the input channels; dtype: the numpy name of what the rasters held.
     mean, std: per band in raw units: the network sees (raw - mean) / std.
     window: pixels; gsd: metres per pixel, None when unknown. version: of this package.
+    reading, shared_ground: as the tile index had them, see data.index.Manifest.
     metrics: figures of the weights at hand, which `protocol` made; both empty before the first validation.
     """
 
@@ -54,11 +56,17 @@ class CheckpointMeta:
     version: str
     metrics: dict[str, Any] = field(default_factory=dict)
     protocol: str = ""
+    reading: Reading = RAW
+    shared_ground: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, which `torch.load(weights_only=True)` admits."""
         plain = asdict(self)
         plain["schema"] = self.schema.to_dict()
+        plain["reading"] = self.reading.to_dict()
+        for name in ("reading", "shared_ground"):
+            if not plain[name]:
+                del plain[name]
         for name in ("bands", "mean", "std"):
             plain[name] = list(plain[name])
         return plain
@@ -67,7 +75,7 @@ class CheckpointMeta:
     def from_dict(cls, data: Mapping[str, Any]) -> "CheckpointMeta":
         """The reverse of `to_dict`. Raises CheckpointError naming what is missing or what this version cannot know."""
         names = {item.name for item in fields(cls)}
-        if missing := sorted(names - {"metrics", "protocol"} - set(data)):
+        if missing := sorted(names - {"metrics", "protocol", "reading", "shared_ground"} - set(data)):
             raise CheckpointError(f"the checkpoint does not tell {', '.join(missing)}; train it again or repair it")
         if unknown := sorted(set(data) - names):
             raise CheckpointError(
@@ -79,6 +87,10 @@ class CheckpointMeta:
             values["schema"] = ClassSchema.from_dict(values["schema"])
         except ConfigError as error:
             raise CheckpointError(f"the checkpoint's class schema is damaged: {error}") from None
+        try:
+            values["reading"] = Reading.from_dict(values.get("reading", {}))
+        except ConfigError as error:
+            raise CheckpointError(f"the checkpoint is damaged: {error}") from None
         for name in ("bands", "mean", "std"):
             values[name] = tuple(values[name])
         return cls(**values)

@@ -231,3 +231,16 @@ def test_the_same_names_in_several_folders_are_told_apart(save, tile, tmp_path):
     code, _, error = tile(*own, "--name", "{dir}_{stem}")
     assert code == 2
     assert "slash" in error
+
+
+def test_nodata_is_taken_with_an_exponent_and_a_sign(save, tile, tmp_path):
+    image = np.full((1, 40, 48), 300, np.float32)
+    image[0, :8] = -3.4028235e38
+    save("a.tif", image)
+    save("a_label.tif", np.zeros((40, 48), int))
+    own = ("a.tif", "--labels", "{stem}_label.tif", *OWN[2:], "--split", "train")
+    assert tile(*own, "--nodata", "-3.4028235e38")[0] == 0
+    assert TileIndex.read(tmp_path / "out").manifest.mean == (300.0,)
+    code, _, error = tile(*own, "--nodata", "-1e3x")
+    assert code == 2
+    assert "--nodata -1e3x is no number" in error

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     limit_threads()
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(_with_joined_numbers(sys.argv[1:] if argv is None else argv))
     module = _command(args.command)
     if rest and not getattr(module, "PASS_REST", False):
         parser.exit(2, f"rs-biformer {args.command}: unknown option {rest[0]}; see rs-biformer {args.command} --help\n")
@@ -80,6 +80,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(": ".join([f"rs-biformer {args.command}", "interrupted", *map(str, stop.args)]), file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     return 0
+
+
+def _with_joined_numbers(argv: Sequence[str]) -> list[str]:
+    """`--nodata -3.4e38` as one word: argparse takes a negative number with an exponent, or a list, for an option."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--nodata":
+            joined[-1] = f"--nodata={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _command(name: str) -> ModuleType:

@@ -63,10 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--title", default="Evaluation", help="heading of the page and the card")
     add("--curves", type=Path, metavar="CSV", help="metrics.csv of the training, for the page")
     add("--find-label-errors", type=Path, metavar="GPKG", help="where a sure model and the label disagree, ranked")
+    add(
+        "--nodata",
+        metavar="VALUE",
+        help="means no data in scenes that declare nothing (with --checkpoint: the model's)",
+    )
     more = parser.add_argument_group("with --checkpoint")
     more.add_argument("--maps", type=Path, metavar="DIR", help="keep the class maps in this folder")
     for name, kind in PASSED_ON.items():
         more.add_argument(f"--{name}", type=kind, help="as in rs-biformer predict")
+    more.add_argument("--allow-dtype-mismatch", action="store_true", help="as in rs-biformer predict")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -155,10 +161,25 @@ def _measure(args: argparse.Namespace, stack: ExitStack) -> "tuple[list[MapSet],
                 resampling=_resampling(args),
                 tolerance=args.tolerance,
                 max_unknown=args.max_unknown,
+                nodata=_nodata(args),
                 progress=progress,
             )
         results += [replace(metrics, name=part.name, about=part.about) for metrics in found]
     return sets, results
+
+
+def _nodata(args: argparse.Namespace) -> tuple[float | None, ...]:
+    """What means no data in the scenes: as said, or as the model's scenes had it."""
+    from rs_biformer.raster.values import parse_nodata
+
+    if args.nodata:
+        return parse_nodata(args.nodata)
+    if args.checkpoint:
+        from rs_biformer.cli.mapped import split_name
+        from rs_biformer.cli.predict import load_model
+
+        return load_model(Path(split_name(args.checkpoint[0])[1]))[1].reading.nodata
+    return ()
 
 
 def _resampling(args: argparse.Namespace) -> "Resampling":

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
 
     model = load_checkpoint(args.checkpoint)
     meta = model.meta
-    with open_scene(args.scene, bands=meta.bands, dtype=meta.dtype, gsd=None) as scene:
+    with open_scene(args.scene, bands=meta.bands, dtype=meta.dtype, gsd=None, reading=meta.reading) as scene:
         routings = explain(model, scene, at, args.out, pixels=args.pixels, window=args.window)
     rows = [
         [r.name, str(r.stride), f"{len(r.routed)}", f"{r.region[0]} x {r.region[1]}", f"{r.routed_share:.0%}"]

@@ -28,6 +28,7 @@ PASSED_ON = {
     "device": str,
     "precision": str,
     "max-memory": str,
+    "scale": str,
 }
 
 
@@ -142,6 +143,8 @@ def _predicted(
     options = [f"--checkpoint={checkpoint}", f"--out={folder}"]
     options += [f"--{option}={value}" for option, value in passed.items()]
     options += ["--extra", *args.extra] if args.extra else []
+    options += [f"--nodata={args.nodata}"] if args.nodata else []
+    options += ["--allow-dtype-mismatch"] if args.allow_dtype_mismatch else []
     sure = args.confidence is not None
     # The label check asks for the probability of the label's class, calibration for that of the mapped one alone.
     layer = "probabilities" if args.find_label_errors else "confidence"

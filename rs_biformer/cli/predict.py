@@ -55,6 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", default="{stem}", metavar="PATTERN", help="STEM of the maps, such as {parent}_{stem} ({stem})")
     add("--skip-existing", action="store_true", help="leave scenes alone whose maps are all there, by whatever model")
     add("--bands", metavar="LIST", help="bands by number or name, where the scene's own names do not tell")
+    add("--nodata", metavar="VALUE", help="means no data in rasters that declare nothing; one for each raster: 0,none")
+    add(
+        "--scale",
+        choices=("model", "ignore"),
+        default="model",
+        help="ignore: numbers as they are, whatever is declared",
+    )
+    add("--allow-dtype-mismatch", action="store_true", help="take values of another data type as they are")
     size.add_argument("--rescale-gsd", action="store_true", help="resample scenes to the training pixels' size")
     size.add_argument("--allow-gsd-mismatch", action="store_true", help="take pixels far from that size as they are")
     add = parser.add_argument_group("windows").add_argument
@@ -200,6 +208,10 @@ def _layers(args: argparse.Namespace) -> list[str]:
 
 def _fit(args: argparse.Namespace, meta: "CheckpointMeta") -> dict[str, Any]:
     """The options of `open_scene`."""
+    from dataclasses import replace
+
+    from rs_biformer.raster.values import parse_nodata
+
     select = [int(part) if part.isdigit() else part for part in args.bands.split(",")] if args.bands else None
     return {
         "bands": meta.bands,
@@ -208,6 +220,9 @@ def _fit(args: argparse.Namespace, meta: "CheckpointMeta") -> dict[str, Any]:
         "select": select,
         "allow_gsd_mismatch": args.allow_gsd_mismatch,
         "rescale_gsd": args.rescale_gsd,
+        "allow_dtype_mismatch": args.allow_dtype_mismatch,
+        "reading": replace(meta.reading, nodata=parse_nodata(args.nodata)) if args.nodata else meta.reading,
+        "ignore_scale": args.scale == "ignore",
     }
 
 

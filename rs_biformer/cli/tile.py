@@ -53,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--window", type=int, default=256, help="pixels on a side (256)")
     add("--overlap", type=float, default=0.5, help="share of a window common with its neighbour (0.5)")
     add("--bands", metavar="LIST", help="bands by number or name, such as 4,1,2 or nir,red,green (all but alpha)")
+    add("--nodata", metavar="VALUE", help="means no data in rasters that declare nothing; one for each raster: 0,none")
+    add(
+        "--scale",
+        choices=("auto", "apply", "ignore"),
+        default="auto",
+        help="scale and offset that rasters declare (auto: applied where scenes differ, numbers as they are elsewhere)",
+    )
+    add("--allow-dtype-mismatch", action="store_true", help="take scenes of several data types, values as they are")
     add("--split", nargs="+", default=[], metavar="RULE", help="which scenes train, validate and test, see below")
     add("--block-size", type=int, help="pixels on a side of a block, about (4 windows)")
     add("--buffer", type=int, help="least distance in pixels between windows of two splits of blocks (half a window)")
@@ -80,11 +88,22 @@ def run(args: argparse.Namespace) -> None:
     from rs_biformer.data.chips import write_chips
     from rs_biformer.data.splits import assign_scenes, parse_blocks
     from rs_biformer.data.tiling import TileOptions, tile_scenes
+    from rs_biformer.raster.values import parse_nodata
     from rs_biformer.schema import load_schema
 
     schema = load_schema(args.classes)
     bands = tuple(int(part) if part.isdigit() else part for part in args.bands.split(",")) if args.bands else None
-    options = TileOptions(args.window, args.overlap, bands, args.tolerance, args.max_unknown, args.min_valid)
+    options = TileOptions(
+        args.window,
+        args.overlap,
+        bands,
+        args.tolerance,
+        args.max_unknown,
+        args.min_valid,
+        nodata=parse_nodata(args.nodata) if args.nodata else (),
+        scale=args.scale,
+        allow_dtype_mismatch=args.allow_dtype_mismatch,
+    )
     scenes, rule = _find_scenes(args)
     blocks = parse_blocks(
         rule,

@@ -27,7 +27,6 @@ from rs_biformer.files import write_text
 from rs_biformer.geometry import Window
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.paths import is_remote
-from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.writer import write_chip
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -201,7 +200,7 @@ def _write_missing(task: _Row, missing: list[int]) -> None:
     height, width = max(w.height for w in windows), max(w.col_stop for w in windows) - left
     assert record.label is not None
     with (
-        Scene(record.images, bands=manifest.bands) as scene,
+        record.open(manifest.bands, manifest.reading) as scene,
         LabelRaster(record.label, manifest.schema, tolerance=manifest.tolerance) as raster,
     ):
         span = Window(windows[0].row, left, height, width)

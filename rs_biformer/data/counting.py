@@ -17,7 +17,7 @@ from rs_biformer.data.statistics import BandStatistics
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.labels import LabelRaster
-from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.values import Reading, Scaling
 from rs_biformer.schema import IGNORE, ClassSchema
 
 _PIXELS_AT_ONCE = 1 << 22
@@ -36,6 +36,7 @@ class TilePlan:
     bands: tuple[str, ...]
     dtype: str
     gsd: float | None
+    scalings: tuple[Scaling, ...]
     windows: Windows
     splits: NDArray[np.str_]
 
@@ -46,6 +47,7 @@ class _Slab:
 
     record: SceneRecord
     bands: tuple[str, ...]
+    reading: Reading
     schema: ClassSchema
     tolerance: int
     start: int
@@ -80,20 +82,22 @@ def count(
     plans: Sequence[TilePlan],
     schema: ClassSchema,
     *,
+    reading: Reading,
     statistics_of: str,
     tolerance: int,
     max_unknown: float,
     workers: int,
     progress: Progress | None,
 ) -> list[Tally]:
-    """Read all scenes, each pixel once.
+    """Read all scenes, each pixel once, as `reading` says.
 
     statistics_of: the split whose pixels the statistics are of, or `all`. tolerance, max_unknown: see TileOptions.
     Raises RasterError as soon as a scene holds too much that is unknown.
     """
     edges = [_edges(plan) for plan in plans]
     tasks = [
-        list(_slabs(plan, *edge, schema, tolerance, statistics_of)) for plan, edge in zip(plans, edges, strict=True)
+        list(_slabs(plan, *edge, reading, schema, tolerance, statistics_of))
+        for plan, edge in zip(plans, edges, strict=True)
     ]
     total, done = sum(map(len, tasks)), 0
     results = ordered_map(_count_slab, [task for of_scene in tasks for task in of_scene], workers)
@@ -128,6 +132,7 @@ def _slabs(
     plan: TilePlan,
     row_edges: NDArray[np.int64],
     col_edges: NDArray[np.int64],
+    reading: Reading,
     schema: ClassSchema,
     tolerance: int,
     statistics_of: str,
@@ -141,7 +146,7 @@ def _slabs(
         stop = min(start + step, record.height)
         first, last = np.searchsorted(row_edges, start, "right") - 1, np.searchsorted(row_edges, stop, "left")
         rows = np.clip(row_edges[first : last + 1], start, stop)
-        yield _Slab(record, plan.bands, schema, tolerance, start, stop, rows, col_edges, counted[first:last])
+        yield _Slab(record, plan.bands, reading, schema, tolerance, start, stop, rows, col_edges, counted[first:last])
 
 
 def _count_slab(task: _Slab) -> _Count:
@@ -150,7 +155,7 @@ def _count_slab(task: _Slab) -> _Count:
     window = Window(task.start, 0, task.stop - task.start, record.width)
     assert record.label is not None
     with (
-        Scene(record.images, bands=task.bands) as scene,
+        record.open(task.bands, task.reading) as scene,
         LabelRaster(record.label, task.schema, tolerance=task.tolerance) as raster,
     ):
         image, valid = scene.read(window)

@@ -9,7 +9,7 @@ still works.
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import replacing
 from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.paths import is_remote
+from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.values import RAW, Reading
 from rs_biformer.schema import ClassSchema
 
 SPLITS = ("train", "val", "test")
@@ -51,6 +53,7 @@ class SceneRecord:
     images: one file, or several co-registered ones whose bands are stacked in this order.
     label: None where the scene has no label.
     crs: WKT, None when unknown. transform: a, b, c, d, e, f of the affine map from (col, row) to (x, y).
+    bands: the numbers of the manifest's bands in the images; empty where they are found by name.
     source, source_row, source_col: for a chip, the scene that it was cut from and where, so that overlapping chips
         are still recognised as such.
     """
@@ -65,6 +68,11 @@ class SceneRecord:
     source: str | None = None
     source_row: int = 0
     source_col: int = 0
+    bands: tuple[int, ...] = ()
+
+    def open(self, bands: Sequence[str], reading: Reading) -> Scene:
+        """The images with the bands of the manifest, read as it says."""
+        return Scene(self.images, bands=self.bands or bands, reading=reading)
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class Manifest:
     bands: band names in the order in which a scene gives them; dtype: the numpy name of their common type.
     mean, std: per band in raw units over the valid pixels of the split `statistics_of`, each pixel once.
     gsd: metres per pixel, None when unknown. tolerance: colour tolerance of the labels, see LabelRaster.
+    reading: what is nodata and whether scales are applied. shared_ground: what the splits have in common of the ground,
+        in words, where that was insisted on; empty where they have nothing in common.
     """
 
     schema: ClassSchema
@@ -88,6 +98,8 @@ class Manifest:
     scenes: tuple[SceneRecord, ...]
     statistics_of: str = "train"
     version: int = FORMAT_VERSION
+    reading: Reading = RAW
+    shared_ground: str = ""
 
     def __post_init__(self) -> None:
         if not len(self.bands) == len(self.mean) == len(self.std):
@@ -101,7 +113,11 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and strings, as JSON stores them. Each CRS is written once, however many scenes share it."""
         systems = list(dict.fromkeys(scene.crs for scene in self.scenes if scene.crs is not None))
-        data = {key: value for key, value in vars(self).items() if key not in ("schema", "scenes")}
+        data = {key: value for key, value in vars(self).items() if key not in ("schema", "scenes", "reading")}
+        if not self.shared_ground:
+            del data["shared_ground"]
+        if self.reading != RAW:
+            data["reading"] = self.reading.to_dict()
         scenes = [
             {**_without_defaults(scene), "crs": None if scene.crs is None else systems.index(scene.crs)}
             for scene in self.scenes
@@ -118,12 +134,14 @@ class Manifest:
         values = dict(data)
         systems = values.pop("crs")
         values["schema"] = ClassSchema.from_dict(values["schema"])
+        values["reading"] = Reading.from_dict(values.get("reading", {}))
         values["scenes"] = tuple(
             SceneRecord(
                 **{
                     **scene,
                     "images": tuple(scene["images"]),
                     "transform": tuple(scene["transform"]),
+                    "bands": tuple(scene.get("bands", ())),
                     "crs": None if scene["crs"] is None else systems[scene["crs"]],
                 }
             )

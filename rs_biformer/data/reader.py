@@ -137,7 +137,7 @@ class SceneReader:
         record = self.manifest.scenes[number]
         if record.label is None:
             raise RasterError(f"scene {record.name} has no label; tile it with --labels to train or validate on it")
-        scene = Scene(record.images, bands=self.manifest.bands)
+        scene = record.open(self.manifest.bands, self.manifest.reading)
         if (scene.height, scene.width) != (record.height, record.width):
             raise RasterError(
                 f"{scene.path} is {scene.height} x {scene.width} and was {record.height} x {record.width} when it was "

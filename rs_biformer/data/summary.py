@@ -21,7 +21,11 @@ _GSD_TOLERANCE = 0.05
 
 
 def summarise(
-    index: TileIndex, plans: Sequence[TilePlan], tallies: Sequence[Tally], unlabelled: Sequence[str]
+    index: TileIndex,
+    plans: Sequence[TilePlan],
+    tallies: Sequence[Tally],
+    unlabelled: Sequence[str],
+    remarked: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The summary for people and scripts. Pixels are counted once, however many windows cover them."""
     manifest, table = index.manifest, index.table
@@ -65,7 +69,7 @@ def summarise(
         "unknown": [_summarise_unknown(key, n, manifest.schema) for key, n in unknown.most_common(_NAMED_UNKNOWNS)],
         "scenes": scenes,
         "scenes_without_label": list(unlabelled),
-        "notes": list(_notes(manifest, plans, unlabelled, unknown)),
+        "notes": [*remarked, *_notes(manifest, plans, unlabelled, unknown)],
     }
 
 

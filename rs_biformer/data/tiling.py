@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,9 +17,12 @@ from rs_biformer.data.statistics import BandStatistics
 from rs_biformer.data.summary import summarise, write_summary
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Windows, grid, stride_of
+from rs_biformer.raster.bands import common_names, is_name, open_alike
 from rs_biformer.raster.labels import LabelRaster, require_pair
 from rs_biformer.raster.paths import absolute
+from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.values import AS_IT_IS, Reading, Scaling, describe
 from rs_biformer.schema import ClassSchema
 
 
@@ -32,6 +35,11 @@ class TileOptions:
         a near colour may as well be a mixture made by resampling; what it would take is reported.
     max_unknown: share of a label's pixels that may have no known colour before it is refused.
     min_valid: least share of valid labelled pixels in a window; a window without any is dropped in any case.
+    nodata: the value that means no data in rasters that declare none, see `raster.values.Reading`.
+    scale: `apply` the scale and offset that rasters declare, `ignore` them; `auto` takes the numbers as they are where
+        all scenes declare the same, applies them where each declares its own, and refuses scenes of which some declare
+        none.
+    allow_dtype_mismatch: take scenes of several data types together, their values as they are.
     """
 
     window: int = 256
@@ -40,6 +48,9 @@ class TileOptions:
     tolerance: int = 0
     max_unknown: float = 0.01
     min_valid: float = 0.0
+    nodata: tuple[float | None, ...] = ()
+    scale: Literal["auto", "apply", "ignore"] = "auto"
+    allow_dtype_mismatch: bool = False
 
     def __post_init__(self) -> None:
         stride_of(self.window, self.overlap)
@@ -76,20 +87,22 @@ def tile_scenes(
     labelled = [scene for scene in scenes if scene.label is not None]
     if not labelled:
         raise ConfigError("no scene has a label; give scenes and --labels, or complete the download")
-    plans = _plan(labelled, schema, options, blocks)
+    plans, reading, remarked = _open_all(labelled, schema, options)
+    plans = _with_splits(plans, labelled, options, blocks)
     statistics_of = "train" if any((plan.splits == "train").any() for plan in plans) else "all"
     tallies = count(
         plans,
         schema,
+        reading=reading,
         statistics_of=statistics_of,
         tolerance=options.tolerance,
         max_unknown=options.max_unknown,
         workers=workers,
         progress=progress,
     )
-    index = _index(plans, tallies, schema, options, statistics_of)
+    index = _index(plans, tallies, schema, options, reading, statistics_of)
     index.require_disjoint_splits()
-    summary = summarise(index, plans, tallies, [s.name for s in scenes if s.label is None])
+    summary = summarise(index, plans, tallies, [s.name for s in scenes if s.label is None], remarked)
     index.write(out)
     write_summary(summary, out)
     return index, summary
@@ -103,12 +116,91 @@ def _require_writable(out: Path) -> None:
         raise ConfigError(f"--out {out}: {existing} {what}; choose another folder")
 
 
-def _plan(
-    scenes: Sequence[SceneFiles], schema: ClassSchema, options: TileOptions, blocks: Blocks | None
+def _open_all(
+    scenes: Sequence[SceneFiles], schema: ClassSchema, options: TileOptions
+) -> tuple[list[TilePlan], Reading, list[str]]:
+    """The windows of all scenes, how they are read, and what there is to remark."""
+    reading = Reading(nodata=options.nodata)
+    remarked: list[str] = []
+    plans = [_open(scene, schema, options, reading, remarked) for scene in scenes]
+    plans = _with_common_bands(plans, scenes, options, reading, remarked)
+    reading, said = _common_reading([(plan.record.name, plan.scalings) for plan in plans], reading, options.scale)
+    _require_one_dtype(plans, reading, options)
+    return plans, reading, [*said, *dict.fromkeys(remarked)]
+
+
+def _with_common_bands(
+    plans: Sequence[TilePlan],
+    scenes: Sequence[SceneFiles],
+    options: TileOptions,
+    reading: Reading,
+    remarked: list[str],
 ) -> list[TilePlan]:
-    plans = [_open(scene, schema, options) for scene in scenes]
-    for plan in plans[1:]:
-        _require_alike(plans[0], plan)
+    """All scenes feed one model: the same bands under the same names, by numbers where a scene calls them otherwise."""
+    if options.bands is not None:
+        names = common_names([plan.bands for plan in plans])
+    else:
+        model = next((plan for plan in plans if all(map(is_name, plan.bands))), plans[0])
+        names = model.bands
+    found = []
+    for plan, files in zip(plans, scenes, strict=True):
+        if plan.bands == names:
+            found.append(plan)
+            continue
+        with open_alike(
+            files.images, names, whose=str(plans[0].record.images[0]), select=options.bands, reading=reading
+        ) as scene:
+            if set(scene.band_names) != set(names):
+                remarked.append(
+                    f"the bands {', '.join(scene.band_names)} of scene {files.name} are taken for {', '.join(names)}"
+                )
+            record = replace(plan.record, bands=scene.band_numbers)
+            found.append(replace(plan, record=record, bands=names, dtype=scene.dtype.name, scalings=scene.scalings))
+    return found
+
+
+def _common_reading(
+    declared: Sequence[tuple[str, tuple[Scaling, ...]]], reading: Reading, scale: str
+) -> tuple[Reading, list[str]]:
+    """How scenes, each with the scalings that it declares, are read together, and what to say about it."""
+    silent = [name for name, scalings in declared if all(scaling == AS_IT_IS for scaling in scalings)]
+    kinds: dict[tuple[Scaling, ...], str] = {}
+    for name, scalings in declared:
+        kinds.setdefault(scalings, name)
+    if len(silent) == len(declared) or scale == "ignore":
+        said = [] if len(silent) == len(declared) else ["declared scales and offsets are ignored"]
+        return reading, said
+    if len(kinds) == 1 and scale == "auto":
+        (common,) = kinds
+        said = [f"the scenes declare {describe(common)}; numbers are taken as they are (--scale apply applies them)"]
+        return replace(reading, declared=common), said
+    if silent and scale == "auto":
+        other = next(name for name, _ in declared if name not in silent)
+        raise RasterError(
+            f"scene {other} declares {describe(dict(declared)[other])} and scene {silent[0]} nothing, so that the same "
+            "number may mean different things: --scale apply applies what is declared, --scale ignore takes the "
+            "numbers as they are"
+        )
+    several = "; ".join(f"{name}: {describe(scalings)}" for scalings, name in list(kinds.items())[:3])
+    said = [f"scale and offset of each scene are applied ({several}); means and deviations are in physical units"]
+    return replace(reading, scaled=True), said
+
+
+def _require_one_dtype(plans: Sequence[TilePlan], reading: Reading, options: TileOptions) -> None:
+    dtypes = {plan.dtype: plan for plan in reversed(plans)}
+    floats = reading.scaled or all(np.dtype(dtype).kind == "f" for dtype in dtypes)
+    if len(dtypes) > 1 and not floats and not options.allow_dtype_mismatch:
+        first = plans[0]
+        other = next(plan for plan in plans if plan.dtype != first.dtype)
+        raise RasterError(
+            f"{other.record.images[0]} has the data type {other.dtype} and {first.record.images[0]} {first.dtype}; "
+            "convert one to the other's scale, or, where the values mean the same, insist with --allow-dtype-mismatch"
+        )
+
+
+def _with_splits(
+    plans: list[TilePlan], scenes: Sequence[SceneFiles], options: TileOptions, blocks: Blocks | None
+) -> list[TilePlan]:
     if blocks is None:
         return [
             replace(plan, splits=np.full(len(plan.windows), scene.split or "", dtype="<U5"))
@@ -131,11 +223,17 @@ def _plan(
     return plans
 
 
-def _open(files: SceneFiles, schema: ClassSchema, options: TileOptions) -> TilePlan:
-    """Look at a scene and its label without reading pixels, and lay its windows."""
+def _open(
+    files: SceneFiles, schema: ClassSchema, options: TileOptions, reading: Reading, remarked: list[str]
+) -> TilePlan:
+    """Look at a scene and its label, reading no more than a few pixels, and lay its windows."""
     assert files.label is not None
-    with Scene(files.images, bands=options.bands) as scene, LabelRaster(files.label, schema) as label:
+    with (
+        Scene(files.images, bands=options.bands, reading=reading) as scene,
+        LabelRaster(files.label, schema) as label,
+    ):
         require_pair(scene, label)
+        remarked += remarks(scene, scales=False)
         record = SceneRecord(
             files.name,
             tuple(absolute(path) for path in files.images),
@@ -146,19 +244,15 @@ def _open(files: SceneFiles, schema: ClassSchema, options: TileOptions) -> TileP
             tuple(scene.transform)[:6],
         )
         stride = stride_of(options.window, options.overlap)
-        windows = Windows.of(grid(scene.height, scene.width, options.window, stride))
-        return TilePlan(record, scene.band_names, scene.dtype.name, scene.gsd, windows, np.array([], "<U5"))
-
-
-def _require_alike(first: TilePlan, other: TilePlan) -> None:
-    """All scenes feed one model: the same bands, of one type."""
-    facts = [("bands", ", ".join(first.bands), ", ".join(other.bands)), ("data type", first.dtype, other.dtype)]
-    for what, expected, got in facts:
-        if expected != got:
-            raise RasterError(
-                f"{other.record.images[0]} has the {what} {got} and {first.record.images[0]} {expected}; "
-                "select common bands with --bands, or give the files the same band descriptions and type"
-            )
+        return TilePlan(
+            record,
+            scene.band_names,
+            scene.dtype.name,
+            scene.gsd,
+            scene.scalings,
+            Windows.of(grid(scene.height, scene.width, options.window, stride)),
+            np.array([], "<U5"),
+        )
 
 
 def _index(
@@ -166,6 +260,7 @@ def _index(
     tallies: Sequence[Tally],
     schema: ClassSchema,
     options: TileOptions,
+    reading: Reading,
     statistics_of: str,
 ) -> TileIndex:
     tables = [_table(number, plan, tally) for number, (plan, tally) in enumerate(zip(plans, tallies, strict=True))]
@@ -188,7 +283,7 @@ def _index(
         window=options.window,
         overlap=options.overlap,
         bands=plans[0].bands,
-        dtype=plans[0].dtype,
+        dtype=_common_dtype(plans, reading),
         mean=tuple(statistics.mean.tolist()),
         # A band that never varies gets 1: normalised, it is then 0 everywhere and not NaN.
         std=tuple(std or 1.0 for std in statistics.std.tolist()),
@@ -196,8 +291,14 @@ def _index(
         tolerance=options.tolerance,
         scenes=tuple(plan.record for plan in plans),
         statistics_of=statistics_of,
+        reading=reading,
     )
     return TileIndex(manifest, table)
+
+
+def _common_dtype(plans: Sequence[TilePlan], reading: Reading) -> str:
+    kinds = [np.dtype(plan.dtype) for plan in plans]
+    return np.result_type(*kinds, *([np.float32] if reading.scaled else [])).name
 
 
 def _table(number: int, plan: TilePlan, tally: Tally) -> TileTable:

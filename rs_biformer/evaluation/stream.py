@@ -23,6 +23,7 @@ from rs_biformer.raster.labels import LabelRaster, erode_boundaries
 from rs_biformer.raster.paths import Location, folder_of, locate, stem_of
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import require_same_grid
+from rs_biformer.raster.values import Reading
 from rs_biformer.schema import IGNORE, ClassSchema, load_schema
 
 ImageFiles = AnyPath | Sequence[AnyPath]
@@ -44,6 +45,7 @@ def evaluate(
     resampling: Resampling | None = None,
     tolerance: int = 0,
     max_unknown: float = 0.01,
+    nodata: tuple[float | None, ...] = (),
     progress: Progress | None = None,
 ) -> Metrics:
     """Compare class maps with label rasters, pairwise in the order given.
@@ -60,6 +62,7 @@ def evaluate(
     resampling: what intervals are drawn from; spatial blocks unless given.
     tolerance: how far a colour may lie from the schema's, per channel.
     max_unknown: share of a label's pixels whose colour or value the schema may lack; they are ignored and reported.
+    nodata: the value that means no data in scenes that declare none, as in `raster.values.Reading`.
     progress: called with (pixels done, pixels in all).
 
     Raises ConfigError for options that cannot be meant and RasterError for files that do not fit each other or the
@@ -76,6 +79,7 @@ def evaluate(
         resampling=resampling,
         tolerance=tolerance,
         max_unknown=max_unknown,
+        nodata=nodata,
         progress=progress,
     )
     return metrics
@@ -93,6 +97,7 @@ def evaluate_protocols(
     resampling: Resampling | None = None,
     tolerance: int = 0,
     max_unknown: float = 0.01,
+    nodata: tuple[float | None, ...] = (),
     progress: Progress | None = None,
 ) -> list[Metrics]:
     """`evaluate` under several protocols at once: each raster is read once, each protocol gets a result of its own."""
@@ -109,7 +114,7 @@ def evaluate_protocols(
     images = _one_each(scenes, len(pairs), "scenes")
     certain = _one_each(None if confidences is None else _paths(confidences), len(pairs), "confidence rasters")
     jobs = [
-        _Job(*files, image, confidence, schema, options)
+        _Job(*files, image, confidence, schema, options, Reading(nodata))
         for files, image, confidence in zip(pairs, images, certain, strict=True)
     ]
     total = 0
@@ -159,6 +164,7 @@ class _Job:
     confidence: Location | None
     schema: ClassSchema
     options: Options
+    reading: Reading
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ def _open(job: _Job) -> Iterator[_Opened]:
     with (
         ClassMap(job.prediction, schema, tolerance=tolerance) as prediction,
         LabelRaster(job.label, schema, tolerance=tolerance) as label,
-        nullcontext() if job.image is None else Scene(job.image) as scene,
+        nullcontext() if job.image is None else Scene(job.image, reading=job.reading) as scene,
         nullcontext() if job.confidence is None else Probabilities(job.confidence, schema) as confidence,
     ):
         require_same_grid(prediction.source, label)

@@ -1,14 +1,16 @@
 """Whether a scene is what a model was trained on: bands, dtype, ground sample distance."""
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.raster.bands import open_alike
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.values import AS_IT_IS, RAW, Reading, describe
 
 GSD_TOLERANCE = 1.5
 """Pixels larger or smaller than the training pixels by more than this factor are refused."""
@@ -21,9 +23,6 @@ MOST_ENLARGED = 8.0
 
 _MISFITS_SHOWN = 5
 
-# Names that a file without descriptions ends up with: they say where a band is, not what it shows.
-_NAMELESS = re.compile(r"band\d+|gray(_\d+)?|alpha")
-
 
 def open_scene(
     paths: PathLike | Sequence[PathLike],
@@ -34,6 +33,9 @@ def open_scene(
     select: Sequence[int | str] | None = None,
     allow_gsd_mismatch: bool = False,
     rescale_gsd: bool = False,
+    allow_dtype_mismatch: bool = False,
+    reading: Reading = RAW,
+    ignore_scale: bool = False,
 ) -> Scene:
     """Open a scene with the bands that a model takes, in the model's order.
 
@@ -41,6 +43,9 @@ def open_scene(
     select: the bands to take, by 1-based number or name, where the scene's own names do not tell.
     allow_gsd_mismatch: take pixels of any size as they are. rescale_gsd: resample the scene to the model's pixels while
         it is read, unless it has about those.
+    allow_dtype_mismatch: take values of another data type as they are.
+    reading: how the model's scenes were read; the scene is read in the same way. ignore_scale: take the numbers in the
+        file whatever scale and offset it declares.
 
     Bands are found by name, whatever their order in the file. A scene (or a model) whose bands have no names is taken
     in its order when the number of bands agrees.
@@ -52,13 +57,13 @@ def open_scene(
         raise ConfigError("pixels are either resampled (--rescale-gsd) or taken as they are (--allow-gsd-mismatch)")
     if rescale_gsd and gsd is None:
         raise ConfigError("the model does not tell the size of the pixels it was trained on; leave out --rescale-gsd")
-    scene = Scene(paths, bands=select) if select else _select(paths, bands)
-    if scene.count != len(bands):
-        raise RasterError(
-            f"{scene.path} has {_bands(scene.band_names)}; the model takes {_bands(bands)}: "
-            "add the missing raster, or choose among the bands with --bands"
-        )
-    _require_dtype(scene, np.dtype(dtype))
+    if ignore_scale:
+        reading = replace(reading, scaled=False, declared=())
+    scene = open_alike(paths, bands, whose="the model", select=select, reading=reading)
+    if not ignore_scale:
+        _require_scaling(scene)
+    if not allow_dtype_mismatch:
+        _require_dtype(scene, np.dtype(dtype))
     if rescale_gsd and gsd is not None:
         return _rescaled(scene, paths, gsd)
     if not allow_gsd_mismatch:
@@ -92,25 +97,21 @@ def open_scenes(scenes: Sequence[Sequence[PathLike]], **fit: Any) -> list[Scene]
     )
 
 
-def _select(paths: PathLike | Sequence[PathLike], bands: Sequence[str]) -> Scene:
-    scene = Scene(paths)
-    if scene.band_names == tuple(bands):
-        return scene
-    try:
-        return Scene(paths, bands=bands)  # also finds a near infrared band that the file marks as alpha
-    except RasterError:
-        named = [name for name in scene.band_names if not _NAMELESS.fullmatch(name)]
-        strange = [name for name in named if name not in bands]
-        if scene.count == len(bands) and strange and not any(_NAMELESS.fullmatch(name) for name in bands):
-            raise RasterError(
-                f"{scene.path} has {_bands(scene.band_names)}; the model takes {_bands(bands)}: "
-                f"if they mean the same, say so with --bands {','.join(str(n + 1) for n in range(scene.count))}"
-            ) from None
-        return scene
-
-
-def _bands(names: Sequence[str]) -> str:
-    return f"{len(names)} band{'s' * (len(names) != 1)} ({', '.join(names)})"
+def _require_scaling(scene: Scene) -> None:
+    """The numbers of the scene mean what those of the model's scenes meant."""
+    wanted, own = scene.reading.declared, scene.scalings
+    declares = any(scaling != AS_IT_IS for scaling in own)
+    if scene.reading.scaled and not declares and scene.source_dtype.kind != "f":
+        raise RasterError(
+            f"{scene.path} declares no scale and offset, and the model was trained on values with those applied: set "
+            "them in the file, or take its numbers for such values with --scale ignore"
+        )
+    if wanted and declares and own != wanted:
+        raise RasterError(
+            f"{scene.path} declares {describe(own)}; the scenes that the model was trained on declared "
+            f"{describe(wanted)}, so that the same number means something else: convert the scene, or take its numbers "
+            "as they are with --scale ignore"
+        )
 
 
 def _require_dtype(scene: Scene, dtype: np.dtype) -> None:
@@ -118,7 +119,8 @@ def _require_dtype(scene: Scene, dtype: np.dtype) -> None:
     if scene.dtype != dtype and not both_float:
         raise RasterError(
             f"{scene.path} holds {scene.dtype} values; the model was trained on {dtype}: "
-            "its statistics do not fit another scale, so convert the scene the way the training scenes were made"
+            "its statistics do not fit another scale, so convert the scene the way the training scenes were made, or, "
+            "where the values mean the same, insist with --allow-dtype-mismatch"
         )
 
 
@@ -133,7 +135,7 @@ def _rescaled(scene: Scene, paths: PathLike | Sequence[PathLike], gsd: float) ->
             "times): take a finer scene, or a model for coarser ones"
         )
     scene.close()
-    return Scene(paths, bands=scene.band_names, gsd=gsd)
+    return Scene(paths, bands=scene.band_numbers, gsd=gsd, reading=scene.reading)
 
 
 def _times_off(own: float | None, wanted: float) -> float:

@@ -19,9 +19,10 @@ from rasterio.warp import reproject, transform
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, cover
+from rs_biformer.raster.crs import horizontal, names_a_place, same_crs
 from rs_biformer.raster.gdal import gdal_env, raster_errors
 from rs_biformer.raster.paths import Location
-from rs_biformer.raster.source import Grid, Source, grid_difference, is_georeferenced, matrix, names_a_place, same_crs
+from rs_biformer.raster.source import Grid, Source, grid_difference, is_georeferenced, matrix
 
 CHUNK = 128, 256
 """Rows and columns that are warped at once. Chunks lie on the grid and not on the window that is read: GDAL rounds
@@ -82,8 +83,9 @@ class Regridded:
                 raise RasterError(f"{problem}; it cannot be done here, as {one.path} has no transform")
         # A raster without a CRS is taken to be in that of the other, as `require_same_grid` does.
         known = names_a_place(grid.crs) and names_a_place(source.crs)
-        self._crs: CRS = grid.crs if known else _PLANE
-        self._source_crs: CRS = source.crs if known and not same_crs(grid.crs, source.crs) else self._crs
+        self._crs: CRS = horizontal(grid.crs) if known else _PLANE
+        apart = known and not same_crs(grid.crs, source.crs)
+        self._source_crs: CRS = horizontal(source.crs) if apart else self._crs
         if self._source_window(Window(0, 0, grid.height, grid.width), margin=0) is None:
             raise RasterError(
                 f"{source.path} does not overlap {grid.path}; give rasters of one area, and check the CRS of both"

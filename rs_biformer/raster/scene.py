@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from rs_biformer.geometry import Window
 from rs_biformer.raster.paths import Location, PathLike, stem_of
 from rs_biformer.raster.regrid import PixelGrid, Regridded
 from rs_biformer.raster.source import Source, grid_difference, ground_sample_distance
+from rs_biformer.raster.values import AS_IT_IS, RAW, Reading, Scaling, describe
 
 SAME_GSD = 1.001
 """A scene whose pixels differ from the wanted size by less than this factor is read as it is."""
@@ -52,8 +54,12 @@ class Scene:
     gsd: metres per pixel to read the scene at, instead of those that the first raster has: all rasters are resampled
     to pixels of that size, with the same upper left corner.
 
+    reading: what is nodata where a file does not say, and whether the files' own scale and offset are applied; the
+    numbers in the files unless asked for.
+
     height, width in pixels; crs and transform as the first file has them that has any and is on the first one's grid,
-    None and the identity otherwise; dtype is the common one of the bands (`numpy.result_type`).
+    None and the identity otherwise; dtype is the common one of the bands (`numpy.result_type`), a float where scales
+    are applied.
 
     Handles are opened when first needed, one per process and thread, so a Scene can be shared between threads, sent
     to a worker by pickling, and survives a fork. It can be read again after `close`.
@@ -68,11 +74,13 @@ class Scene:
         *,
         bands: Sequence[int | str] | None = None,
         gsd: float | None = None,
+        reading: Reading = RAW,
     ) -> None:
         listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         if not listed:
             raise RasterError("a scene needs at least one raster; no path was given")
-        self._sources = [Source(path) for path in listed]
+        self.reading = reading
+        self._sources = [Source(path, nodata=reading.nodata_of(number)) for number, path in enumerate(listed)]
         self._grid = _grid(self._sources)
         if gsd is not None:
             self._grid = _at_gsd(self._grid, gsd)
@@ -82,6 +90,10 @@ class Scene:
         available = _bands(self._sources)
         self._bands = [_find(available, band, self.path) for band in bands] if bands is not None else available
         self._bands = [b for b in self._bands if bands is not None or b.interp != ColorInterp.alpha]
+        if reading.scaled and not all(isfinite(scale * offset) and scale for scale, offset in self.scalings):
+            raise RasterError(
+                f"{self.path} declares {describe(self.scalings)}, which gives no values; see --scale ignore"
+            )
         if not self._bands:
             raise RasterError(f"{self.path} has no image band but alpha; select bands by number if it holds image data")
 
@@ -125,11 +137,38 @@ class Scene:
     @property
     def dtype(self) -> np.dtype:
         """The dtype that `read` returns."""
+        return np.result_type(self.source_dtype, np.float32) if self.reading.scaled else self.source_dtype
+
+    @property
+    def source_dtype(self) -> np.dtype:
+        """The common dtype of the numbers in the files."""
         dtypes = [
             np.dtype(np.uint8 if b.channel is not None else self._sources[b.source].dtypes[b.number - 1])
             for b in self._bands
         ]
         return np.result_type(*dtypes)
+
+    @property
+    def band_numbers(self) -> tuple[int, ...]:
+        """The selected bands as numbers, counted through the files."""
+        available = _bands(self._sources)
+        return tuple(available.index(band) + 1 for band in self._bands)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The rasters as files, in order."""
+        return tuple(self._sources)
+
+    def numbers_of(self, source: Source) -> set[int]:
+        """The bands of one of `sources` that are selected, by their number in it."""
+        return {band.number for band in self._bands if self._sources[band.source] is source}
+
+    @property
+    def scalings(self) -> tuple[Scaling, ...]:
+        """Scale and offset that the files declare for the selected bands, applied or not."""
+        return tuple(
+            AS_IT_IS if b.channel is not None else self._sources[b.source].scalings[b.number - 1] for b in self._bands
+        )
 
     @property
     def crs(self) -> CRS | None:
@@ -165,6 +204,7 @@ class Scene:
         Raises RasterError when the window leaves the scene or a block cannot be read.
         """
         image = np.empty((self.count, window.height, window.width), self.dtype)
+        scalings = self.scalings if self.reading.scaled else (AS_IT_IS,) * self.count
         valid = np.ones((window.height, window.width), bool)
         for index, (source, reader) in enumerate(zip(self._sources, self._readers, strict=True)):
             places = [(place, band) for place, band in enumerate(self._bands) if band.source == index]
@@ -178,7 +218,7 @@ class Scene:
                 if band.channel is not None:
                     assert source.palette is not None
                     values = source.palette[values, band.channel]
-                image[place] = values
+                image[place] = _scaled(values, scalings[place])
         return image, valid
 
     def close(self) -> None:
@@ -196,6 +236,13 @@ class Scene:
 
     def __repr__(self) -> str:
         return f"Scene({', '.join(map(str, self.paths))}: {self.count} x {self.height} x {self.width} {self.dtype})"
+
+
+def _scaled(values: NDArray, scaling: Scaling) -> NDArray:
+    if scaling == AS_IT_IS:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):  # nodata such as -3.4e38, which is not valid anyway
+        return values.astype(np.float64) * scaling[0] + scaling[1]
 
 
 def _grid(sources: Sequence[Source]) -> PixelGrid:

@@ -18,8 +18,10 @@ from rasterio.transform import Affine
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
+from rs_biformer.raster.crs import horizontal, names_a_place, same_crs
 from rs_biformer.raster.gdal import area, gdal_env, open_raster, raster_errors
 from rs_biformer.raster.paths import Location, PathLike, locate
+from rs_biformer.raster.values import Scaling
 
 MAX_SHIFT = 0.25
 """Pixels by which the corners of two rasters on the same grid may differ: rounding in a header, not half a pixel."""
@@ -46,14 +48,17 @@ class Grid(Protocol):
 class Source:
     """A raster file opened for reading, one handle per process and thread, reopened after a fork or unpickling.
 
+    nodata: the value that means no data in bands for which the file says none.
+
     Facts as rasterio gives them: height, width, count, dtypes, nodatavals, interps (ColorInterp per band),
-    descriptions, crs, transform, gcps (points, CRS), rpcs. `palette` is the colour table of a one-band raster as a
-    lookup table (values, 4) uint8 of red, green, blue, alpha, else None.
+    descriptions, crs, transform, gcps (points, CRS), rpcs, units; scalings (scale and offset per band, which `read`
+    does not apply). `turned` is the EXIF orientation, 1 where the picture is to be seen as it is stored. `palette` is
+    the colour table of a one-band raster as a lookup table (values, 4) uint8 of red, green, blue, alpha, else None.
 
     Raises RasterError when the file is missing, is no raster, or holds complex numbers.
     """
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, *, nodata: float | None = None) -> None:
         self.path: Location = locate(path)
         self._handles: dict[tuple[int, int], Any] = {}
         with gdal_env():
@@ -61,7 +66,13 @@ class Source:
             with raster_errors(self.path, "opened"):
                 self.height, self.width, self.count = int(handle.height), int(handle.width), int(handle.count)
                 self.dtypes: tuple[str, ...] = handle.dtypes
-                self.nodatavals: tuple[float | None, ...] = handle.nodatavals
+                self.nodatavals: tuple[float | None, ...] = tuple(
+                    nodata if own is None else own for own in handle.nodatavals
+                )
+                self.declares_nodata = any(own is not None for own in handle.nodatavals)
+                self.scalings: tuple[Scaling, ...] = tuple(zip(handle.scales, handle.offsets, strict=True))
+                self.units: tuple[str | None, ...] = handle.units
+                self.turned = _orientation(handle)
                 self.interps: tuple[ColorInterp, ...] = handle.colorinterp
                 self.descriptions: tuple[str | None, ...] = handle.descriptions
                 self.crs: CRS | None = handle.crs
@@ -116,23 +127,12 @@ class Source:
         """Which pixels of a window are valid, given the bands that `read(numbers, window)` returned: (h, w).
 
         A pixel is invalid where the alpha bands that are not among `numbers` are 0, where the internal or external
-        mask is 0, where any of the bands is NaN or infinite, where its palette entry is transparent, and where the
-        bands hold their nodata value: any of them when it is a float other than 0, which is no measurement
-        (-9999 metres), else all that have one. All, not any: in 8-bit imagery with nodata 0, a pixel that is black in
-        one band alone is a dark pixel.
+        mask is 0, where any of the bands is NaN or infinite, where its palette entry is transparent, and where any of
+        the bands holds its nodata value: -9999 metres or 65535 in one band is no measurement. Only 0 in bands of 8 bits
+        and of floats must be in all of them that have it as nodata: a pixel that is black in one band alone is a dark
+        pixel there, where 16-bit imagery keeps 0 for what was not seen.
         """
-        valid = np.ones((window.height, window.width), bool)
-        empty: list[NDArray[np.bool_]] = []
-        for number, band in zip(numbers, pixels, strict=True):
-            nodata = self.nodatavals[number - 1]
-            if band.dtype.kind == "f":
-                valid &= np.isfinite(band)
-            if band.dtype.kind == "f" and nodata:
-                valid &= ~_is_nodata(band, nodata)
-            elif nodata is not None:
-                empty.append(_is_nodata(band, nodata))
-        if empty:
-            valid &= ~np.logical_and.reduce(empty)
+        valid = self._holds_data(numbers, pixels)
         for number, interp in enumerate(self.interps, 1):
             if interp == ColorInterp.alpha and number not in numbers:
                 valid &= self.read([number], window)[0] > 0
@@ -143,6 +143,26 @@ class Source:
             valid &= self.palette[pixels[list(numbers).index(1)], 3] > 0
         return valid
 
+    def _holds_data(self, numbers: Sequence[int], pixels: Sequence[NDArray]) -> NDArray[np.bool_]:
+        """Where no band's value says that there is none, (h, w)."""
+        valid = np.ones(pixels[0].shape, bool)
+        empty: list[NDArray[np.bool_]] = []
+        for number, band in zip(numbers, pixels, strict=True):
+            nodata = self.nodatavals[number - 1]
+            if band.dtype.kind == "f":
+                valid &= np.isfinite(band)
+            if nodata is None:
+                continue
+            hole = _is_nodata(band, nodata)
+            dark = nodata == 0 and (band.dtype.kind == "f" or band.dtype.itemsize == 1)
+            if dark or band.dtype.itemsize == 1:
+                empty.append(hole)
+            if not dark:
+                valid &= ~hole
+        if empty:
+            valid &= ~np.logical_and.reduce(empty)
+        return valid
+
     def _masks(self, numbers: Sequence[int]) -> list[int]:
         """The bands whose masks count when the bands `numbers` are read."""
         return [1] if self._mask_of_all else [number for number in numbers if number in self._masked]
@@ -151,6 +171,12 @@ class Source:
         """What `read` and `valid` give for these bands over a window."""
         pixels = self.read(numbers, window)
         return pixels, self.valid(numbers, pixels, window)
+
+
+def _orientation(handle: Any) -> int:
+    """The EXIF orientation of a photograph, 1 to 8. GDAL gives the pixels as they are stored."""
+    text = str(handle.tags().get("EXIF_Orientation", "1")).strip()
+    return int(text) if text in "12345678" and len(text) == 1 else 1
 
 
 def _palette(handle: Any) -> NDArray[np.uint8] | None:
@@ -200,7 +226,7 @@ def ground_sample_distance(crs: CRS | None, transform: Affine, height: int, widt
         mean_radius = radius * (1 - flattening) / (1 - squared * sin(latitude) ** 2)
         return pixel * unit * mean_radius * sqrt(cos(latitude)) if abs(latitude) < pi / 2 else None
     metres = pixel * crs.linear_units_factor[1]
-    projection = crs.to_dict()
+    projection = horizontal(crs).to_dict()
     if projection.get("proj") in ("merc", "webmerc"):
         true = radians(projection.get("lat_ts", 0.0))
         northing = middle * crs.linear_units_factor[1] / (projection.get("k", 1.0) * cos(true))
@@ -260,20 +286,6 @@ def matrix(transform: Affine) -> NDArray[np.float64]:
     """A transform as an array (3, 3)."""
     # affine 3 warns at `transform * point`, affine 2 does not know `transform @ point`
     return np.array(tuple(transform), np.float64).reshape(3, 3)
-
-
-def names_a_place(crs: CRS | None) -> bool:
-    """Whether a CRS is more than the placeholder (an "unknown engineering CRS") that some TIFF writers leave."""
-    return crs is not None and bool(crs.is_projected or crs.is_geographic)
-
-
-def same_crs(one: CRS | None, other: CRS | None) -> bool:
-    """Equal, or spelt differently (as WKT, as a code) but known under the same EPSG code."""
-    if one == other:
-        return True
-    assert one is not None and other is not None
-    code = one.to_epsg()
-    return code is not None and code == other.to_epsg()
 
 
 def _crs_name(crs: CRS | None) -> str:

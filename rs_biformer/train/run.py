@@ -132,6 +132,8 @@ def describe(manifest: Manifest, model: ModelConfig) -> CheckpointMeta:
         window=manifest.window,
         gsd=manifest.gsd,
         version=__version__,
+        reading=manifest.reading,
+        shared_ground=manifest.shared_ground,
     )
 
 

@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
+from rs_biformer.data.chips import write_chips
+from rs_biformer.data.dataset import TileDataset
 from rs_biformer.data.index import TileIndex
 from rs_biformer.data.layouts import SceneFiles
 from rs_biformer.data.splits import Blocks
 from rs_biformer.data.tiling import TileOptions, tile_scenes
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.raster.values import Reading
 from rs_biformer.schema import ClassSchema
 
 SCHEMA = ClassSchema(
@@ -240,16 +243,154 @@ def test_a_label_of_another_size_is_refused_with_both_sizes(tmp_path):
 
 
 def test_scenes_of_other_bands_or_types_are_refused(tmp_path):
-    one, two, grey = (
-        make_scene(tmp_path, name, dtype=dtype, photometric=photometric)[0]
-        for name, dtype, photometric in (("a", "uint8", "RGB"), ("b", "uint16", "RGB"), ("c", "uint8", "MINISBLACK"))
+    one, two = (
+        make_scene(tmp_path, name, dtype=dtype, photometric="RGB")[0]
+        for name, dtype in (("a", "uint8"), ("b", "uint16"))
     )
     with pytest.raises(RasterError, match="b.tif has the data type uint16 and .*a.tif uint8"):
         tile_scenes([one, two], SCHEMA, tmp_path / "out")
-    with pytest.raises(
-        RasterError, match="c.tif has the bands gray, band2, band3 and .*a.tif red, green, blue; select"
-    ):
-        tile_scenes([one, grey], SCHEMA, tmp_path / "out")
+    four = SceneFiles(
+        "d", (save(tmp_path / "d.tif", np.ones((4, 40, 50), np.uint8), photometric="MINISBLACK"),), one.label, "train"
+    )
+    with pytest.raises(RasterError, match=r"d.tif has 4 bands \(.*a.tif has 3 bands \(red, green, blue\).*--bands"):
+        tile_scenes([one, four], SCHEMA, tmp_path / "out")
+    for name, band in (("e", "nir"), ("f", "red")):
+        with rasterio.open(save(tmp_path / f"{name}.tif", np.ones((3, 40, 50), np.uint8)), "r+") as file:
+            file.descriptions = (band, "swir", "green")
+    other = SceneFiles("e", (tmp_path / "e.tif",), one.label, "train")
+    with pytest.raises(RasterError, match="e.tif has 3 bands .nir, swir, green.*--bands 1,2,3"):
+        tile_scenes([one, other], SCHEMA, tmp_path / "out")
+
+
+def test_a_data_type_of_the_same_values_is_taken_on_request(tmp_path):
+    one, two = (make_scene(tmp_path, name, dtype=dtype) for name, dtype in (("a", "uint8"), ("b", "uint16")))
+    options = TileOptions(16, allow_dtype_mismatch=True)
+    index, _ = tile_scenes([one[0], two[0]], SCHEMA, tmp_path / "out", options=options)
+    assert index.manifest.dtype == "uint16"
+    values = np.concatenate([image[:, valid] for _, image, valid, _ in (one, two)], axis=1)
+    assert index.manifest.mean == pytest.approx(values.mean(axis=1), rel=1e-12)
+    item = TileDataset(TileIndex.read(tmp_path / "out"))[0]["image"].numpy()
+    assert item.dtype == np.uint16
+    assert np.array_equal(item[:, one[2][:16, :16]], one[1][:, :16, :16][:, one[2][:16, :16]])
+
+
+def test_bands_without_names_are_those_of_the_others_in_their_order_and_it_is_said(tmp_path):
+    one, grey = (make_scene(tmp_path, name, photometric=kind)[0] for name, kind in (("a", "MINISBLACK"), ("b", "RGB")))
+    index, summary = tile_scenes([one, grey], SCHEMA, tmp_path / "out", options=TileOptions(16))
+    assert index.manifest.bands == ("red", "green", "blue")
+    assert [scene.bands for scene in TileIndex.read(tmp_path / "out").manifest.scenes] == [(1, 2, 3), ()]
+    assert "the bands gray, band2, band3 of scene a are taken for red, green, blue" in summary["notes"]
+
+
+def described(folder, name, names, seed=0):
+    """A scene of four 16-bit bands with descriptions, and its image."""
+    image = np.random.default_rng(seed).integers(1, 4000, (4, 40, 50)).astype(np.uint16)
+    with rasterio.open(save(folder / f"{name}.tif", image), "r+") as file:
+        file.descriptions = names
+    label = save(folder / f"{name}_label.tif", np.zeros((3, 40, 50), np.uint8) + 255)
+    return SceneFiles(name, (folder / f"{name}.tif",), label, "train"), image
+
+
+def test_numbers_say_what_the_bands_are_whatever_they_are_called(tmp_path):
+    dates = 20200601, 20210613
+    scenes = [described(tmp_path, str(date), [f"{date}_B{n}" for n in (2, 3, 4, 8)], date) for date in dates]
+    files = [files for files, _ in scenes]
+    with pytest.raises(RasterError, match="--bands 1,2,3,4"):
+        tile_scenes(files, SCHEMA, tmp_path / "out")
+    index, summary = tile_scenes(files, SCHEMA, tmp_path / "out", options=TileOptions(16, bands=(4, 1)))
+    assert index.manifest.bands == ("band1", "band2")
+    both = np.concatenate([image[[3, 0]].reshape(2, -1) for _, image in scenes], axis=1)
+    assert index.manifest.mean == pytest.approx(both.mean(axis=1), rel=1e-12)
+    assert any("20210613_B8, 20210613_B2 of scene 20210613 are taken for band1, band2" in n for n in summary["notes"])
+    write_chips(index, tmp_path / "out")
+    for source in (TileIndex.read(tmp_path / "out"), TileIndex.read(tmp_path / "out" / "chips")):
+        number = next(n for n in range(len(source)) if source.scene(n).name.startswith("20210613"))
+        assert np.array_equal(TileDataset(source)[number]["image"], scenes[1][1][[3, 0], :16, :16])
+
+
+def test_bands_of_the_same_names_in_another_order_are_put_in_order(tmp_path):
+    one, first = described(tmp_path, "a", ("blue", "green", "red", "nir"))
+    two, second = described(tmp_path, "b", ("nir", "red", "green", "blue"), 1)
+    index, summary = tile_scenes([one, two], SCHEMA, tmp_path / "out", options=TileOptions(16))
+    both = np.concatenate([first.reshape(4, -1), second[::-1].reshape(4, -1)], axis=1)
+    assert index.manifest.mean == pytest.approx(both.mean(axis=1), rel=1e-12)
+    assert index.manifest.scenes[1].bands == (4, 3, 2, 1)
+    assert not any("taken for" in note for note in summary["notes"])
+
+
+def scaled_scene(folder, name, numbers, scale, offset):
+    path = save(folder / f"{name}.tif", numbers)
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (scale,) * len(numbers), (offset,) * len(numbers)
+    label = save(folder / f"{name}_label.tif", np.zeros((3, 40, 50), np.uint8) + 255)
+    return SceneFiles(name, (path,), label, "train")
+
+
+def test_scales_that_differ_are_applied_and_never_pooled(tmp_path):
+    """The same reflectance in two encodings, as before and after Sentinel-2's processing baseline 04.00."""
+    reflectance = np.random.default_rng(0).integers(1, 4000, (3, 40, 50)) / 10_000
+    old = scaled_scene(tmp_path, "old", np.rint(reflectance * 10_000).astype(np.uint16), 1e-4, 0.0)
+    new = scaled_scene(tmp_path, "new", np.rint(reflectance * 10_000 + 1000).astype(np.uint16), 1e-4, -0.1)
+    index, summary = tile_scenes([old, new], SCHEMA, tmp_path / "out", options=TileOptions(16))
+    assert index.manifest.dtype == "float32"
+    assert index.manifest.mean == pytest.approx(reflectance.mean(axis=(1, 2)), rel=1e-6)
+    assert index.manifest.std == pytest.approx(reflectance.std(axis=(1, 2)), rel=1e-6)
+    assert any(
+        "are applied (old: scale 0.0001, offset 0; new: scale 0.0001, offset -0.1)" in n for n in summary["notes"]
+    )
+    write_chips(index, tmp_path / "out")
+    for source in (TileIndex.read(tmp_path / "out"), TileIndex.read(tmp_path / "out" / "chips")):
+        assert source.manifest.reading == Reading(scaled=True)
+        for number in (0, len(source) - 1):
+            window = index.window(number)
+            expected = reflectance[:, *window.slices]
+            assert TileDataset(source)[number]["image"].numpy() == pytest.approx(expected, abs=1e-6)
+    ignored, _ = tile_scenes([old, new], SCHEMA, tmp_path / "raw", options=TileOptions(16, scale="ignore"))
+    assert ignored.manifest.dtype == "uint16"
+    assert ignored.manifest.mean[0] == pytest.approx(reflectance[0].mean() * 10_000 + 500, rel=1e-6)
+
+
+def test_scales_that_all_scenes_declare_leave_the_numbers_and_are_remembered(tmp_path):
+    numbers = np.random.default_rng(0).integers(1, 4000, (3, 40, 50)).astype(np.uint16)
+    one, two = (scaled_scene(tmp_path, name, numbers, 1e-4, 0.0) for name in "ab")
+    index, summary = tile_scenes([one, two], SCHEMA, tmp_path / "out", options=TileOptions(16))
+    assert index.manifest.mean[0] == pytest.approx(numbers[0].mean())
+    assert TileIndex.read(tmp_path / "out").manifest.reading == Reading(declared=((1e-4, 0.0),) * 3)
+    assert any("scale 0.0001, offset 0; numbers are taken as they are" in note for note in summary["notes"])
+    applied, _ = tile_scenes([one, two], SCHEMA, tmp_path / "si", options=TileOptions(16, scale="apply"))
+    assert applied.manifest.mean[0] == pytest.approx(numbers[0].mean() * 1e-4)
+
+
+def test_a_scale_that_only_some_scenes_declare_must_be_settled(tmp_path):
+    numbers = np.random.default_rng(0).integers(1, 250, (3, 40, 50)).astype(np.uint16)
+    one, two = scaled_scene(tmp_path, "a", numbers, 1.0, 0.0), scaled_scene(tmp_path, "b", numbers, 0.5, 0.0)
+    with pytest.raises(RasterError, match="scene b declares scale 0.5, offset 0 and scene a nothing.*--scale apply"):
+        tile_scenes([one, two], SCHEMA, tmp_path / "out")
+    index, _ = tile_scenes([one, two], SCHEMA, tmp_path / "out", options=TileOptions(16, scale="apply"))
+    assert index.manifest.mean[0] == pytest.approx(numbers[0].mean() * 0.75)
+
+
+def test_scale_one_and_offset_zero_leave_no_trace_in_the_index(tmp_path):
+    files, *_ = make_scene(tmp_path)
+    tile_scenes([files], SCHEMA, tmp_path / "out", options=TileOptions(16, scale="apply"))
+    manifest = TileIndex.read(tmp_path / "out").manifest.to_dict()
+    assert not {"reading", "shared_ground"} & set(manifest)
+    assert "bands" not in manifest["scenes"][0]
+
+
+def test_a_nodata_value_that_the_files_do_not_tell_is_remembered(tmp_path):
+    heights = np.full((1, 40, 50), 300, np.float32)
+    heights[0, :10] = -3.4028235e38
+    heights[0, 10:, ::2] = 302
+    label = save(tmp_path / "a_label.tif", np.zeros((3, 40, 50), np.uint8) + 255)
+    files = SceneFiles("a", (save(tmp_path / "a.tif", heights),), label, "train")
+    index, _ = tile_scenes([files], SCHEMA, tmp_path / "out", options=TileOptions(16, nodata=(-3.4028235e38,)))
+    assert (index.manifest.mean, index.manifest.std) == ((301.0,), (1.0,))
+    again = TileIndex.read(tmp_path / "out")
+    assert again.manifest.reading == Reading(nodata=(-3.4028235e38,))
+    item = TileDataset(again)[0]
+    assert not item["valid"][:10].any()
+    assert item["valid"][10:].all()
 
 
 def test_one_raster_in_two_splits_is_refused(tmp_path):

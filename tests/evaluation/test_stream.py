@@ -221,3 +221,18 @@ def test_progress_ends_at_all_pixels(scene, monkeypatch):
     seen = []
     evaluate(files["prediction"], files["label"], SCHEMA, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(2240, 6300), (4480, 6300), (6300, 6300)]
+
+
+def test_nodata_that_a_scene_does_not_declare_can_be_said(write_raster):
+    image = np.full((3, 40, 50), 7, np.uint8)
+    image[:, :10] = 0
+    truth = np.zeros((40, 50), np.uint8)
+    mapped = truth.copy()
+    mapped[:10] = 255
+    schema = ClassSchema("two", ("a", "b"), ((1, 1, 1), (2, 2, 2)))
+    files = write_raster("a_classes.tif", mapped, nodata=255), write_raster("a_label.tif", truth)
+    scene = write_raster("a_image.tif", image)
+    for nodata, pixels in (((), 2000), ((0.0,), 1500)):
+        found = evaluate(*files, schema, scenes=[scene], nodata=nodata)
+        assert found.scores.confusion.evaluated == pixels
+        assert found.overall_accuracy == 1500 / pixels

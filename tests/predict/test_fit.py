@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 
 from rs_biformer.errors import ConfigError, RasterError
@@ -7,6 +8,7 @@ from rs_biformer.geometry import Window
 from rs_biformer.predict import open_scene
 from rs_biformer.predict.fit import open_scenes
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.values import Reading
 
 RGB = ("red", "green", "blue")
 
@@ -135,3 +137,51 @@ def test_all_scenes_that_do_not_fit_are_named(write_raster):
         open_scenes([[short]], **fit)
     with pytest.raises(RasterError, match=r"7 of 7 .*; and 2 more$"):
         open_scenes([[short]] * 7, **fit)
+
+
+def scaled_raster(write_raster, scale, offset, dtype="uint16"):
+    path = write_raster("scaled.tif", np.arange(100, 160).reshape(3, 4, 5).astype(dtype))
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (scale,) * 3, (offset,) * 3
+    return path
+
+
+def test_a_model_of_physical_values_gets_physical_values(write_raster):
+    options = {"bands": ("band1", "band2", "band3"), "dtype": "float32", "gsd": None, "reading": Reading(scaled=True)}
+    with open_scene(scaled_raster(write_raster, 1e-2, -1.0), **options) as scene:
+        assert first_pixels(scene) == pytest.approx([0.0, 0.2, 0.4], abs=1e-6)
+    with open_scene(scaled_raster(write_raster, 1.0, 0.0, "float32"), **options) as scene:
+        assert first_pixels(scene) == [100, 120, 140], "values that are physical already"
+    with pytest.raises(RasterError, match="declares no scale and offset.*--scale ignore"):
+        open_scene(scaled_raster(write_raster, 1.0, 0.0), **options)
+    with open_scene(
+        scaled_raster(write_raster, 1.0, 0.0), **options, ignore_scale=True, allow_dtype_mismatch=True
+    ) as scene:
+        assert first_pixels(scene) == [100, 120, 140]
+
+
+def test_numbers_of_another_meaning_are_refused_unless_insisted_on(write_raster):
+    reading = Reading(declared=((1e-4, 0.0),) * 3)
+    options = {"bands": ("band1", "band2", "band3"), "dtype": "uint16", "gsd": None, "reading": reading}
+    for scaling in ((1e-4, 0.0), (1.0, 0.0)):
+        with open_scene(scaled_raster(write_raster, *scaling), **options) as scene:
+            assert first_pixels(scene) == [100, 120, 140]
+    with pytest.raises(RasterError, match="declares scale 0.0001, offset -0.1; .* declared scale 0.0001, offset 0"):
+        open_scene(scaled_raster(write_raster, 1e-4, -0.1), **options)
+    with open_scene(scaled_raster(write_raster, 1e-4, -0.1), **options, ignore_scale=True) as scene:
+        assert first_pixels(scene) == [100, 120, 140]
+
+
+def test_another_dtype_of_the_same_values_is_taken_on_request(raster):
+    path = raster(3, "uint16", photometric="rgb")
+    with open_scene(path, bands=RGB, dtype="uint8", gsd=None, allow_dtype_mismatch=True) as scene:
+        assert (scene.dtype, first_pixels(scene)) == ("uint16", [0, 20, 40])
+
+
+def test_rescaled_scenes_keep_their_bands_and_their_reading(write_raster):
+    path = scaled_raster(write_raster, 1e-2, -1.0)
+    options = {"bands": ("band1", "band2"), "dtype": "float32", "gsd": 1.0, "reading": Reading(scaled=True)}
+    with open_scene(path, **options, select=[3, 1], rescale_gsd=True) as scene:
+        assert (scene.height, scene.width) == (2, 2)
+        values, _ = scene.read(Window(0, 0, 1, 1))
+        assert values[:, 0, 0] == pytest.approx([0.4 + 0.03, 0.03], abs=0.02)

@@ -1,0 +1,49 @@
+"""Coordinate reference systems: whether two are the same on the map, and whether one says where a raster lies."""
+
+from functools import lru_cache
+
+import pyproj
+from rasterio.crs import CRS
+
+
+def names_a_place(crs: CRS | None) -> bool:
+    """Whether a CRS is more than the placeholder (an "unknown engineering CRS") that some TIFF writers leave."""
+    return crs is not None and bool(crs.is_projected or crs.is_geographic)
+
+
+def same_crs(one: CRS | None, other: CRS | None) -> bool:
+    """Equal on the map: heights and their datum do not matter, nor how the CRS is spelt (as WKT, as a code)."""
+    if one == other:
+        return True
+    assert one is not None and other is not None
+    return _same(one.to_wkt(), other.to_wkt())
+
+
+def horizontal(crs: CRS) -> CRS:
+    """The CRS without its heights: the first part of a compound one, two axes of a three-dimensional one."""
+    return _horizontal(crs.to_wkt())
+
+
+@lru_cache(maxsize=256)
+def _same(one: str, other: str) -> bool:
+    first, second = _horizontal(one), _horizontal(other)
+    if first == second:
+        return True
+    code = first.to_epsg()
+    return code is not None and code == second.to_epsg()
+
+
+@lru_cache(maxsize=256)
+def _horizontal(wkt: str) -> CRS:
+    """As rasterio's CRS; what PROJ cannot read, or has no horizontal part, as it is."""
+    try:
+        system = pyproj.CRS.from_wkt(wkt)
+    except pyproj.exceptions.CRSError:
+        return CRS.from_wkt(wkt)
+    if system.is_compound:
+        system = system.sub_crs_list[0]
+    elif len(system.axis_info) == 3 and not system.is_geocentric:
+        system = system.to_2d()
+    else:
+        return CRS.from_wkt(wkt)
+    return CRS.from_wkt(system.to_wkt())
