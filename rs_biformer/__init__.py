@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rs_biformer.checkpoint import load_checkpoint
     from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
     from rs_biformer.evaluation import evaluate
+    from rs_biformer.jobs import map_scenes
     from rs_biformer.nn.attention import BiLevelRoutingAttention, MultiScaleDilatedAttention
     from rs_biformer.nn.blocks import IRFFN
     from rs_biformer.nn.model import create_encoder, create_model, list_encoders
@@ -40,6 +41,7 @@ _HOMES = {
     "load_checkpoint": "checkpoint",
     "load_published_weights": "nn.weights",
     "load_schema": "schema",
+    "map_scenes": "jobs",
     "predict_scene": "predict",
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "load_checkpoint",
     "load_published_weights",
     "load_schema",
+    "map_scenes",
     "predict_scene",
 ]
 

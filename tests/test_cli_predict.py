@@ -4,9 +4,7 @@ import argparse
 import json
 import os
 import signal
-from dataclasses import fields
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +16,11 @@ from tiny_checkpoint import pointwise_model, tiny_meta, write_checkpoint
 
 from rs_biformer.checkpoint import TrainedModel
 from rs_biformer.cli import main
-from rs_biformer.cli.predict import parse_scales, parse_size
+from rs_biformer.cli.prediction import parse_scales, parse_size
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
 from rs_biformer.geometry import Window
-from rs_biformer.predict import predict_scene
-from rs_biformer.predict.options import Compute, Output, Windows
+from rs_biformer.jobs import Loaded
+from rs_biformer.predict.options import Compute, Options, Output, Windows
 from rs_biformer.predict.plan import make_plan
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, PRESETS
@@ -122,7 +120,7 @@ def pointwise(monkeypatch):
 
     def use(**changes: object) -> TrainedModel:
         model = pointwise_model(tiny_meta(window=64, **changes))
-        monkeypatch.setattr("rs_biformer.cli.predict.load_model", lambda path: (model, model.meta))
+        monkeypatch.setattr("rs_biformer.jobs.mapping.load_model", lambda path: Loaded(model, model.meta, Path(path)))
         return model
 
     use()
@@ -300,7 +298,7 @@ def test_a_scene_is_mapped_from_a_server(rgb, pointwise, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_how_to_go_on(rgb, pointwise, tmp_path, monkeypatch, capsys, number, code):
-    monkeypatch.setattr("rs_biformer.predict.predict_scene", lambda *_, **__: os.kill(os.getpid(), number))
+    monkeypatch.setattr("rs_biformer.jobs.mapping.map_scene", lambda *_, **__: os.kill(os.getpid(), number))
     argv = ["predict", str(rgb()), "--checkpoint", "pointwise.ckpt", "--out", str(tmp_path / "maps")]
     assert main(argv) == code
     assert "interrupted: the same command goes on from the last finished strip" in capsys.readouterr().err
@@ -308,32 +306,71 @@ def test_an_interrupted_run_says_how_to_go_on(rgb, pointwise, tmp_path, monkeypa
     assert "interrupted: the same command with --skip-existing goes on" in capsys.readouterr().err
 
 
-def test_every_option_reaches_predict_scene(rgb, pointwise, tmp_path, monkeypatch):
+def test_every_option_reaches_the_map_of_a_scene(rgb, pointwise, tmp_path, monkeypatch):
     seen = {}
 
-    def note(model, scene, out, **options):
-        seen.update(options)
-        options["on_plan"](make_plan(80, 90, planes=6, bands=3, itemsize=1))
+    def note(model, scene, paths, **given):
+        seen.update(given, paths=paths)
+        given["on_plan"](make_plan(80, 90, planes=6, bands=3, itemsize=1))
 
-    monkeypatch.setattr("rs_biformer.predict.predict_scene", note)
-    layers = [f"--{layer}" for layer in ("probabilities", "confidence", "margin", "entropy", "disagreement")]
-    argv = "--tta flips --scales 0.5,1 --probability-dtype float16 --max-memory 300MB --restart --compile --window 32"
-    predict(rgb(), "--out", tmp_path, *layers, *argv.split(), "--device", "cpu,cpu", "--batch-size", 2)
-    wanted = {"tta": "flips", "scales": (0.5, 1.0), "probability_dtype": "float16", "max_memory": 3 * 10**8}
-    wanted |= {"restart": True, "compile": True, "device": ["cpu", "cpu"], "window": 32, "batch_size": 2}
-    wanted |= {layer[2:]: tmp_path / f"scene_{layer[2:]}.tif" for layer in layers}
-    assert wanted.items() <= seen.items()
-    known = {
-        *signature(predict_scene).parameters,
-        *(item.name for kind in (Windows, Compute, Output) for item in fields(kind)),
-    }
-    assert set(seen) <= known
+    monkeypatch.setattr("rs_biformer.jobs.mapping.map_scene", note)
+    layers = ["probabilities", "confidence", "margin", "entropy", "disagreement"]
+    argv = "--tta flips --blend average --scales 0.5 1 --probability-dtype float16 --max-memory 300MB --restart"
+    argv += " --compile --window 64 --device cpu,cpu --batch-size 2 --overlap 0.25 --precision bf16"
+    run(
+        "predict",
+        rgb(),
+        "--checkpoint",
+        "p.ckpt",
+        "--out",
+        tmp_path,
+        *[f"--{layer}" for layer in layers],
+        *argv.split(),
+    )
+    assert seen["options"] == Options(
+        Windows(64, 0.25, "average", "flips", (0.5, 1.0)),
+        Compute(2, ["cpu", "cpu"], "bf16", 3 * 10**8, compile=True),
+        Output("float16", restart=True),
+    )
+    assert seen["paths"] == {layer: tmp_path / f"scene_{layer}.tif" for layer in ["classes", *layers]}
 
 
-@pytest.mark.parametrize("text", ["", "1,x", "half"])
-def test_scales_that_are_none_are_refused(text: str):
-    with pytest.raises(ConfigError, match=r"0\.75,1,1\.25"):
+def test_what_is_not_given_is_the_default_and_the_window_that_of_training(rgb, pointwise, tmp_path, monkeypatch):
+    seen = {}
+
+    def note(model, scene, paths, **given):
+        seen.update(given)
+        given["on_plan"](make_plan(80, 90, planes=6, bands=3, itemsize=1))
+
+    monkeypatch.setattr("rs_biformer.jobs.mapping.map_scene", note)
+    run("predict", rgb(), "--checkpoint", "p.ckpt", "--out", tmp_path)
+    assert seen["options"] == Options(Windows(64))
+
+
+@pytest.mark.parametrize("command", ["predict"])
+def test_the_help_tells_the_defaults(command):
+    parser = argparse.ArgumentParser()
+    import_module(f"rs_biformer.cli.{command}").add_arguments(parser)
+    told = {action.dest: action.help for action in parser._actions}
+    windows, compute, output = Windows(), Compute(), Output()
+    for name, default in [
+        *((name, getattr(windows, name)) for name in ("overlap", "blend", "tta")),
+        ("scales", 1),
+        *((name, getattr(compute, name)) for name in ("batch_size", "device", "precision")),
+        *([("probability_dtype", output.probability_dtype)] if command == "predict" else []),
+    ]:
+        assert f"({default}" in told[name], name
+
+
+@pytest.mark.parametrize("text", [[""], ["1,x"], ["half"], ["1", ""]])
+def test_scales_that_are_none_are_refused(text: list[str]):
+    with pytest.raises(ConfigError, match=r"0\.75 1 1\.25"):
         parse_scales(text)
+
+
+@pytest.mark.parametrize("text", [["0.75", "1", "1.25"], ["0.75,1,1.25"], ["0.75,1", "1.25"]])
+def test_scales_are_read_as_people_write_them(text: list[str]):
+    assert parse_scales(text) == (0.75, 1, 1.25)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,9 @@ def _reader_is_gone() -> bool:
 
 
 def _fail(command: str, message: str) -> int:
-    print(f"rs-biformer {command}: {' '.join(message.split())}", file=sys.stderr)
+    from rs_biformer.raster.paths import without_access
+
+    print(f"rs-biformer {command}: {without_access(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 

@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -24,14 +24,21 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 @contextmanager
 def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with an estimate of the time left, as the callback (done, total) that our functions take."""
+    """A progress bar with an estimate of the time left, as the callback (done, total) that our functions take.
+
+    It appears with the first progress: what is refused at once is not announced.
+    """
     from tqdm import tqdm
 
-    with tqdm(desc=label, unit=f" {unit}", mininterval=0.5, dynamic_ncols=True, file=sys.stderr) as bar:
+    with ExitStack() as stack:
+        bars: list[tqdm] = []
 
         def update(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            if not bars:
+                bar = tqdm(desc=label, unit=f" {unit}", mininterval=0.5, dynamic_ncols=True, file=sys.stderr)
+                bars.append(stack.enter_context(bar))
+            bars[0].total = total
+            bars[0].update(done - bars[0].n)
 
         yield update
 
@@ -41,8 +48,9 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible(advice: str) -> Iterator[None]:
-    """SIGTERM, which batch systems send before they kill, ends the block as Ctrl-C does; `advice` is said with either.
+def interruptible(advice: Callable[[], str]) -> Iterator[None]:
+    """SIGTERM, which batch systems send before they kill, ends the block as Ctrl-C does; what `advice`
+    gives is said with either.
 
     Only in the main thread of a process, where signals are handled.
     """
@@ -54,6 +62,6 @@ def interruptible(advice: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise type(stop)(advice) from None
+        raise type(stop)(advice()) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -176,9 +176,9 @@ def _nodata(args: argparse.Namespace) -> tuple[float | None, ...]:
         return parse_nodata(args.nodata)
     if args.checkpoint:
         from rs_biformer.cli.mapped import split_name
-        from rs_biformer.cli.predict import load_model
+        from rs_biformer.jobs import load_model
 
-        return load_model(Path(split_name(args.checkpoint[0])[1]))[1].reading.nodata
+        return load_model(split_name(args.checkpoint[0])[1]).meta.reading.nodata
     return ()
 
 
@@ -202,10 +202,10 @@ def _schema(args: argparse.Namespace) -> "ClassSchema":
     known = {f"--classes {args.classes}": load_schema(args.classes)} if args.classes else {}
     for text in args.checkpoint or []:
         from rs_biformer.cli.mapped import split_name
-        from rs_biformer.cli.predict import load_model
+        from rs_biformer.jobs import load_model
 
         file = split_name(text)[1]
-        known[file] = load_model(Path(file))[1].schema
+        known[file] = load_model(file).schema
     (first, schema), *others = known.items()
     for other, theirs in others:
         if theirs.classes != schema.classes:

@@ -70,9 +70,9 @@ def describe_path(text: str) -> dict[str, Any]:
     path = Path(text)
     suffix = path.suffix.lower()
     if suffix in (".ckpt", ".onnx"):
-        from rs_biformer.cli.predict import load_model
+        from rs_biformer.jobs import load_model
 
-        return {"kind": "checkpoint" if suffix == ".ckpt" else "exported model", **load_model(path)[1].to_dict()}
+        return {"kind": "checkpoint" if suffix == ".ckpt" else "exported model", **load_model(path).meta.to_dict()}
     if path.is_dir() or suffix == ".parquet":
         return describe_index(path)
     return describe_scene([text])

@@ -167,9 +167,10 @@ def _predicted(
 
 def _about(checkpoint: Path, pixels: int, seconds: float) -> dict[str, Any]:
     """What there is to know of a model: what it is, how large, how fast it was here."""
-    from rs_biformer.cli.predict import load_model
+    from rs_biformer.jobs import load_model
 
-    model, meta = load_model(checkpoint)
+    loaded = load_model(checkpoint)
+    model, meta = loaded.model, loaded.meta
     parameters = sum(value.numel() for value in model.parameters()) if hasattr(model, "parameters") else None
     return {
         "network": f"{meta.encoder} + {meta.decoder}",

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 PathLike = str | os.PathLike[str]
 
@@ -65,6 +66,36 @@ def without_secrets(name: PathLike) -> str:
     place, question, query = text.partition("?")
     kept = [part for part in query.split("&") if not _SECRET.fullmatch(part.partition("=")[0])]
     return re.sub(r"(?<=://)[^/@]*@", "", place) + (question if any(kept) else "") + "&".join(kept)
+
+
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]+://|/vsi[a-z0-9_]+[/?])[^\s\"'<>]*", re.IGNORECASE)
+_NESTED = re.compile(r"[?&]url=([^&]*)", re.IGNORECASE)
+_KEYWORD = re.compile(
+    r"\b(passw(?:or)?d|pwd|passphrase|secret|(?:[a-z_]+_)?(?:token|secret|secret_access_key|api_?key|account_key))"
+    r"(\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s\"'&;,]+)",
+    re.IGNORECASE,
+)
+
+
+def without_access(text: str) -> str:
+    """A text for others, such as a command line or a message, without what gives access to the rasters in it.
+
+    Of each URL and /vsi name user, password, query and fragment are left out, all of the query, as nobody knows every
+    name that a signature goes by; and the values of keywords such as password=. What a query alone tells apart is then
+    told apart no more; for a name that must stay one, see `without_secrets`.
+
+    >>> without_access("cannot open https://me:word@host/a.tif?sig=x and b.tif")
+    'cannot open https://host/a.tif and b.tif'
+    """
+    return _KEYWORD.sub(r"\1\2...", _URL.sub(lambda match: _bare(match[0]), text))
+
+
+def _bare(url: str) -> str:
+    place, question, query = url.partition("?")
+    nested = _NESTED.search(question + query) if place.startswith("/vsi") else None  # /vsicurl?max_retry=2&url=https...
+    if nested:
+        return f"{place}?url={_bare(unquote(nested[1]))}"
+    return re.sub(r"(?<=://)[^/]*@", "", place.partition("#")[0])
 
 
 def stem_of(location: Location) -> str:

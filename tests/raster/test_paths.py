@@ -10,7 +10,7 @@ from range_server import ask, serving
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.paths import folder_of, gdal_name, is_remote, locate, stem_of, without_secrets
+from rs_biformer.raster.paths import folder_of, gdal_name, is_remote, locate, stem_of, without_access, without_secrets
 from rs_biformer.raster.scene import Scene
 
 REMOTE = [
@@ -103,3 +103,29 @@ def test_a_server_that_is_not_there_is_refused():
 )
 def test_names_for_others_hold_no_key(name, shown):
     assert without_secrets(name) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("predict https://host/a.tif?X-Amz-Signature=KEY --out maps", "predict https://host/a.tif --out maps"),
+        ("https://box.blob/a.tif?sv=2020&anything=KEY#KEY", "https://box.blob/a.tif"),
+        ("--scene=https://me:KEY@host:8443/a.tif", "--scene=https://host:8443/a.tif"),
+        ("old=http://KEY@host/a.tif?k", "old=http://host/a.tif"),
+        ("s3://KEY:KEY@bucket/a.tif?versionId=KEY", "s3://bucket/a.tif"),
+        ("/vsicurl/https://me:KEY@host/a.tif?token=KEY", "/vsicurl/https://host/a.tif"),
+        ("/vsizip//vsicurl/https://host/a.zip?sig=KEY", "/vsizip//vsicurl/https://host/a.zip"),
+        ("/vsicurl?max_retry=2&url=https%3A%2F%2Fhost%2Fa.tif%3Fsig%3DKEY", "/vsicurl?url=https://host/a.tif"),
+        ("/vsicurl?header.Authorization=KEY", "/vsicurl"),
+        ("/vsiaz/box/a.tif?sv=1&sig=KEY", "/vsiaz/box/a.tif"),
+        ('NETCDF:"https://host/a.nc?sig=KEY":t2m', 'NETCDF:"https://host/a.nc":t2m'),
+        ("'https://me:KEY@host/a.tif?sig=KEY' cannot be opened: 403", "'https://host/a.tif' cannot be opened: 403"),
+        ("PG:dbname=gis user=me password=KEY mode=2", "PG:dbname=gis user=me password=... mode=2"),
+        ("postgresql://me:KEY@host/db tls://a:KEY@b:8786", "postgresql://host/db tls://b:8786"),
+        ("AWS_SECRET_ACCESS_KEY=KEY rs-biformer", "AWS_SECRET_ACCESS_KEY=... rs-biformer"),
+        ("images/tile_?.tif labels/{stem}.tif --window 256", "images/tile_?.tif labels/{stem}.tif --window 256"),
+        ("what? is --token meant", "what? is --token meant"),
+    ],
+)
+def test_texts_for_others_hold_no_key(text, shown):
+    assert without_access(text) == shown

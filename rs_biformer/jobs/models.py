@@ -1,0 +1,71 @@
+"""A trained model from its file, whichever kind of file it is, with what it was trained on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rs_biformer import __version__
+from rs_biformer.checkpoint import CheckpointMeta, TrainedModel, load_checkpoint
+from rs_biformer.predict.forward import Model
+from rs_biformer.raster.paths import PathLike
+from rs_biformer.schema import ClassSchema
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to predict, what it was trained on, and the file it came from, if it came from one."""
+
+    model: Model
+    meta: CheckpointMeta
+    path: Path | None = None
+
+    @property
+    def schema(self) -> ClassSchema:
+        return self.meta.schema
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a map says of the model that made it."""
+        return {
+            "MODEL": self.network,
+            **({"MODEL_FILE": self.path.name} if self.path else {}),
+            "SOFTWARE": f"rs_biformer {__version__}",
+        }
+
+    @property
+    def network(self) -> str:
+        return f"{self.meta.encoder} + {self.meta.decoder}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What there is to say of the model on a page, by name."""
+        parameters: Any = getattr(self.model, "parameters", None)
+        count = sum(value.numel() for value in parameters()) if parameters else 0
+        return {
+            "network": self.network,
+            **({"checkpoint": self.path.name} if self.path else {}),
+            **({"parameters": f"{count / 1e6:.2f} M"} if count else {}),
+            **({"file size": f"{self.path.stat().st_size / 1e6:.1f} MB"} if self.path else {}),
+            "training window": f"{self.meta.window} px",
+            **({"ground sample distance": f"{self.meta.gsd:g} m"} if self.meta.gsd else {}),
+        }
+
+
+def load_model(source: "PathLike | TrainedModel | Loaded") -> Loaded:
+    """The model of a checkpoint (.ckpt) or of an exported file (.onnx); one that is loaded already as it is.
+
+    Raises CheckpointError for a file that is missing, damaged or no model of ours, ConfigError where what it needs is
+    not installed.
+    """
+    if isinstance(source, Loaded):
+        return source
+    if isinstance(source, TrainedModel):
+        return Loaded(source, source.meta)
+    path = Path(source)
+    if path.suffix.lower() == ".onnx":
+        from rs_biformer.predict.onnx import OnnxModel
+
+        exported = OnnxModel(path)
+        return Loaded(exported, CheckpointMeta.from_dict(exported.details), path)
+    model = load_checkpoint(path)
+    return Loaded(model, model.meta, path)
