@@ -39,11 +39,43 @@ def test_an_unknown_name_is_refused_with_the_nearest_preset():
     ("text", "message"),
     [
         ("classes: [", "no valid YAML"),
-        ("classes: 3", "needs the keys"),
-        ("classes: [{name: a}]", "needs a name and a colour"),
-        ("classes: [{name: a, colour: [1, 2]}]", "no colour"),
-        ("classes: [{name: a, colour: [1, 2, 300]}]", "0 to 255"),
+        ("classes: 3", "classes is 3; it should be a list"),
+        ("classes: [{name: a}]", r"classes\[0\] \(a\) has no colour"),
+        ("classes: [{colour: [1, 2, 3]}]", r"classes\[0\].name is missing"),
+        ("classes: [{name: a, colour: [1, 2]}]", r"classes\[0\].colour"),
+        ("classes: [{name: a, colour: [1, 2, 300]}]", r"classes\[0\].colour\[2\] is 300.*255"),
+        ("classes: [{name: a, colour: [1, 2, 1.7]}]", r"classes\[0\].colour\[2\] is 1.7"),
+        ("classes: [{name: a, colour: [.inf, 2, 3]}]", r"classes\[0\].colour\[0\]"),
+        ("classes: [{name: a, colour: [.nan, 2, 3]}]", r"classes\[0\].colour\[0\]"),
+        ("classes: [{name: a, colour: red}]", r"classes\[0\].colour"),
+        ("classes: [{name: a, colour: [true, 2, 3]}]", r"classes\[0\].colour\[0\]"),
         ("classes: [{name: a, colour: [1, 2, 3], color: 1}]", "no key 'color'"),
+        (
+            "classes: [{name: a, colour: [1, 2, 3], value: water}]",
+            r"classes\[0\].value \(a\) is 'water'; .*\[water, 0\]",
+        ),
+        ("classes: [{name: a, colour: [1, 2, 3], value: null}]", r"classes\[0\].value \(a\) is null"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: }]", r"classes\[0\].value \(a\) is null"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: 1.9}]", r"classes\[0\].value \(a\) is 1.9"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: .inf}]", r"classes\[0\].value"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: yes please}]", r"classes\[0\].value"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: true}]", r"classes\[0\].value"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: 2020-01-01}]", r"classes\[0\].value"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: []}]", r"classes\[0\].value"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: [water]}]", r"classes\[0\].value"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: [1, 2.5]}]", r"classes\[0\].value"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: [1, [2]]}]", r"classes\[0\].value"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: {a: 1}}]", r"classes\[0\].value"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: 99999999999999999999}]", "beyond 64 bits"),
+        ("classes: [{name: a, colour: [1, 2, 3]}]\nignore: {values: 255}", "ignore.values is 255; it should be a list"),
+        ("classes: [{name: a, colour: [1, 2, 3]}]\nignore: {values: [none]}", r"ignore.values\[0\] is 'none'"),
+        ("classes: [{name: a, colour: [1, 2, 3]}]\nignore: {values: [1.5]}", r"ignore.values\[0\] is 1.5"),
+        ("classes: [{name: a, colour: [1, 2, 3]}]\nignore: {colours: [0, 0, 0]}", r"ignore.colours\[0\] is 0"),
+        ("classes: [{name: a, colour: [1, 2, 3]}]\nignore: [255]", "ignore is"),
+        ("classes: [{name: a, colour: [1, 2, 3], value: 255}]\nignore: {values: [255]}", "ignore.values; remove it"),
+        ("classes: [{name: a, colour: [1, 2, 3]}]\noutside: b", "no class 'b'.*outside: ignore"),
+        ("- a", "mapping"),
+        ("", "null"),
         ("classes: [{name: a, colour: [1, 2, 3]}, {name: a, colour: [1, 2, 4]}]", "class name twice"),
         ("classes: [{name: a, colour: [1, 2, 3]}, {name: b, colour: [1, 2, 3]}]", "colour twice"),
         ("classes: [{name: a, colour: [1, 2, 3]}]\nignore: {values: [0]}", "label value twice"),
@@ -61,3 +93,55 @@ def test_a_broken_schema_file_is_refused_by_name_and_reason(text, message, tmp_p
 def test_a_schema_needs_one_colour_per_class():
     with pytest.raises(ConfigError, match="2 names, 1 colours"):
         ClassSchema("x", ("a", "b"), ((1, 2, 3),))
+
+
+def _written(text, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return load_schema(path)
+
+
+def test_several_values_and_colours_make_one_class(tmp_path):
+    schema = _written(
+        "classes:\n"
+        "- {name: water, colour: [0, 0, 255], value: 11}\n"
+        "- {name: developed, colours: [[255, 0, 0], [200, 0, 0]], value: [city, 21, 22, 23]}\n",
+        tmp_path,
+    )
+    assert schema.values == (11, 21) and schema.colours == ((0, 0, 255), (255, 0, 0))
+    assert dict(schema.class_values()) == {11: 0, 21: 1, "city": 1, 22: 1, 23: 1}
+    assert dict(schema.class_colours()) == {(0, 0, 255): 0, (255, 0, 0): 1, (200, 0, 0): 1}
+    assert schema.class_numbers() == {11: 0, 21: 1, 22: 1, 23: 1}
+    assert ClassSchema.from_dict(schema.to_dict()) == schema
+    assert schema.plainly_numbered().class_numbers() == {0: 0, 1: 1}
+
+
+def test_one_value_cannot_mean_two_classes(tmp_path):
+    with pytest.raises(ConfigError, match="label value twice: 22"):
+        _written(
+            "classes: [{name: a, colour: [0, 0, 0], value: [21, 22]}, {name: b, colour: [1, 0, 0], value: 22}]",
+            tmp_path,
+        )
+
+
+def test_a_class_of_value_255_needs_no_trick(tmp_path):
+    schema = _written(
+        "classes: [{name: a, colour: [0, 0, 0], value: 0}, {name: b, colour: [9, 9, 9], value: 255}]", tmp_path
+    )
+    assert schema.values == (0, 255) and schema.ignore_values == ()
+    assert ClassSchema.from_dict(schema.to_dict()) == schema
+    assert ClassSchema("x", ("a",), ((1, 2, 3),), values=(255,)).ignore_values == ()
+
+
+def test_whole_numbers_are_taken_as_spreadsheets_write_them(tmp_path):
+    schema = _written("classes: [{name: 7, colour: [1.0, '2', 3], value: '12'}]\nignore: {values: null}", tmp_path)
+    assert (schema.classes, schema.colours, schema.values) == (("7",), ((1, 2, 3),), (12,))
+    assert schema.ignore_values == ()
+
+
+def test_what_lies_outside_of_polygons_is_a_class_or_ignored(tmp_path):
+    text = "classes: [{name: meadow, colour: [1, 2, 3]}]\nignore: {names: [cloud]}\noutside: "
+    schema = _written(text + "meadow", tmp_path)
+    assert schema.outside == "meadow" and schema.ignore_names == ("cloud",)
+    assert ClassSchema.from_dict(schema.to_dict()) == schema
+    assert _written(text + "ignore", tmp_path).outside is None

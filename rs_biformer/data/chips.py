@@ -65,7 +65,7 @@ def write_chips(
     Raises ConfigError when chips lie there that this function did not write, RasterError when reading or writing fails.
     """
     target = folder / FOLDER_NAME
-    labels = replace(index.manifest.schema, values=(), ignore_values=(IGNORE,))
+    labels = index.manifest.schema.plainly_numbered()
     records = tuple(_chip_records(index, target))
     _prepare(target, _fingerprint(index, target))
     done, total = 0, len(index)

@@ -201,12 +201,14 @@ def _require_known(
 
 def _describe_unknown(key: Key, pixels: int, schema: ClassSchema) -> str:
     if not isinstance(key, tuple):
-        return f"value {key}, {pixels} pixels (the schema has {', '.join(map(str, schema.values))})"
+        return f"value {key}, {pixels} pixels (the schema has {', '.join(map(str, schema.class_numbers()))})"
     name, distance = nearest_class(key, schema)
     return f"colour {key[0]},{key[1]},{key[2]}, {pixels} pixels (nearest is {name}, {distance} away)"
 
 
 def nearest_class(colour: tuple[int, int, int], schema: ClassSchema) -> tuple[str, int]:
     """The class whose colour is nearest, and the tolerance that would take `colour` for it."""
-    distances = [max(abs(a - b) for a, b in zip(colour, other, strict=True)) for other in schema.colours]
-    return schema.classes[distances.index(min(distances))], min(distances)
+    distance, index = min(
+        (max(abs(a - b) for a, b in zip(colour, other, strict=True)), index) for other, index in schema.class_colours()
+    )
+    return schema.classes[index], distance

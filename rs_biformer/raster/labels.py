@@ -146,9 +146,17 @@ def _unpack(code: int) -> Colour:
     return code >> 16, (code >> 8) & 255, code & 255
 
 
+_Known = tuple[tuple[Colour, int], ...]
+"""Colours with the class index, or IGNORE, that they mean."""
+
+
+def _known_colours(schema: ClassSchema) -> _Known:
+    return (*schema.class_colours(), *((colour, IGNORE) for colour in schema.ignore_colours))
+
+
 def _index_of_colours(pixels: list[NDArray], schema: ClassSchema, tolerance: int) -> NDArray[np.uint8]:
     """Class index, IGNORE or _UNKNOWN of each pixel of three bands of colours (h, w)."""
-    tables = None if tolerance else _channel_tables(schema.colours, schema.ignore_colours)
+    tables = None if tolerance else _channel_tables(_known_colours(schema))
     if tables is None:
         return _colour_table(schema, tolerance)[_pack(pixels)]
     *channels, index_of_code = tables
@@ -159,15 +167,13 @@ def _index_of_colours(pixels: list[NDArray], schema: ClassSchema, tolerance: int
 
 
 @lru_cache(maxsize=8)
-def _channel_tables(
-    colours: tuple[Colour, ...], ignore_colours: tuple[Colour, ...]
-) -> tuple[bytes, bytes, bytes, bytes] | None:
+def _channel_tables(colours: _Known) -> tuple[bytes, bytes, bytes, bytes] | None:
     """Tables of 256 bytes: one for each channel, whose entries add up to a colour's code, and from code to index.
 
     Few colours have few values in each channel, so the code fits a byte, and four tables of 256 bytes are three times
     as fast as one of 2^24. None where it does not fit.
     """
-    known = {colour: index for index, colour in enumerate(colours)} | dict.fromkeys(ignore_colours, IGNORE)
+    known = dict(colours)
     tables, codes, size = [], np.zeros(len(known), np.int64), 1
     for channel in np.array(list(known), np.int64).T:
         values, place = np.unique(channel, return_inverse=True)
@@ -200,17 +206,15 @@ def _kept_by(table: bytes) -> int:
 
 
 def _colour_table(schema: ClassSchema, tolerance: int) -> NDArray[np.uint8]:
-    return _build_colour_table(schema.colours, schema.ignore_colours, tolerance)
+    return _build_colour_table(_known_colours(schema), tolerance)
 
 
 @lru_cache(maxsize=2)
-def _build_colour_table(
-    colours: tuple[Colour, ...], ignore_colours: tuple[Colour, ...], tolerance: int
-) -> NDArray[np.uint8]:
+def _build_colour_table(colours: _Known, tolerance: int) -> NDArray[np.uint8]:
     """Class index, IGNORE or _UNKNOWN for each of the 2**24 colours: 16 MB, filled around the schema's colours only."""
     table = np.full((256, 256, 256), _UNKNOWN, np.uint8)
     nearest = np.full(table.shape if tolerance else (0,) * 3, np.iinfo(np.uint32).max, np.uint32)
-    for colour, index in (*zip(colours, range(len(colours)), strict=True), *((c, IGNORE) for c in ignore_colours)):
+    for colour, index in colours:
         if not tolerance:
             table[colour] = index
             continue
@@ -230,8 +234,8 @@ def _build_colour_table(
 
 def _index_of_values(band: NDArray, schema: ClassSchema) -> NDArray[np.uint8]:
     """Class index, IGNORE or _UNKNOWN of each pixel of a band of label values of any dtype."""
-    values = np.array(schema.values + schema.ignore_values)
-    indices = np.array([*range(len(schema)), *[IGNORE] * len(schema.ignore_values)], np.uint8)
+    numbers = schema.class_numbers() | dict.fromkeys(schema.ignore_values, IGNORE)
+    values, indices = np.array(list(numbers)), np.array(list(numbers.values()), np.uint8)
     if band.dtype == np.uint8:
         table = np.full(256, _UNKNOWN, np.uint8)
         possible = (values >= 0) & (values <= 255)
