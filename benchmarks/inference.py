@@ -277,10 +277,10 @@ def infer_blends(model, images, maps: dict[str, Path], overlap: float) -> int:
             blend: stack.enter_context(MapWriter(path, **size, schema=meta.schema)) for blend, path in maps.items()
         }
         plan = next(iter(plans.values()))
-        for block in range(len(plan.columns)):
-            sweeps = {blend: Sweep(plans[blend], block, layers, device) for blend in maps}
+        for lane in range(len(plan.columns)):
+            sweeps = {blend: Sweep(plans[blend], lane, layers, device) for blend in maps}
             strip = None
-            for item in read_run(scene, plan, Run(block, 0, plan.strip_count)):
+            for item in read_run(scene, plan, Run(lane, 0, plan.strip_count)):
                 if item.strip is not strip:
                     strip = item.strip
                     for sweep in sweeps.values():

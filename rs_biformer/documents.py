@@ -169,8 +169,15 @@ def _model_of(kind: Any) -> type[Document]:
     return create_model(kind.__name__, __base__=Document, **keys)
 
 
-@lru_cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    try:
+        return _kept_adapter(kind)
+    except TypeError:  # an annotation without a hash, as FailFast is in some versions of pydantic
+        return TypeAdapter(kind)
+
+
+@lru_cache
+def _kept_adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

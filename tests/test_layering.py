@@ -12,6 +12,7 @@ import rs_biformer
 PACKAGE = Path(rs_biformer.__file__).parent
 FLOORS = {
     "errors": 0,
+    "background": 1,
     "documents": 1,
     "files": 1,
     "geometry": 1,
@@ -31,7 +32,7 @@ FLOORS = {
     "explain": 6,
     "cli": 7,
 }
-# documents, files, geometry and machine share a floor and do not meet; the root only names what lives elsewhere.
+# background, documents, files, geometry and machine do not meet; the root only names what lives elsewhere.
 OUTSIDE = {"__init__", "__main__"}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 from rs_biformer.data.augment import Augmentation, create_augment
 from rs_biformer.data.dataset import TileDataset
 from rs_biformer.data.index import TileIndex
-from rs_biformer.data.reader import BLOCK, SceneReader
+from rs_biformer.data.reader import CHUNK, SceneReader
 from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_weights
 from rs_biformer.errors import ConfigError
 from rs_biformer.geometry import Window
@@ -174,7 +174,7 @@ def _labelled(index: TileIndex) -> TileIndex:
 
 def _cells(index: TileIndex) -> NDArray[np.int64]:
     """A number per window that those share whose centres lie in one square of two blocks a side."""
-    table, side = index.table, 2 * BLOCK
+    table, side = index.table, 2 * CHUNK
     rows, cols = (table.row + table.height // 2) // side, (table.col + table.width // 2) // side
     places = np.stack([table.scene, rows, cols], axis=1)
     return np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)

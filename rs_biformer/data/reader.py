@@ -1,7 +1,7 @@
-"""Windows of indexed scenes, image and label together, from decoded blocks that are kept while memory allows.
+"""Windows of indexed scenes, image and label together, from decoded chunks that are kept while memory allows.
 
-A window seldom lies on the compressed blocks of its file: one of 256 pixels touches two or three of 512, and its
-neighbours touch them again. So what is decoded are square blocks, labels already as class indices, and a window is put
+A window seldom lies on the compressed chunks of its file: one of 256 pixels touches two or three of 512, and its
+neighbours touch them again. So what is decoded are square chunks, labels already as class indices, and a window is put
 together from them.
 """
 
@@ -23,8 +23,8 @@ from rs_biformer.schema import IGNORE
 Pixels = tuple[NDArray, NDArray[np.uint8], NDArray[np.bool_]]
 """Image (C, h, w) in its own dtype, class index (h, w) with IGNORE, valid (h, w)."""
 
-BLOCK = 512
-"""Pixels along each side of a decoded block: the usual tile of aerial GeoTIFFs, or a whole number of them."""
+CHUNK = 512
+"""Pixels along each side of a decoded chunk: the usual tile of aerial GeoTIFFs, or a whole number of them."""
 
 OPEN_SCENES = 64
 """Scenes that one process keeps open. Chips are scenes as well, and there may be more of them than file handles."""
@@ -33,8 +33,8 @@ CACHE_SHARE = 0.4
 """Share of the machine's memory that decoded scenes may take."""
 
 
-class _Block(NamedTuple):
-    """The pixels of one block; valid is None where all of them are."""
+class _Chunk(NamedTuple):
+    """The pixels of one chunk; valid is None where all of them are."""
 
     image: NDArray
     label: NDArray[np.uint8]
@@ -48,12 +48,12 @@ class _Block(NamedTuple):
 class SceneReader:
     """Reads windows of the scenes of an index.
 
-    cache: bytes of decoded blocks that each process keeps, the least recently used go first; those of the window in
+    cache: bytes of decoded chunks that each process keeps, the least recently used go first; those of the window in
         hand are kept in any case. ignore_boundary: pixels around class boundaries that get no label, as in
         `raster.labels.erode_boundaries`.
 
     Files are opened when first needed, in the process that reads, and the least recently read are closed again.
-    Blocks that `keep` has decoded stay; forked workers share them.
+    Chunks that `keep` has decoded stay; forked workers share them.
 
     Raises RasterError for a scene without a label or of another size than when it was tiled.
     """
@@ -63,7 +63,7 @@ class SceneReader:
         self.ignore_boundary = ignore_boundary
         self._bound = cache
         self._held = 0
-        self._blocks: OrderedDict[tuple[int, Window], _Block] = OrderedDict()
+        self._chunks: OrderedDict[tuple[int, Window], _Chunk] = OrderedDict()
         self._open: OrderedDict[int, tuple[Scene, LabelRaster]] = OrderedDict()
 
     def read(self, number: int, window: Window) -> Pixels:
@@ -72,15 +72,15 @@ class SceneReader:
         label = np.empty((window.height, window.width), np.uint8)
         valid = np.ones((window.height, window.width), bool)
         record = self.manifest.scenes[number]
-        areas = list(_blocks(window, record))
+        areas = list(_chunks(window, record))
         for area in areas:
-            block = self._block(number, area)
+            chunk = self._chunk(number, area)
             common = area.intersection(window)
             assert common is not None
             place, part = common.within(window), common.within(area)
-            image[:, *place], label[place] = block.image[:, *part], block.label[part]
-            if block.valid is not None:
-                valid[place] = block.valid[part]
+            image[:, *place], label[place] = chunk.image[:, *part], chunk.label[part]
+            if chunk.valid is not None:
+                valid[place] = chunk.valid[part]
         self._evict(len(areas))
         return image, label, valid
 
@@ -93,8 +93,8 @@ class SceneReader:
             return False
         self._bound = max(self._bound, size)
         for number, record in records:
-            for area in _blocks(Window(0, 0, record.height, record.width), record):
-                self._block(number, area)
+            for area in _chunks(Window(0, 0, record.height, record.width), record):
+                self._chunk(number, area)
         self.close()
         return True
 
@@ -104,22 +104,22 @@ class SceneReader:
             self._shut(*self._open.popitem()[1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_blocks": OrderedDict(), "_held": 0}
+        return self.__dict__ | {"_chunks": OrderedDict(), "_held": 0}
 
-    def _block(self, number: int, area: Window) -> _Block:
+    def _chunk(self, number: int, area: Window) -> _Chunk:
         key = number, area
-        block = self._blocks.get(key)
-        if block is None:
-            block = self._blocks[key] = self._decode(number, area)
-            self._held += block.size
-        self._blocks.move_to_end(key)
-        return block
+        chunk = self._chunks.get(key)
+        if chunk is None:
+            chunk = self._chunks[key] = self._decode(number, area)
+            self._held += chunk.size
+        self._chunks.move_to_end(key)
+        return chunk
 
     def _evict(self, newest: int) -> None:
-        while self._held > self._bound and len(self._blocks) > newest:
-            self._held -= self._blocks.popitem(last=False)[1].size
+        while self._held > self._bound and len(self._chunks) > newest:
+            self._held -= self._chunks.popitem(last=False)[1].size
 
-    def _decode(self, number: int, area: Window) -> _Block:
+    def _decode(self, number: int, area: Window) -> _Chunk:
         scene, raster = self._scene(number)
         image, valid = scene.read(area)
         around = area.grown(self.ignore_boundary, scene.height, scene.width)
@@ -128,7 +128,7 @@ class SceneReader:
             label = erode_boundaries(label, self.ignore_boundary)
         label = label[area.within(around)].copy()
         label[~valid] = IGNORE
-        return _Block(image, label, None if valid.all() else valid)
+        return _Chunk(image, label, None if valid.all() else valid)
 
     def _scene(self, number: int) -> tuple[Scene, LabelRaster]:
         if number in self._open:
@@ -154,6 +154,6 @@ class SceneReader:
         label.close()
 
 
-def _blocks(window: Window, scene: SceneRecord) -> Iterator[Window]:
-    """The blocks of a scene that a window touches."""
-    return cover(window.aligned(BLOCK, BLOCK, scene.height, scene.width), BLOCK, BLOCK)
+def _chunks(window: Window, scene: SceneRecord) -> Iterator[Window]:
+    """The chunks of a scene that a window touches."""
+    return cover(window.aligned(CHUNK, CHUNK, scene.height, scene.width), CHUNK, CHUNK)

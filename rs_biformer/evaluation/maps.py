@@ -11,6 +11,7 @@ from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
 from rs_biformer.raster.labels import LabelRaster, translate_bytes
+from rs_biformer.raster.metadata import SCORE_LEVELS, ScoreScale
 from rs_biformer.raster.paths import Location
 from rs_biformer.raster.source import Source
 from rs_biformer.schema import IGNORE, ClassSchema
@@ -18,9 +19,6 @@ from rs_biformer.schema import IGNORE, ClassSchema
 AnyPath = str | PathLike[str]
 
 _WRONG = 254  # a schema has at most 254 classes, 0 to 253
-
-_LEVELS = 250
-"""Steps of a probability in a raster of bytes, as `rs-biformer predict` writes it."""
 
 
 class ClassMap:
@@ -118,7 +116,8 @@ class Probabilities:
     """Probabilities that belong to a class map, read by window; a context manager.
 
     One band holds the confidence, which is the probability of the mapped class; as many bands as there are classes hold
-    the probability of each. Bytes are in steps of 1/250 with 255 for none, floats from 0 to 1 with NaN for none.
+    the probability of each. Bytes are in the scale that the file declares, else in steps of 1/250, with 255 for none;
+    floats from 0 to 1 with NaN for none.
 
     Raises RasterError when the file cannot be read or holds anything else.
     """
@@ -132,6 +131,7 @@ class Probabilities:
             )
         if any(np.dtype(dtype) != np.uint8 and np.dtype(dtype).kind != "f" for dtype in self.source.dtypes):
             raise RasterError(f"{path} holds {self.source.dtypes[0]}; probabilities are uint8 or float")
+        self._quantity = ScoreScale(self.source.path, levels=True)
 
     @property
     def per_class(self) -> bool:
@@ -148,15 +148,15 @@ class Probabilities:
         """The bands of a window (B, h, w) float32, NaN where there is none. Raises RasterError for values above 1."""
         numbers = list(range(1, self.source.count + 1))
         bands = np.stack(self.source.read(numbers, window))
-        values = bands.astype(np.float32)
+        values = self._quantity(bands).astype(np.float32)
         if bands.dtype == np.uint8:
-            values /= np.float32(_LEVELS)
             values[bands == 255] = np.nan
         with np.errstate(invalid="ignore"):
             strange = (values < 0) | (values > 1.001)
         if strange.any():
             raise RasterError(
-                f"{self.source.path} holds {bands[strange][0]}; probabilities are 0 to {_LEVELS} as bytes, else 0 to 1"
+                f"{self.source.path} holds {bands[strange][0]}; probabilities are 0 to {SCORE_LEVELS} as bytes, "
+                "else 0 to 1"
             )
         return np.minimum(values, 1)
 

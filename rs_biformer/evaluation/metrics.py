@@ -24,6 +24,7 @@ from rs_biformer.evaluation.confusion import Confusion
 from rs_biformer.evaluation.protocols import Protocol
 from rs_biformer.evaluation.resampling import Resampling, intervals
 from rs_biformer.geometry import Window
+from rs_biformer.raster.metadata import MODEL, MODEL_FILE, PREDICTION_OVERLAP, PREDICTION_WINDOW
 from rs_biformer.schema import ClassSchema
 
 HEADLINE = ("overall_accuracy", "mean_iou", "mean_f1", "kappa", "frequency_weighted_iou")
@@ -301,7 +302,7 @@ class Metrics:
         wanted = (f"{self.protocol.window}", f"{self.protocol.overlap:g}")
         ways: dict[tuple[str, str], int] = {}
         for scene in self.scenes:
-            way = scene.made_by.get("PREDICTION_WINDOW", ""), scene.made_by.get("PREDICTION_OVERLAP", "")
+            way = scene.made_by.get(PREDICTION_WINDOW, ""), scene.made_by.get(PREDICTION_OVERLAP, "")
             if all(way) and way != wanted:
                 ways[way] = ways.get(way, 0) + 1
         return [
@@ -330,7 +331,7 @@ class Metrics:
         return _to_dict(self)
 
 
-_TAGS = {"MODEL": "network", "MODEL_FILE": "checkpoint"}
+_TAGS = {MODEL: "network", MODEL_FILE: "checkpoint"}
 
 
 def block_grid(height: int, width: int) -> tuple[int, int]:

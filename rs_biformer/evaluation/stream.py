@@ -1,15 +1,15 @@
 """Pairs of rasters -> Metrics, window by window: memory does not grow with the scenes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rs_biformer.background import read_ahead
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.boundary import BoundaryCounts, count_boundaries, halo, no_boundaries
 from rs_biformer.evaluation.calibration import CalibrationCounts, count_calibration, no_calibration
@@ -20,6 +20,7 @@ from rs_biformer.evaluation.protocols import Protocol, load_protocol
 from rs_biformer.evaluation.resampling import Resampling
 from rs_biformer.geometry import Window, cells, cover
 from rs_biformer.raster.labels import LabelRaster, erode_boundaries
+from rs_biformer.raster.metadata import made_by
 from rs_biformer.raster.paths import Location, folder_of, locate, stem_of
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import require_same_grid
@@ -270,9 +271,12 @@ def _count_scene(
     """Everything about one scene. Raises RasterError when the schema lacks too much of its label."""
     label = opened.label
     counts = _Counts(label, radii)
-    for pixels in _read_ahead(opened, max(*radii, halo(job.options.boundary))):
-        _count_window(opened, pixels, job.options.boundary, counts)
-        advance(pixels.window.height * pixels.window.width)
+    reach = max(*radii, halo(job.options.boundary))
+    read = (_read(opened, window, reach) for window in windows(label.height, label.width))
+    with closing(read_ahead(read, 1)) as coming:
+        for pixels in coming:
+            _count_window(opened, pixels, job.options.boundary, counts)
+            advance(pixels.window.height * pixels.window.width)
     allowed, area = job.options.max_unknown, label.height * label.width
     unknown = counts.strange.total()
     if unknown > allowed * area:
@@ -289,7 +293,7 @@ def _count_scene(
         blocks=counts.stacks(),
         calibration=counts.calibration,
         boundary=counts.boundary,
-        made_by=_made_by(opened.prediction.tags),
+        made_by=made_by(opened.prediction.tags),
     )
 
 
@@ -327,18 +331,6 @@ def _read(opened: _Opened, window: Window, reach: int) -> _Pixels:
     )
 
 
-def _read_ahead(opened: _Opened, reach: int) -> Iterator[_Pixels]:
-    """All windows of a scene, each read by another thread while the one before it is counted."""
-    with ThreadPoolExecutor(1) as reader:
-        coming: Future[_Pixels] | None = None
-        for window in windows(opened.label.height, opened.label.width):
-            here, coming = coming, reader.submit(_read, opened, window, reach)
-            if here is not None:
-                yield here.result()
-        if coming is not None:
-            yield coming.result()
-
-
 def _count_window(opened: _Opened, pixels: _Pixels, distances: tuple[float, ...], counts: _Counts) -> None:
     """Add a window of a scene to its counts."""
     counts.strange += pixels.unknown
@@ -358,11 +350,6 @@ def _count_window(opened: _Opened, pixels: _Pixels, distances: tuple[float, ...]
         known_label = pixels.label if pixels.valid is None else np.where(pixels.valid, pixels.label, np.uint8(IGNORE))
         outlines = count_boundaries(known_label, pixels.mapped, inner, len(opened.label.schema), distances)
         counts.boundary = outlines if counts.boundary is None else counts.boundary + outlines
-
-
-def _made_by(tags: Mapping[str, str]) -> dict[str, str]:
-    """What a map's metadata say of its making: the model and the options of its prediction, by name."""
-    return {name: text for name, text in tags.items() if name.startswith(("PREDICTION_", "MODEL", "SOFTWARE"))}
 
 
 def _paths(paths: AnyPath | Sequence[AnyPath]) -> list[Location]:

@@ -7,6 +7,7 @@ from typing import Any
 from rs_biformer import __version__
 from rs_biformer.checkpoint import CheckpointMeta, TrainedModel, load_checkpoint
 from rs_biformer.predict.forward import Model
+from rs_biformer.raster import metadata
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.schema import ClassSchema
 
@@ -27,9 +28,9 @@ class Loaded:
     def tags(self) -> dict[str, str]:
         """What a map says of the model that made it."""
         return {
-            "MODEL": self.network,
-            **({"MODEL_FILE": self.path.name} if self.path else {}),
-            "SOFTWARE": f"rs_biformer {__version__}",
+            metadata.MODEL: self.network,
+            **({metadata.MODEL_FILE: self.path.name} if self.path else {}),
+            metadata.SOFTWARE: f"rs_biformer {__version__}",
         }
 
     @property

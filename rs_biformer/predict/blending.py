@@ -19,14 +19,14 @@ from rs_biformer.predict.plan import Plan, Strip, ring_pieces
 
 
 class Sweep:
-    """The sums of one run through a block, float32. Strips come from top to bottom, windows in the plan's order.
+    """The sums of one run through a lane, float32. Strips come from top to bottom, windows in the plan's order.
 
     Every pixel is summed in the order of the windows that cover it, whichever strip the run began with.
     """
 
-    def __init__(self, plan: Plan, block: int, layers: Layers, device: torch.device) -> None:
+    def __init__(self, plan: Plan, lane: int, layers: Layers, device: torch.device) -> None:
         self._plan, self._layers, self._device = plan, layers, device
-        self._left, self._right = plan.columns[block]
+        self._left, self._right = plan.columns[lane]
         width = self._right - self._left
         swept = min(width, swept_columns(plan, device))
         self._sums = room((layers.planes, plan.reach, swept), torch.float32, device)

@@ -118,7 +118,7 @@ class Cluster:
         layers: Layers,
         missing: Iterable[tuple[int, int]],
     ) -> Generator[Done]:
-        """The strips `missing`, each (block, index), with their maps, in the order in which they are finished.
+        """The strips `missing`, each (lane, index), with their maps, in the order in which they are finished.
 
         model: a callable that pickles. recipe, device: how each worker runs it. scene: its paths lead to the same
         files on the workers. layers: the maps that are made.
@@ -139,7 +139,7 @@ class Cluster:
 
         for run, strips in self._stream(submit, runs):
             for index, maps in zip(range(run.first, run.stop), strips, strict=True):
-                yield plan.strip(run.block, index), maps
+                yield plan.strip(run.lane, index), maps
 
     def _send(self, model: Any, recipe: Recipe, device: str | torch.device) -> str:
         """Give the model to the workers unless they have it; its name there."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rs_biformer.predict.background import read_ahead, side_by_side
+from rs_biformer.background import read_ahead, side_by_side
 from rs_biformer.predict.blending import Sweep
 from rs_biformer.predict.forward import Predictor
 from rs_biformer.predict.outputs import Layers
@@ -43,7 +43,7 @@ def infer_strips(
 
     Raises what reading and the model raise, and RsBiformerError when the model gives NaN.
     """
-    sweep = Sweep(plan, run.block, layers, device)
+    sweep = Sweep(plan, run.lane, layers, device)
     begun: Strip | None = None
     inferred = 0
     items = read_ahead(read_run(source, plan, run, pin=device.type == "cuda"), plan.read_ahead)

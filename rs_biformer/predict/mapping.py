@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from rs_biformer.background import WriteBehind
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.machine import machine_memory
 from rs_biformer.nn.normalise import Normalisation
-from rs_biformer.predict.background import WriteBehind
 from rs_biformer.predict.cluster import Cluster, connect
 from rs_biformer.predict.engine import Done, infer_runs
 from rs_biformer.predict.forward import Device, Model, Recipe, good_at_bf16, pick_devices
@@ -22,6 +22,7 @@ from rs_biformer.predict.options import Compute, Options, Windows
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Strip, make_plan
 from rs_biformer.predict.resume import fingerprint, hardware
+from rs_biformer.raster import metadata
 from rs_biformer.raster.gdal import CACHE_BYTES, set_cache
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.style import write_style
@@ -29,7 +30,7 @@ from rs_biformer.raster.writer import MapWriter, refuse_overwriting
 from rs_biformer.schema import ClassSchema
 
 PathLike = str | os.PathLike[str]
-Place = tuple[int, int]  # block and index of a strip
+Place = tuple[int, int]  # lane and index of a strip
 
 SHARE = 0.25
 """Of the machine's memory that prediction allocates at most, unless told otherwise."""
@@ -230,12 +231,12 @@ def _fill(
             progress(done, plan.window_count)
 
     missing: list[Place] = []
-    for block in range(len(plan.columns)):
-        for strip in plan.strips(block):
+    for lane in range(len(plan.columns)):
+        for strip in plan.strips(lane):
             if all(one.has(strip.output) for one in maps.values()):
                 tick(len(strip.windows))
             else:
-                missing.append((strip.block, strip.index))
+                missing.append((strip.lane, strip.index))
     if not missing:
         return
     with (
@@ -299,9 +300,9 @@ def _require_bands(scene: Scene, normalisation: Any) -> None:
 def _tags(plan: Plan, windows: Windows) -> dict[str, str]:
     """How a map was made, as metadata. No date and no machine: the same run gives the same bytes."""
     return {
-        "PREDICTION_WINDOW": str(plan.size),
-        "PREDICTION_OVERLAP": f"{windows.overlap:g}",
-        "PREDICTION_BLEND": plan.blend,
-        "PREDICTION_TTA": windows.tta,
-        "PREDICTION_SCALES": " ".join(f"{scale:g}" for scale in windows.scales),
+        metadata.PREDICTION_WINDOW: str(plan.size),
+        metadata.PREDICTION_OVERLAP: f"{windows.overlap:g}",
+        metadata.PREDICTION_BLEND: plan.blend,
+        metadata.PREDICTION_TTA: windows.tta,
+        metadata.PREDICTION_SCALES: " ".join(f"{scale:g}" for scale in windows.scales),
     }

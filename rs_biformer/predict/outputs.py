@@ -25,13 +25,11 @@ from torch import Tensor
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.predict.buffers import buffer
+from rs_biformer.raster.metadata import SCORE_LEVELS, score_scale, score_tags
 from rs_biformer.schema import IGNORE, ClassSchema
 
 PathLike = str | os.PathLike[str]
 ScoreDtype = Literal["uint8", "float16"]
-
-LEVELS = 250
-"""Steps of a score stored as uint8: the value v means v / 250, and 255 is nodata."""
 
 SCORES = ("probabilities", "confidence", "margin", "entropy", "disagreement")
 """The maps that can be had beside the classes."""
@@ -107,13 +105,13 @@ class Layers:
         """Arguments of a MapWriter for the map `name`."""
         if name == "classes":
             return {"schema": schema}
-        stored = {"SCALE": f"value / {LEVELS}"} if self.dtype == "uint8" else {}
         return {
             "schema": schema if name == "probabilities" else None,
             "count": self.bands(name),
             "dtype": self.dtype,
             "nodata": IGNORE if self.dtype == "uint8" else float("nan"),
-            "tags": {"LAYER": name, **stored},
+            "tags": score_tags(name, self.dtype),
+            "scale": score_scale(self.dtype),
             "overviews": "average",
         }
 
@@ -126,7 +124,7 @@ def room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Te
 
 
 def _store(target: Tensor, score: Tensor) -> None:
-    target.copy_((score * LEVELS).round_().clamp_(0, LEVELS) if target.dtype == torch.uint8 else score)
+    target.copy_((score * SCORE_LEVELS).round_().clamp_(0, SCORE_LEVELS) if target.dtype == torch.uint8 else score)
 
 
 def _winner(scores: Tensor) -> tuple[Tensor, Tensor]:

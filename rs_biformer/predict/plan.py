@@ -1,12 +1,12 @@
 """Which windows are inferred, in which order, in which batches, and which pixels they finish. Integers only: no I/O.
 
-A scene is cut into *blocks* of columns, a block into *strips* of rows, and a strip has the windows that finish it.
-Blocks are worked through from left to right, strips from top to bottom, the windows of a strip column by column;
+A scene is cut into *lanes* of columns, a lane into *strips* of rows, and a strip has the windows that finish it.
+Lanes are worked through from left to right, strips from top to bottom, the windows of a strip column by column;
 batches are consecutive windows of one strip. So the plan, and with it every byte of the class map, is a function of the
 scene's size and the options alone.
 
-Windows lie on one grid for the whole scene, whatever the blocks. Those that straddle the border of two blocks are
-inferred for both, which costs a few windows a strip and keeps memory free of the scene's height and width. Blocks begin
+Windows lie on one grid for the whole scene, whatever the lanes. Those that straddle the border of two lanes are
+inferred for both, which costs a few windows a strip and keeps memory free of the scene's height and width. Lanes begin
 where a window begins, since the fewest windows straddle there.
 """
 
@@ -23,14 +23,14 @@ from rs_biformer.errors import ConfigError
 from rs_biformer.geometry import Blend, Window, axis_weights, stride_of, window_starts
 
 WIDEST = 8192
-"""Columns of a block, at most: wide enough that few windows straddle (4 % with windows of 512), and the same on every
+"""Columns of a lane, at most: wide enough that few windows straddle (4 % with windows of 512), and the same on every
 machine, so that memory does not follow the width of the scene."""
 
 COMFORTABLE = 8
-"""Windows side by side, without overlap, that a block is at least wide before batches become smaller."""
+"""Windows side by side, without overlap, that a lane is at least wide before batches become smaller."""
 
 NARROWEST = 512
-"""Columns of a block, at least, and no fewer than a window's: below, most windows straddle."""
+"""Columns of a lane, at least, and no fewer than a window's: below, most windows straddle."""
 
 READ_AHEAD = 2
 """Batches that wait for the model while it works on another."""
@@ -57,13 +57,13 @@ _Item = TypeVar("_Item")
 class Strip:
     """Pixels that are finished together, and the windows that finish them.
 
-    block, index: its place in the plan: strip `index`, counted from the top, of block `block`, counted from the left.
-    output: the pixels of the scene, within one block, that no later window reaches.
+    lane, index: its place in the plan: strip `index`, counted from the top, of lane `lane`, counted from the left.
+    output: the pixels of the scene, within one lane, that no later window reaches.
     windows: column by column, from top to bottom in each. They begin at or below `output.row`; what reaches below the
         strip is carried on to the next.
     """
 
-    block: int
+    lane: int
     index: int
     output: Window
     windows: tuple[Window, ...]
@@ -76,9 +76,9 @@ class Strip:
 
 
 class Run(NamedTuple):
-    """Consecutive strips `first` to `stop` of one block: what one worker does in one go."""
+    """Consecutive strips `first` to `stop` of one lane: what one worker does in one go."""
 
-    block: int
+    lane: int
     first: int
     stop: int
 
@@ -109,7 +109,7 @@ class Plan:
     """How a scene of `height` x `width` pixels is predicted; made by `make_plan`.
 
     size, stride: of the windows, in pixels.
-    columns: the blocks, as (first column, stop).
+    columns: the lanes, as (first column, stop).
     rows_together: rows of windows that make a strip; more than one only where a row has fewer windows than a batch.
     read_ahead, write_behind: batches and strips that wait between the stages.
     memory: what one worker takes.
@@ -140,9 +140,9 @@ class Plan:
         """First rows of the windows of each strip."""
         return strip_rows(self._row_starts, self.stride, self.rows_together)
 
-    def _starts_in(self, block: int) -> tuple[int, ...]:
-        """First columns of the windows that touch a block."""
-        first, stop = self.columns[block]
+    def _starts_in(self, lane: int) -> tuple[int, ...]:
+        """First columns of the windows that touch a lane."""
+        first, stop = self.columns[lane]
         return tuple(start for start in self._column_starts if start < stop and start + self.size > first)
 
     @property
@@ -157,42 +157,42 @@ class Plan:
 
     @property
     def strip_count(self) -> int:
-        """Strips in each block."""
+        """Strips in each lane."""
         return len(self._groups)
 
     @property
     def window_count(self) -> int:
-        """Windows in all strips: those of the grid, and once more those that straddle the border of two blocks."""
-        return len(self._row_starts) * sum(len(self._starts_in(block)) for block in range(len(self.columns)))
+        """Windows in all strips: those of the grid, and once more those that straddle the border of two lanes."""
+        return len(self._row_starts) * sum(len(self._starts_in(lane)) for lane in range(len(self.columns)))
 
-    def strip(self, block: int, index: int) -> Strip:
+    def strip(self, lane: int, index: int) -> Strip:
         rows = self._groups[index]
         row_stop = self._groups[index + 1][0] if index + 1 < len(self._groups) else self.height
-        left, right = self.columns[block]
+        left, right = self.columns[lane]
         height, width = min(self.size, self.height), min(self.size, self.width)
         return Strip(
-            block,
+            lane,
             index,
             Window(rows[0], left, row_stop - rows[0], right - left),
-            tuple(Window(row, col, height, width) for col in self._starts_in(block) for row in rows),
+            tuple(Window(row, col, height, width) for col in self._starts_in(lane) for row in rows),
         )
 
-    def strips(self, block: int) -> Iterator[Strip]:
-        """The strips of a block, from top to bottom; their outputs cover it without overlap."""
-        return (self.strip(block, index) for index in range(self.strip_count))
+    def strips(self, lane: int) -> Iterator[Strip]:
+        """The strips of a lane, from top to bottom; their outputs cover it without overlap."""
+        return (self.strip(lane, index) for index in range(self.strip_count))
 
     def runs(self, missing: Iterable[tuple[int, int]], at_most: int | None = None) -> list[Run]:
-        """The strips `missing`, each (block, index), as runs in the plan's order of at most so many strips."""
+        """The strips `missing`, each (lane, index), as runs in the plan's order of at most so many strips."""
         found: list[Run] = []
-        for block, index in sorted(missing):
+        for lane, index in sorted(missing):
             last = found[-1] if found else None
-            if last and last.block == block and last.stop == index and last.stop - last.first != at_most:
+            if last and last.lane == lane and last.stop == index and last.stop - last.first != at_most:
                 found[-1] = last._replace(stop=index + 1)
             else:
-                found.append(Run(block, index, index + 1))
+                found.append(Run(lane, index, index + 1))
         return found
 
-    def lead_in(self, block: int, first: int) -> int:
+    def lead_in(self, lane: int, first: int) -> int:
         """The first strip whose windows reach into strip `first`: where work on a run that begins there begins."""
         row = self._groups[first][0]
         return next(index for index, rows in enumerate(self._groups) if index == first or rows[-1] + self.size > row)
@@ -216,7 +216,7 @@ class Plan:
         parts = ", ".join(f"{_mb(getattr(used, item.name))} {item.name}" for item in fields(used))
         return (
             f"{self.height} x {self.width} pixels in {self.window_count} windows of {self.size} every {self.stride}: "
-            f"{strips} strips in {len(self.columns)} block{'s' * (len(self.columns) > 1)} of columns, "
+            f"{strips} strips in {len(self.columns)} lane{'s' * (len(self.columns) > 1)} of columns, "
             f"batches of {self.batch_size}, {self.read_ahead} read ahead; at most {_mb(used.total)} MB beside the "
             f"model ({parts})"
         )
@@ -260,7 +260,7 @@ def make_plan(
     bands, itemsize: of the scene, and bytes of a band's value. layer_bytes: of all layers that are written, per pixel.
     views, largest_view: test-time views of a window, and the side of the largest where it is larger than the window.
 
-    Short of memory, blocks become narrower, then batches smaller and queues shorter.
+    Short of memory, lanes become narrower, then batches smaller and queues shorter.
 
     Raises ConfigError for options that cannot be meant and for a bound that not even the smallest plan keeps; the
     message gives the smallest workable figure.
@@ -278,8 +278,8 @@ def make_plan(
     for columns, batch, depth in _candidates(width, window, stride, batch_size):
         memory = job.memory(columns, together, batch, depth)
         if memory.total <= max_memory:
-            blocks = tuple((first, min(first + columns, width)) for first in range(0, width, columns))
-            return Plan(height, width, window, stride, blend, batch, blocks, together, memory, depth, depth)
+            lanes = tuple((first, min(first + columns, width)) for first in range(0, width, columns))
+            return Plan(height, width, window, stride, blend, batch, lanes, together, memory, depth, depth)
         together = 1
         least = memory.total
     raise ConfigError(
@@ -289,22 +289,22 @@ def make_plan(
 
 
 def _candidates(width: int, window: int, stride: int, batch_size: int) -> Iterator[tuple[int, int, int]]:
-    """(columns of a block, batch size, queue depth) in the order of preference.
+    """(columns of a lane, batch size, queue depth) in the order of preference.
 
-    A narrow block costs windows that are inferred twice, a small batch hardly anything on a CPU: so batches give way
-    before blocks become narrower than is comfortable.
+    A narrow lane costs windows that are inferred twice, a small batch hardly anything on a CPU: so batches give way
+    before lanes become narrower than is comfortable.
     """
     halvings = [batch_size >> power for power in range(batch_size.bit_length())]
     least = max(window, NARROWEST)
     for narrowest in (max(least, COMFORTABLE * window), least):
         for batch in halvings:
-            for columns in _block_widths(width, narrowest, stride):
+            for columns in _lane_widths(width, narrowest, stride):
                 yield columns, batch, READ_AHEAD
-    yield _block_widths(width, least, stride)[-1], 1, 1
+    yield _lane_widths(width, least, stride)[-1], 1, 1
 
 
-def _block_widths(width: int, narrowest: int, stride: int) -> list[int]:
-    """Widths of equal blocks from the widest to `narrowest`, multiples of the stride unless one block holds all."""
+def _lane_widths(width: int, narrowest: int, stride: int) -> list[int]:
+    """Widths of equal lanes from the widest to `narrowest`, multiples of the stride unless one lane holds all."""
     widest = max(WIDEST, narrowest)
     steps = -(-width // stride)
     counts = range(max(2, -(-width // widest)), max(2, width // narrowest) + 1)
@@ -326,14 +326,14 @@ class _Job:
     largest_view: int
 
     def memory(self, columns: int, together: int, batch: int, depth: int) -> Memory:
-        """Bytes for blocks of `columns` columns. The scene's height is in none of them.
+        """Bytes for lanes of `columns` columns. The scene's height is in none of them.
 
         A quarter more than what is in use at a time: what the allocator keeps between one use and the next.
         """
         finished = together * self.stride
         reach = self.size + finished  # of a last strip that the row shifted in has joined
         sample = self.bands * self.itemsize + 1  # a pixel of the source and its validity
-        span = columns + 2 * (self.size - 1)  # the block and its halo
+        span = columns + 2 * (self.size - 1)  # the lane and its halo
         above = -(-(self.size - self.stride) // finished) * finished  # rows read for the strips before
         window_pixels, view_pixels = batch * self.size**2, batch * self.largest_view**2
         scores = self.planes * (5 if self.views > 1 else 1)  # sum, one view, itself undone, and what that takes

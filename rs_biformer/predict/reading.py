@@ -1,4 +1,4 @@
-"""The scene as batches: rows of a block are read ahead in one thread, windows are cut out of them in another.
+"""The scene as batches: rows of a lane are read ahead in one thread, windows are cut out of them in another.
 
 Shapes: B batch, C bands, S window, h w pixels of a window (S, or the scene's where that is smaller).
 """
@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rs_biformer.background import read_ahead
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, cover, reflect_pad
-from rs_biformer.predict.background import read_ahead
 from rs_biformer.predict.buffers import buffer
 from rs_biformer.predict.plan import PIECE, Plan, Run, Strip, chunks
 
@@ -49,9 +49,9 @@ def read_run(source: Readable, plan: Plan, run: Run, pin: bool = False) -> Gener
     """Batches and finished strips of a run in the plan's order. Each pixel is read once.
 
     The run begins with the strips above it whose windows reach into it, as far as they do: their batches are those of
-    the plan, so that every pixel of the run is summed as if the whole block had been worked through.
+    the plan, so that every pixel of the run is summed as if the whole lane had been worked through.
     """
-    top = plan.strip(run.block, run.first).output.row
+    top = plan.strip(run.lane, run.first).output.row
     rows = _Rows(plan)
     parts = read_ahead(_read_parts(source, plan, run), 1)
     with closing(parts):
@@ -65,7 +65,7 @@ def read_run(source: Readable, plan: Plan, run: Run, pin: bool = False) -> Gener
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows of a block and its halo as they were read: image (C, rows, columns), valid (rows, columns)."""
+    """Rows of a lane and its halo as they were read: image (C, rows, columns), valid (rows, columns)."""
 
     window: Window
     image: NDArray
@@ -75,8 +75,8 @@ class _Part:
 def _read_parts(source: Readable, plan: Plan, run: Run) -> Generator[tuple[Strip, _Part | None]]:
     """Each strip with the rows that the strips before it have not read; None where there are none."""
     done = 0
-    for index in range(plan.lead_in(run.block, run.first), run.stop):
-        strip = plan.strip(run.block, index)
+    for index in range(plan.lead_in(run.lane, run.first), run.stop):
+        strip = plan.strip(run.lane, index)
         wanted = strip.source
         first = max(done, wanted.row)
         done = wanted.row_stop

@@ -61,7 +61,7 @@ def _plan_options(plan: Plan) -> dict[str, object]:
         "blend": plan.blend,
         "batch size": plan.batch_size,
         "rows together": plan.rows_together,
-        "column blocks": " ".join(f"{start}-{stop}" for start, stop in plan.columns),
+        "lanes": " ".join(f"{start}-{stop}" for start, stop in plan.columns),
     }
 
 

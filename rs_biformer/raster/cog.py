@@ -1,7 +1,7 @@
 """Cloud Optimized GeoTIFFs in one pass over the pixels, in memory that does not grow with the raster.
 
 GDAL's COG driver wants a finished GeoTIFF, builds overviews beside it and then compresses every pixel a second time,
-in more memory the larger the raster is (benchmarks/writer.py). Here a raster is a quadtree of blocks: a block of
+in more memory the larger the raster is (benchmarks/writer.py). Here a raster is a quadtree of chunks: a chunk of
 the raster comes from the caller, one of an overview from its four children. GDAL compresses each once, into tiles, and
 makes the tags; what is left is to lay both out in the order of the format without decoding them again, as `cogger`
 does (https://github.com/airbusgeo/cogger).
@@ -46,11 +46,11 @@ With GDAL's defaults class maps take twice the time and 10 % less room, and prob
 less room (deflate 6; label rasters and softmax outputs of 2048 x 2048).
 """
 
-_BLOCK_BYTES = 4 * 2**20
-"""A block has as many tiles as fit. Larger ones save calls of GDAL; for each level one is held in memory."""
+_CHUNK_BYTES = 4 * 2**20
+"""A chunk has as many tiles as fit. Larger ones save calls of GDAL; for each level one is held in memory."""
 
-_BLOCKS_PER_OPEN = 8
-"""Blocks that are read back before the file is closed, which takes them out of GDAL's cache."""
+_CHUNKS_PER_OPEN = 8
+"""Chunks that are read back before the file is closed, which takes them out of GDAL's cache."""
 
 _CLASSIC_LIMIT = 2**32
 """Bytes that a classic TIFF can address; what is longer becomes a BigTIFF, and nothing else does."""
@@ -181,9 +181,9 @@ def verify(path: Path, encoding: Encoding, checksums: list[Checksum]) -> None:
     for image, group in groupby(sorted(checksums), attrgetter("image")):
         wanted = list(group)
         level = {"overview_level": image - 1} if image else {}
-        for first in range(0, len(wanted), _BLOCKS_PER_OPEN):
+        for first in range(0, len(wanted), _CHUNKS_PER_OPEN):
             with open_raster(path, **level) as file:
-                for _, window, value in wanted[first : first + _BLOCKS_PER_OPEN]:
+                for _, window, value in wanted[first : first + _CHUNKS_PER_OPEN]:
                     if zlib.crc32(encoding.decode(file, window).data) != value:
                         what = f"overview {image}" if image else "the map"
                         raise OSError(f"rows {window.row} to {window.row_stop} of {what} are not as they were written")
@@ -192,13 +192,13 @@ def verify(path: Path, encoding: Encoding, checksums: list[Checksum]) -> None:
 def _quadtree(
     sizes: list[tuple[int, int]], encoding: Encoding, read: Callable[[Window], NDArray], nodata: float | None
 ) -> Iterator[tuple[int, Window, NDArray]]:
-    """Every block of every image, children before their parent, as (image, window, pixels (C, h, w)).
+    """Every chunk of every image, children before their parent, as (image, window, pixels (C, h, w)).
 
     sizes: (height, width) of the raster and of its overviews, each half of the one before.
     """
-    side = _block_side(encoding)
+    side = _chunk_side(encoding)
 
-    def block(image: int, row: int, col: int) -> Generator[tuple[int, Window, NDArray], None, NDArray]:
+    def chunk(image: int, row: int, col: int) -> Generator[tuple[int, Window, NDArray], None, NDArray]:
         height, width = sizes[image]
         window = Window(row, col, min(side, height - row), min(side, width - col))
         if image == 0:
@@ -207,7 +207,7 @@ def _quadtree(
             pixels = np.empty((encoding.count, window.height, window.width), encoding.dtype)
             for below_row in range(2 * row, 2 * window.row_stop, side):
                 for below_col in range(2 * col, 2 * window.col_stop, side):
-                    child = yield from block(image - 1, below_row, below_col)
+                    child = yield from chunk(image - 1, below_row, below_col)
                     part = halved(child, encoding.overviews, nodata)
                     top, left = below_row // 2 - row, below_col // 2 - col
                     pixels[:, top : top + part.shape[1], left : left + part.shape[2]] = part
@@ -215,12 +215,12 @@ def _quadtree(
         return pixels
 
     for root in cover(Window(0, 0, *sizes[-1]), side, side):
-        yield from block(len(sizes) - 1, root.row, root.col)
+        yield from chunk(len(sizes) - 1, root.row, root.col)
 
 
-def _block_side(encoding: Encoding) -> int:
+def _chunk_side(encoding: Encoding) -> int:
     side = TILE
-    while (2 * side) ** 2 * encoding.count * encoding.dtype.itemsize <= _BLOCK_BYTES:
+    while (2 * side) ** 2 * encoding.count * encoding.dtype.itemsize <= _CHUNK_BYTES:
         side *= 2
     return side
 

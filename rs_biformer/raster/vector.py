@@ -14,12 +14,11 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from rs_biformer.documents import Listed, Text, build, parse_json
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.features import Features, require_format, write_features
-from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
 from rs_biformer.raster.ground import ground_areas, pixel_areas
+from rs_biformer.raster.metadata import ScoreScale, read_class_names
 from rs_biformer.raster.outlines import Lines, Outlines, beside, outlines_of, polygons, trace
 from rs_biformer.raster.patches import Patches, find_patches, merge, sieve, sum_by
 from rs_biformer.raster.simplify import simplified
@@ -99,23 +98,19 @@ def _slabs(source: Source, rows: int) -> Iterator[NDArray[np.uint8]]:
 
 
 class _Scores:
-    """A raster of one number per pixel, in the scale that the file declares (GDAL's, or our tag SCALE)."""
+    """A raster of one number per pixel, in the scale that the file declares."""
 
     def __init__(self, source: Source) -> None:
         if source.count != 1:
             raise RasterError(f"{source.path} has {source.count} bands; a confidence map has one, cut it out first")
         self.source = source
-        with gdal_env(), raster_errors(source.path, "opened"), open_raster(source.path) as file:
-            self._scale, self._offset = float(file.scales[0]), float(file.offsets[0])
-            levels = file.tags().get("SCALE", "").removeprefix("value / ")
-        if levels.isdigit() and int(levels) > 0:
-            self._scale /= int(levels)
+        self._quantity = ScoreScale(source.path)
 
     def read(self, row: int, height: int) -> NDArray[np.float64]:
         """Rows of the raster (height, w), NaN where it is masked."""
         window = Window(row, 0, height, self.source.width)
         pixels = self.source.read([1], window)
-        values = pixels[0] * self._scale + self._offset
+        values = self._quantity(pixels[0][None])[0]
         return np.where(self.source.valid([1], pixels, window), values, np.nan)
 
 
@@ -126,7 +121,7 @@ def _features(
     tolerance: float,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Features]:
-    names = _class_names(source)
+    names = dict(enumerate(read_class_names(source.path) or ()))
     a, b, c, d, e, f = tuple(source.transform)[:6]
     matrix, origin = np.array([[a, d], [b, e]]), (c, f)
     mirrored = a * e - b * d > 0  # rows run north: what was counterclockwise on the screen runs the other way
@@ -146,16 +141,6 @@ def _features(
             )
         if progress is not None:
             progress(row, source.height)
-
-
-def _class_names(source: Source) -> dict[int, str]:
-    with gdal_env(), raster_errors(source.path, "opened"), open_raster(source.path) as file:
-        text = file.tags().get("CLASS_NAMES", "[]")
-    try:
-        names: tuple[str, ...] = build(Listed[Text], parse_json(text, "CLASS_NAMES"), "CLASS_NAMES")
-    except ConfigError:
-        return {}
-    return dict(enumerate(names))
 
 
 class FaceBuilder:

@@ -4,7 +4,6 @@ Whatever is written appears under its name complete or not at all: the bytes go 
 target, which is renamed at the end and removed on any error.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from rs_biformer.geometry import Window
 from rs_biformer.raster import tiff
 from rs_biformer.raster.cog import COMPRESSIONS, Encoding, verify, write_cog
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors, reason
+from rs_biformer.raster.metadata import class_tags
 from rs_biformer.raster.overviews import Overviews
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.source import is_georeferenced
@@ -384,7 +384,7 @@ def _place(crs: CRS | str | None, transform: Affine, gcps: Any, rpcs: Any) -> di
 
 def _write_schema(sink: Any, schema: ClassSchema, nodata: float | None) -> None:
     """Class names, and the colour table if the raster is a class map."""
-    sink.update_tags(CLASS_NAMES=json.dumps(schema.classes))
+    sink.update_tags(**class_tags(schema.classes))
     if sink.count == 1 and sink.dtypes[0] == "uint8":
         colours = {index: (*colour, 255) for index, colour in enumerate(schema.colours)}
         if nodata is not None:

@@ -46,18 +46,18 @@ def test_a_window_is_put_together_from_the_blocks_that_it_touches(large, row, co
         np.testing.assert_array_equal(got, full[..., *window.slices])
 
 
-def test_blocks_are_decoded_once_while_they_fit_and_forgotten_oldest_first(large, monkeypatch):
+def test_chunks_are_decoded_once_while_they_fit_and_forgotten_oldest_first(large, monkeypatch):
     decoded = []
     decode = SceneReader._decode
     monkeypatch.setattr(SceneReader, "_decode", lambda self, *key: decoded.append(key) or decode(self, *key))
-    bound = 512 * 512 * (5 + 4)  # two blocks: three bands and label, and validity where a pixel is invalid
+    bound = 512 * 512 * (5 + 4)  # two chunks: three bands and label, and validity where a pixel is invalid
     reader = SceneReader(large.manifest, cache=bound)
     for col in (0, 10, 20):
         reader.read(0, Window(0, col, 64, 64))
     assert decoded == [(0, Window(0, 0, 512, 512))]
     reader.read(0, Window(600, 0, 64, 64))
     reader.read(0, Window(0, 0, 64, 64))
-    reader.read(0, Window(1050, 0, 50, 64))  # the block of rows 512 to 1024 was used least recently
+    reader.read(0, Window(1050, 0, 50, 64))  # the chunk of rows 512 to 1024 was used least recently
     assert reader._held <= bound
     decoded.clear()
     reader.read(0, Window(0, 0, 64, 64))

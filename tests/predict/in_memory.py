@@ -53,7 +53,7 @@ class MemoryScene:
 
 
 def all_strips(plan: Plan) -> list[tuple[int, int]]:
-    return [(block, index) for block in range(len(plan.columns)) for index in range(plan.strip_count)]
+    return [(lane, index) for lane in range(len(plan.columns)) for index in range(plan.strip_count)]
 
 
 def infer(

@@ -60,16 +60,16 @@ def replaced(plan: Plan, columns: int) -> Plan:
 
 
 def all_strips(plan: Plan) -> list[tuple[int, int]]:
-    return [(block, index) for block in range(len(plan.columns)) for index in range(plan.strip_count)]
+    return [(lane, index) for lane in range(len(plan.columns)) for index in range(plan.strip_count)]
 
 
 def alone(model: nn.Module, scene: Scene, plan: Plan, layers: Layers = LAYERS) -> dict:
-    """The maps of all strips, made in this process in one run per block."""
+    """The maps of all strips, made in this process in one run per lane."""
     predict = Recipe(layers.classes).prepare(model, CPU)
     return {
-        (strip.block, strip.index): maps
-        for block in range(len(plan.columns))
-        for strip, maps in infer_strips(scene, plan, predict, Run(block, 0, plan.strip_count), layers, CPU)
+        (strip.lane, strip.index): maps
+        for lane in range(len(plan.columns))
+        for strip, maps in infer_strips(scene, plan, predict, Run(lane, 0, plan.strip_count), layers, CPU)
     }
 
 
@@ -77,8 +77,8 @@ def together(cluster: Cluster, model, scene: Scene, plan: Plan, missing=None, de
     missing = all_strips(plan) if missing is None else missing
     found = {}
     for strip, maps in cluster.infer(model, Recipe(CLASSES), device, scene, plan, LAYERS, missing):
-        assert (strip.block, strip.index) not in found
-        found[strip.block, strip.index] = maps
+        assert (strip.lane, strip.index) not in found
+        found[strip.lane, strip.index] = maps
     return found
 
 
@@ -149,7 +149,7 @@ def test_tasks_leave_no_worker_idle_and_otherwise_infer_little_twice(height: int
     length = run_length(plan, plan.strip_count, workers, 2)
     tasks = plan.runs(all_strips(plan), length)
     assert len(tasks) >= min(plan.strip_count, (workers + 1) // 2)
-    twice = sum(run.first - plan.lead_in(run.block, run.first) for run in tasks)
+    twice = sum(run.first - plan.lead_in(run.lane, run.first) for run in tasks)
     assert twice <= 0.1 * plan.strip_count or length == -(-plan.strip_count // workers)
 
 
@@ -447,7 +447,7 @@ def test_the_strips_of_a_worker_that_was_killed_are_made_again(scene, workers: i
             if not found:
                 for victim in victims:
                     os.kill(victim, signal.SIGKILL)
-            found[strip.block, strip.index] = maps
+            found[strip.lane, strip.index] = maps
         assert not set(victims) & set(processes(cluster))
     assert_same(found, wanted)
 

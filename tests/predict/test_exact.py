@@ -20,8 +20,8 @@ BLENDS = ["hann", "average", "center"]
 
 
 @pytest.fixture
-def narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of at most two windows, so that small scenes have several."""
+def narrow_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes of at most two windows, so that small scenes have several."""
     monkeypatch.setattr("rs_biformer.predict.plan.NARROWEST", WINDOW)
     monkeypatch.setattr("rs_biformer.predict.plan.COMFORTABLE", 1)
     monkeypatch.setattr("rs_biformer.predict.plan.WIDEST", 2 * WINDOW)
@@ -58,7 +58,7 @@ def test_a_pointwise_model_maps_as_in_one_pass(height, width, overlap, blend, ba
 
 
 @pytest.mark.parametrize(("height", "width"), list(product((1, WINDOW - 1, WINDOW, WINDOW + 1, 37, 83), repeat=2)))
-def test_sizes_about_that_of_a_window_map_as_in_one_pass(height: int, width: int, narrow_blocks):
+def test_sizes_about_that_of_a_window_map_as_in_one_pass(height: int, width: int, narrow_lanes):
     scene = MemoryScene(pixels(height, width))
     for overlap, blend in ((0, "average"), (0.5, "hann"), (0.75, "center")):
         plan = scene.plan(window=WINDOW, overlap=overlap, blend=blend, batch_size=3)
@@ -66,7 +66,7 @@ def test_sizes_about_that_of_a_window_map_as_in_one_pass(height: int, width: int
 
 
 @pytest.mark.parametrize(("overlap", "blend"), list(product((0, 0.25, 0.5, 0.75), BLENDS)))
-def test_blocks_of_columns_map_as_in_one_pass(overlap: float, blend: str, narrow_blocks):
+def test_lanes_of_columns_map_as_in_one_pass(overlap: float, blend: str, narrow_lanes):
     scene = MemoryScene(pixels(37, 131))
     plan = scene.plan(window=WINDOW, overlap=overlap, blend=blend, batch_size=2)
     assert len(plan.columns) > 2
@@ -89,7 +89,7 @@ def test_any_split_into_runs_gives_the_same_bytes(height, width, overlap, blend,
     assert_same_bytes(infer(scene, plan, model, names=ALL), infer(scene, plan, model, names=ALL, longest=longest))
 
 
-def test_any_split_into_runs_gives_the_same_bytes_in_blocks(narrow_blocks):
+def test_any_split_into_runs_gives_the_same_bytes_in_lanes(narrow_lanes):
     scene, model = with_holes(60, 90, seed=3), looking_around()
     plan = scene.plan(window=WINDOW, overlap=0.75, batch_size=3)
     one = infer(scene, plan, model, names=ALL)
@@ -120,7 +120,7 @@ def test_two_and_more_threads_give_the_same_bytes():
 
 
 def share_of_changes(scene: MemoryScene, model: nn.Module, monkeypatch: pytest.MonkeyPatch, **options: object) -> float:
-    """Of pixels that have another class with other batches, and with blocks as a tighter bound on memory makes them."""
+    """Of pixels that have another class with other batches, and with lanes as a tighter bound on memory makes them."""
     plans = [scene.plan(**options, batch_size=batch_size) for batch_size in (4, 1, 3)]
     monkeypatch.setattr("rs_biformer.predict.plan.WIDEST", scene.width // 2)
     monkeypatch.setattr("rs_biformer.predict.plan.NARROWEST", 1)

@@ -16,7 +16,7 @@ from rs_biformer.errors import ConfigError, RasterError, RsBiformerError
 from rs_biformer.geometry import Window
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.predict import predict_scene
-from rs_biformer.predict.outputs import LEVELS
+from rs_biformer.raster.metadata import SCORE_LEVELS
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, PRESETS
 
@@ -47,7 +47,7 @@ def test_a_pointwise_model_maps_as_in_one_pass(write_raster: Callable[..., Path]
     np.testing.assert_array_equal(read(out), whole(image))
 
 
-def test_probabilities_do_not_depend_on_blocks_batches_or_overlap_with_a_pointwise_model(write_raster, tmp_path):
+def test_probabilities_do_not_depend_on_lanes_batches_or_overlap_with_a_pointwise_model(write_raster, tmp_path):
     image = pixels(40, 53)
     scene = write_raster("scene.tif", image)
 
@@ -68,7 +68,7 @@ def test_probabilities_do_not_depend_on_blocks_batches_or_overlap_with_a_pointwi
             confidence=tmp_path / "confidence.tif",
         )
         stored = read(tmp_path / "probabilities.tif")
-        np.testing.assert_allclose(stored / LEVELS, truth, atol=0.51 / LEVELS)
+        np.testing.assert_allclose(stored / SCORE_LEVELS, truth, atol=0.51 / SCORE_LEVELS)
         np.testing.assert_array_equal(read(tmp_path / "confidence.tif"), stored.max(0))
 
 
@@ -284,7 +284,7 @@ def test_all_maps_are_written_in_one_pass(write_raster, tmp_path, dtype: str):
     assert inferred == sum(seen)
     assert read(tmp_path / "map.tif").tobytes() == read(tmp_path / "alone.tif").tobytes()
     found = {name: read(path).astype("float64") for name, path in paths.items()}
-    unit = LEVELS if dtype == "uint8" else 1
+    unit = SCORE_LEVELS if dtype == "uint8" else 1
     for layer in found.values():
         missing = layer == IGNORE if dtype == "uint8" else np.isnan(layer)
         np.testing.assert_array_equal(missing, np.broadcast_to(~valid, layer.shape))

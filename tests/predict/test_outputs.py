@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.predict.outputs import LEVELS, SCORES, Layers
+from rs_biformer.predict.outputs import SCORES, Layers
+from rs_biformer.raster.metadata import SCORE_LEVELS
 from rs_biformer.schema import IGNORE, PRESETS
 
 CPU = torch.device("cpu")
@@ -51,8 +52,8 @@ def test_many_classes_are_told_apart():
 
 def test_steps_of_a_250th_leave_room_for_nodata():
     found = maps([[1.0, 0.0], [0.5, 0.5]], dtype="uint8")
-    assert found["confidence"].tolist() == [LEVELS, LEVELS / 2]
-    assert found["probabilities"].tolist() == [[LEVELS, LEVELS / 2], [0, LEVELS / 2]]
+    assert found["confidence"].tolist() == [SCORE_LEVELS, SCORE_LEVELS / 2]
+    assert found["probabilities"].tolist() == [[SCORE_LEVELS, SCORE_LEVELS / 2], [0, SCORE_LEVELS / 2]]
     assert all(layer.dtype == np.uint8 for layer in found.values())
 
 

@@ -29,8 +29,8 @@ plans = st.builds(
 @given(plans)
 def test_every_pixel_is_finished_once_and_after_all_windows_that_cover_it(plan: Plan):
     finished = np.zeros((plan.height, plan.width), int)
-    for block, (left, right) in enumerate(plan.columns):
-        for strip in plan.strips(block):
+    for lane, (left, right) in enumerate(plan.columns):
+        for strip in plan.strips(lane):
             for window in strip.windows:
                 assert not finished[window.slices[0], max(window.col, left) : min(window.col_stop, right)].any()
             finished[strip.output.slices] += 1
@@ -70,7 +70,7 @@ def test_what_a_strip_touches_fits_the_sums_and_what_it_leaves_fits_the_carry(pl
 
 def test_a_strip_is_found_by_its_place():
     plan = plan_of(100, 100, batch_size=2)
-    assert [(strip.block, strip.index) for strip in plan.strips(0)] == [(0, index) for index in range(plan.strip_count)]
+    assert [(strip.lane, strip.index) for strip in plan.strips(0)] == [(0, index) for index in range(plan.strip_count)]
     assert plan.strip(0, 3) == list(plan.strips(0))[3]
 
 
@@ -94,7 +94,7 @@ def test_a_run_begins_with_all_strips_that_reach_into_it(plan: Plan, data: st.Da
 @given(st.sets(st.tuples(st.integers(0, 2), st.integers(0, 9))), st.integers(1, 4))
 def test_runs_hold_the_missing_strips_and_no_others(missing: set, longest: int):
     runs = plan_of(16, 16).runs(missing, longest)
-    assert [(run.block, index) for run in runs for index in range(run.first, run.stop)] == sorted(missing)
+    assert [(run.lane, index) for run in runs for index in range(run.first, run.stop)] == sorted(missing)
     assert all(run.stop - run.first <= longest for run in runs)
 
 
@@ -102,19 +102,19 @@ def test_without_a_limit_runs_end_where_a_strip_is_there_already():
     assert plan_of(16, 16).runs([(0, 0), (0, 1), (0, 3), (1, 0)]) == [Run(0, 0, 2), Run(0, 3, 4), Run(1, 0, 1)]
 
 
-def test_blocks_of_columns_cover_the_width_and_share_the_grid_of_windows():
+def test_lanes_of_columns_cover_the_width_and_share_the_grid_of_windows():
     whole = plan_of(64, 8000, window=64)
     bound = whole.memory.total * 9 // 10
     split = plan_of(64, 8000, window=64, max_memory=bound)
     assert len(split.columns) > len(whole.columns) == 1
     assert [start for start, _ in split.columns[1:]] == [stop for _, stop in split.columns[:-1]]
     assert split.columns[-1][1] == 8000
-    of_blocks = {window for block in range(len(split.columns)) for s in split.strips(block) for window in s.windows}
-    assert of_blocks == {window for strip in whole.strips(0) for window in strip.windows}
+    of_lanes = {window for lane in range(len(split.columns)) for s in split.strips(lane) for window in s.windows}
+    assert of_lanes == {window for strip in whole.strips(0) for window in strip.windows}
     assert split.memory.total <= bound
 
 
-def test_blocks_begin_where_the_fewest_windows_straddle():
+def test_lanes_begin_where_the_fewest_windows_straddle():
     plan = plan_of(512, 50_000, window=512, overlap=0.5)
     whole = len(plan_of(512, 512, window=512, overlap=0.5).columns) * -(-(50_000 - 512) // 256 + -1) + 1
     assert len(plan.columns) > 5
@@ -125,7 +125,7 @@ def test_memory_does_not_grow_with_the_height_of_the_scene():
     assert plan_of(100_000, 5000).memory == plan_of(1000, 5000).memory
 
 
-def test_memory_does_not_grow_with_the_width_once_there_are_blocks():
+def test_memory_does_not_grow_with_the_width_once_there_are_lanes():
     most = plan_of(1000, planning.WIDEST).memory.total
     for width in (planning.WIDEST + 1, 20_000, 1_000_000):
         assert plan_of(1000, width).memory.total <= most
@@ -146,7 +146,7 @@ def test_batches_and_queues_become_smaller_before_the_bound_is_refused():
 
 def test_a_plan_says_in_a_line_what_was_chosen():
     line = str(plan_of(1000, 20_000))
-    for part in ("1000 x 20000 pixels", "windows of 16 every 8", "3 blocks of columns", "batches of 8", "MB beside"):
+    for part in ("1000 x 20000 pixels", "windows of 16 every 8", "3 lanes of columns", "batches of 8", "MB beside"):
         assert part in line
     assert "\n" not in line
 

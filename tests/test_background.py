@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from rs_biformer.predict.background import WriteBehind, read_ahead, side_by_side
+from rs_biformer.background import WriteBehind, read_ahead, side_by_side
 
 
 def test_items_arrive_in_order():
