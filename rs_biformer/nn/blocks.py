@@ -101,7 +101,8 @@ class TransformerBlock(Block):
 
     attention, ffn: modules of (B, H, W, C). position: one more, whose output is added first, such as a depth-wise
     convolution; None for none. drop_path: probability with which a sample skips a branch in training. eps: what the
-    layer norms add to the variance.
+    layer norms add to the variance. layer_scale: what both branches are multiplied by in the beginning, channel by
+    channel, learned from there (Touvron et al., "Going Deeper with Image Transformers", ICCV 2021); None for no factor.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class TransformerBlock(Block):
         position: nn.Module | None = None,
         drop_path: float = 0.0,
         eps: float = 1e-6,
+        layer_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.position = position
@@ -120,12 +122,19 @@ class TransformerBlock(Block):
         self.ffn_norm = nn.LayerNorm(dim, eps)
         self.ffn = ffn
         self.drop_path = StochasticDepth(drop_path, "row")
+        self.attention_scale, self.ffn_scale = (
+            None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale)) for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.position is not None:
             x = x + self.position(x)
-        x = x + self.drop_path(self.attention(self.attention_norm(x)))
-        return x + self.drop_path(self.ffn(self.ffn_norm(x)))
+        x = x + self.drop_path(_scaled(self.attention(self.attention_norm(x)), self.attention_scale))
+        return x + self.drop_path(_scaled(self.ffn(self.ffn_norm(x)), self.ffn_scale))
+
+
+def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
+    return x if scale is None else x * scale
 
 
 class ConvNormAct(nn.Sequential):

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from rs_biformer.errors import ConfigError
 from rs_biformer.nn.blocks import Block, ConvNormAct
 from rs_biformer.nn.decoders.unet_fusion import UNetFusion
-from rs_biformer.nn.encoders import biformer, coat, cswin, resnet_hybrid
-from rs_biformer.nn.encoders.library import is_library_name, library_encoder, library_names
-from rs_biformer.nn.weights import load_published_weights
+from rs_biformer.nn.encoders import biformer, coat, cswin, hybrid
+from rs_biformer.nn.encoders.library import is_library_name, library_encoder, library_names, published_weights
+from rs_biformer.nn.weight_files import is_file_name
+from rs_biformer.nn.weights import LoadReport, load_published_weights
 
 ENCODERS: dict[str, Callable[..., Any]] = {
-    **resnet_hybrid.VARIANTS,
+    **hybrid.VARIANTS,
     **biformer.VARIANTS,
     **cswin.VARIANTS,
     **coat.VARIANTS,
@@ -46,9 +47,10 @@ def create_encoder(
 ) -> nn.Module:
     """An encoder that keeps smp's contract: `.out_channels`, `.output_stride`, and features from the input down.
 
-    name: one of list_encoders(), or the name of an smp or timm encoder.
-    encoder_weights: None for random ones; the path of a published checkpoint (with a suffix such as .pth); or, for
-    smp's and timm's encoders and for the ResNet of a hybrid, the name of weights to download, such as "imagenet".
+    name: one of list_encoders(), or the name of an smp or timm encoder, timm's also with the tag of its weights, which
+    are not loaded without encoder_weights. Plain vision transformers become pyramids.
+    encoder_weights: None for random ones; the path of a published checkpoint; or the name of weights to download; see
+    `load_encoder_weights`.
     checkpointing: whether the blocks run again in the backward pass instead of keeping what they computed: less memory
     in training for about a third more time, with the same gradients.
     arguments: what the encoder's own function takes, such as drop_path.
@@ -56,9 +58,6 @@ def create_encoder(
     """
     if in_channels < 1:
         raise ConfigError(f"in_channels is {in_channels}; a raster has 1 band or more")
-    file = Path(encoder_weights) if encoder_weights is not None and Path(encoder_weights).suffix else None
-    if file is None and encoder_weights is not None:
-        arguments["encoder_weights"] = str(encoder_weights)
     if name in ENCODERS:
         _check_arguments(name, arguments)
         encoder = ENCODERS[name](in_channels, **arguments)
@@ -66,11 +65,39 @@ def create_encoder(
         encoder = library_encoder(name, in_channels, **arguments)
     else:
         raise ConfigError(f"no encoder is called {name!r}{_nearest(name, [*ENCODERS, *library_names()])}")
-    if file is not None:
-        load_published_weights(encoder, file)
+    if encoder_weights is not None:
+        load_encoder_weights(encoder, encoder_weights, name)
     if checkpointing:
         _checkpoint_blocks(name, encoder)
     return encoder
+
+
+def load_encoder_weights(
+    encoder: nn.Module,
+    weights: str | Path,
+    name: str,
+    bands: Sequence[str] | None = None,
+    weights_bands: Sequence[str] | None = None,
+) -> LoadReport:
+    """Fill an encoder that `create_encoder(name, ...)` made, of a hybrid its CNN, from a file or by name.
+
+    weights: a file of weights of any origin, see load_published_weights; or a name, "imagenet" or another of smp's or
+    timm's for this encoder, or torchgeo's, which is downloaded by the library that knows it.
+    bands, weights_bands: see load_published_weights.
+    Raises ConfigError when there are no weights of this name or they cannot be downloaded, CheckpointError for a file
+    that does not fit.
+    """
+    if is_file_name(weights):
+        return load_published_weights(encoder, weights, bands, weights_bands)
+    of_library = library_name(encoder, name)
+    if of_library is None:
+        raise ConfigError(f"{name} has no weights to download; pass the path of a published checkpoint file")
+    return load_published_weights(encoder, published_weights(of_library, str(weights)), bands, weights_bands)
+
+
+def library_name(encoder: nn.Module, name: str) -> str | None:
+    """Smp's or timm's name of an encoder called `name`, of a hybrid of its CNN; None where it is neither's."""
+    return getattr(encoder, "cnn_name", None) if name in ENCODERS else name
 
 
 def _checkpoint_blocks(name: str, encoder: nn.Module) -> None:
@@ -87,8 +114,6 @@ def _checkpoint_blocks(name: str, encoder: nn.Module) -> None:
 def _check_arguments(name: str, arguments: Iterable[str]) -> None:
     allowed = [key for key in inspect.signature(ENCODERS[name]).parameters if key != "in_channels"]
     for key in arguments:
-        if key == "encoder_weights" and key not in allowed:
-            raise ConfigError(f"{name} has no weights to download; pass the path of a published checkpoint file")
         if key not in allowed:
             raise ConfigError(f"{name} takes no argument {key!r}{_nearest(key, allowed)}")
 

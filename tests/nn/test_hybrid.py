@@ -3,7 +3,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from rs_biformer.nn.attention import BiLevelRoutingAttention, MultiScaleDilatedAttention
-from rs_biformer.nn.encoders.resnet_hybrid import VARIANTS, resnet18_biformer
+from rs_biformer.nn.encoders.hybrid import VARIANTS, resnet18_biformer
 from rs_biformer.nn.weights import load_published_weights
 
 
