@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -56,14 +57,12 @@ def read_file(path: str | PathLike[str]) -> Mapping[str, object]:
         raise CheckpointError(f"{path} does not exist; give the path of a .pth or .safetensors file")
     if path.suffix == ".npz":
         raise CheckpointError(f"{path} holds arrays of JAX; take the .safetensors or .pth file that timm made of it")
-    content: object
+    content: Any
     try:
         if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            others = _other_types(path)
-            with safe_globals([(_NotATensor, name) for name in others]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+            return dict(load_file(path))
+        with safe_globals([(_NotATensor, name) for name in _other_types(path)]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         if "TorchScript" in str(error):
             raise CheckpointError(_made_a_state_dict(path, "a TorchScript program", "torch.jit.load({!r})")) from None

@@ -86,7 +86,7 @@ def _library_layout(encoder: nn.Module) -> Layout:
             return key
         return None if key in heads or key.split(".")[0] not in parts else key
 
-    return Layout(translate, converters=converters(encoder))
+    return Layout(translate, may_lack=r".*\.lora_[AB]\..*", converters=converters(encoder))
 
 
 def _part_layout(module: nn.Module, part: str) -> Layout:

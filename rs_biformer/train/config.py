@@ -29,9 +29,12 @@ class ModelConfig:
         encoder: Name of an encoder: ours (`rs-biformer models` lists them), smp's or timm's.
         decoder: Name of a decoder: unet_fusion, unet, fpn, upernet, deeplabv3plus or segformer.
         arguments: Further arguments of create_model, such as those of the encoder.
-        weights: File to begin from: a .ckpt of an earlier run, also of other classes or bands, or the encoder's
-            published weights (.pth or .safetensors).
-        freeze: Epochs in which the encoder stays as it began. With several devices this needs trainer.strategy
+        weights: What to begin from: a .ckpt of an earlier run, also of other classes or bands; a file of the encoder's
+            weights as anyone publishes them; or the name of weights to download, such as imagenet or timm's tags.
+        weights_bands: Names of the bands that such weights were trained on, where their number (3 red, green, blue; 13
+            Sentinel-2) does not tell; a first convolution for other bands is put together by name.
+        freeze: Epochs in which the pretrained part of the encoder stays as it began. With several devices this needs
+        trainer.strategy
             ddp_find_unused_parameters_true.
         compile: Compile the network with torch.compile; takes a minute or more before the first step.
     """
@@ -40,6 +43,7 @@ class ModelConfig:
     decoder: str = "unet_fusion"
     arguments: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    weights_bands: list[str] | None = None
     freeze: int = 0
     compile: bool = False
 

@@ -188,7 +188,7 @@ def _run(config: TrainConfig, size: int | None, options: dict[str, Any], callbac
     """Train without checks, validation, logs and checkpoints; with `size`, the same windows in every step."""
     data, task, meta = assemble(config)
     if config.model.weights is not None:
-        begin_from(config.model.weights, task.model, meta)
+        begin_from(config.model.weights, task.model, meta, config.model.weights_bands)
     quietly: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quietly |= {"enable_model_summary": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
     with quiet():

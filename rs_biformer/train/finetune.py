@@ -1,4 +1,7 @@
-"""Beginning from weights that exist: of one of our checkpoints, also with other classes or bands, or published ones."""
+"""Beginning from weights that exist: of one of our checkpoints, also with other classes or bands, or published ones.
+
+And what of a network that began so is to stay as it is for a while.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,26 +10,34 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from rs_biformer.checkpoint import CheckpointMeta, network_weights, read_checkpoint
+from rs_biformer.checkpoint import META_KEY, CheckpointMeta, network_weights, read_checkpoint
 from rs_biformer.errors import CheckpointError
-from rs_biformer.nn.weights import load_published_weights
+from rs_biformer.nn.bands import by_name
+from rs_biformer.nn.model import load_encoder_weights
+from rs_biformer.nn.weight_files import is_file_name, read_file
 from rs_biformer.train.task import SegmentationTask
 
 
-def begin_from(path: str | Path, network: nn.Module, meta: CheckpointMeta) -> str:
-    """Load weights from a file into a fresh network; a line that says what was taken and what stays fresh.
+def begin_from(
+    weights: str | Path, network: nn.Module, meta: CheckpointMeta, weights_bands: Sequence[str] | None = None
+) -> str:
+    """Load weights into a fresh network; a line that says what was taken, what was adapted and what stays fresh.
 
-    From a .ckpt of ours everything is taken whose name and shape agree. Where the bands differ, first convolutions keep
-    the weights of bands of the same name and give new bands their mean, scaled so that the response stays alike. Where
-    the classes differ, classifiers keep the weights of classes of the same name. Any other file is taken for published
-    weights of the encoder.
+    weights: a file, or the name of published weights, which are downloaded. From a checkpoint of ours everything is
+    taken whose name and shape agree. Where the bands differ, first convolutions keep the weights of bands of the same
+    name and give new bands their mean, scaled so that the response stays alike. Where the classes differ, classifiers
+    keep the weights of classes of the same name. Any other file is taken for weights of the encoder, of whatever
+    origin. weights_bands: names of the bands that such weights were trained on, where their number does not tell; see
+    `nn.bands.fit_bands`.
 
-    Raises CheckpointError when the file cannot be read or nothing in it fits.
+    Raises CheckpointError when the file cannot be read or nothing in it fits, ConfigError for a name of no weights.
     """
-    if Path(path).suffix != ".ckpt":
-        encoder = network.encoder
-        assert isinstance(encoder, nn.Module)
-        return f"began from {path}: {load_published_weights(encoder, path)}; the decoder is fresh"
+    encoder = network.encoder
+    assert isinstance(encoder, nn.Module)
+    if not (is_file_name(weights) and _is_ours(weights)):
+        report = load_encoder_weights(encoder, weights, meta.encoder, meta.bands, weights_bands)
+        return f"began from {weights}: {report}; the decoder is fresh"
+    path = weights
     content, before = read_checkpoint(path)
     own = network.state_dict()
     taken = {
@@ -44,6 +55,11 @@ def begin_from(path: str | Path, network: nn.Module, meta: CheckpointMeta) -> st
     return f"began from {path}: {len(taken)} tensors used, {fresh} kept as initialised"
 
 
+def _is_ours(path: str | Path) -> bool:
+    """Whether a file is a checkpoint of this package; Lightning's of others have the same suffix."""
+    return Path(path).suffix != ".safetensors" and META_KEY in read_file(path)
+
+
 def _fit(name: str, value: Tensor, own: Tensor, before: CheckpointMeta, now: CheckpointMeta) -> Tensor | None:
     """The weight for this network's classes and bands; None where its shape has nothing to do with them."""
     classes, bands = (before.schema.classes, now.schema.classes), (before.bands, now.bands)
@@ -51,7 +67,7 @@ def _fit(name: str, value: Tensor, own: Tensor, before: CheckpointMeta, now: Che
         return _by_class(value, own, *classes) if value.shape[1:] == own.shape[1:] else None
     if name.startswith("encoder.") and value.ndim == 4 and _differ(value.shape[1:2], own.shape[1:2], bands):
         alike = (value.shape[0], *value.shape[2:]) == (own.shape[0], *own.shape[2:])
-        return _by_band(value, *bands) if alike else None
+        return by_name(value, *bands) if alike else None
     return value if value.shape == own.shape else None
 
 
@@ -60,23 +76,26 @@ def _differ(before: Sequence[int], now: Sequence[int], names: tuple[Sequence[str
     return (*before, *now) == (len(names[0]), len(names[1])) and tuple(names[0]) != tuple(names[1])
 
 
-def _by_band(value: Tensor, before: Sequence[str], now: Sequence[str]) -> Tensor:
-    """(N, bands before, h, w) -> (N, bands now, h, w)."""
-    mean = value.mean(1)
-    parts = [value[:, before.index(band)] if band in before else mean for band in now]
-    return torch.stack(parts, dim=1) * (len(before) / len(now))
-
-
 def _by_class(value: Tensor, own: Tensor, before: Sequence[str], now: Sequence[str]) -> Tensor:
     """(classes before, ...) -> (classes now, ...)."""
     return torch.stack([value[before.index(name)] if name in before else own[row] for row, name in enumerate(now)])
 
 
+def pretrained_part(encoder: nn.Module) -> nn.Module:
+    """What published weights fill: of a hybrid its CNN, of a pyramid of a plain transformer the transformer."""
+    part = getattr(encoder, "published_part", None)
+    return encoder if part is None else encoder.get_submodule(part)
+
+
 class FreezeEncoder(Callback):
-    """Keeps the encoder as it is for the first `epochs`, its batch statistics too, and trains all of it afterwards."""
+    """Keeps the pretrained part of the encoder as it is for the first `epochs`, its batch statistics too.
+
+    Afterwards all of it trains that would have without: adapters' frozen weights stay frozen.
+    """
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
+        self.learning: list[nn.Parameter] | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Freeze or unfreeze; Lightning puts all modules into training mode whenever a validation ends."""
@@ -84,5 +103,10 @@ class FreezeEncoder(Callback):
         frozen = trainer.current_epoch < self.epochs
         encoder = pl_module.model.encoder
         assert isinstance(encoder, nn.Module)
-        if encoder.training == frozen:
-            encoder.train(not frozen).requires_grad_(not frozen)
+        part = pretrained_part(encoder)
+        if self.learning is None:
+            self.learning = [parameter for parameter in part.parameters() if parameter.requires_grad]
+        if part.training == frozen:
+            part.train(not frozen)
+            for parameter in self.learning:
+                parameter.requires_grad_(not frozen)

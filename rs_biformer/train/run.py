@@ -61,7 +61,7 @@ def train(config: TrainConfig, *, fast: bool = False, say: Callable[[str], None]
     if resumed is not None:
         _require_same_model(resumed, meta)
     if config.model.weights is not None and resumed is None:
-        say(begin_from(config.model.weights, task.model, meta))
+        say(begin_from(config.model.weights, task.model, meta, config.model.weights_bands))
     if config.model.compile:
         task.model.compile()  # in place: the names of the weights stay
     if not fast:

@@ -64,9 +64,11 @@ def library_encoder(name: str, in_channels: int = 3, **arguments: Any) -> nn.Mod
 def _pyramid_of_timm(name: str, in_channels: int, **arguments: Any) -> nn.Module:
     for flexible in ({"strict_img_size": False}, {}):
         try:
-            return smp.encoders.get_encoder(
+            encoder = smp.encoders.get_encoder(
                 f"tu-{name}", in_channels=in_channels, weights=None, **{**_any_size(name, flexible), **arguments}
             )
+            encoder.img_size = arguments.get("img_size")  # of the position embeddings, for weights
+            return encoder
         except TypeError:  # this network has no such argument
             if not flexible:
                 raise

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from rs_biformer.errors import ConfigError
 
 STRIDES = (4, 8, 16, 32)
-FLEXIBLE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+FLEXIBLE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 """What the families of timm call that an image may have any size, most of them first."""
 
 
@@ -141,7 +141,7 @@ def _flexible(name: str, in_channels: int, arguments: dict[str, Any]) -> Any:
 @cache
 def _takes_any_size(name: str) -> bool:
     with torch.device("meta"), torch.no_grad():
-        network = timm.create_model(name, num_classes=0).eval()
+        network: Any = timm.create_model(name, num_classes=0).eval()
         try:
             network.forward_intermediates(torch.zeros(1, 3, 64, 96), indices=[0], intermediates_only=True)
         except Exception:

@@ -18,9 +18,12 @@ State = Mapping[str, Tensor]
 
 
 def inner_names(encoder: nn.Module) -> dict[str, str]:
-    """The published name of each tensor of an smp or timm encoder -> its name in the encoder's state dict."""
+    """The published name of each tensor of an smp or timm encoder -> its name in the encoder's state dict.
+
+    peft puts the layers that it adapts below names of its own.
+    """
     whole = whole_network(encoder)
-    ours = {name.removeprefix(_wrapper(encoder)): name for name in encoder.state_dict()}
+    ours = {name.removeprefix(_wrapper(encoder)).replace(".base_layer.", "."): name for name in encoder.state_dict()}
     if whole is None:
         return ours
     candidates = ((key, form) for key in whole.state_dict() for form in _forms(key))
@@ -48,13 +51,13 @@ def _timm_name(encoder: nn.Module) -> str | None:
 def whole_network(encoder: nn.Module) -> nn.Module | None:
     """The classifier that timm publishes weights of, without memory for them; None where the encoder is not timm's."""
     name = _timm_name(encoder)
-    return None if name is None else _whole_network(name)
+    return None if name is None else _whole_network(name, getattr(encoder, "img_size", None))
 
 
 @cache
-def _whole_network(name: str) -> nn.Module:
+def _whole_network(name: str, img_size: int | None) -> nn.Module:
     with torch.device("meta"):
-        return timm.create_model(name)
+        return timm.create_model(name) if img_size is None else timm.create_model(name, img_size=img_size)
 
 
 def converters(encoder: nn.Module) -> list[Callable[[State], State]]:
@@ -63,7 +66,8 @@ def converters(encoder: nn.Module) -> list[Callable[[State], State]]:
     timm has one for most of its networks, for the files of their authors: DINO, MAE, CLIP and so on. Position
     embeddings come out resampled to the network's own grid.
     """
-    whole = getattr(encoder, "transformer", None) or whole_network(encoder)
+    by_itself = encoder if type(encoder).__module__.startswith("timm.models.") else None
+    whole = whole_network(encoder) or by_itself
     found: list[Callable[[State], State]] = [
         lambda state: efficientnet_names(state, list(inner_names(encoder))),
         densenet_names,
