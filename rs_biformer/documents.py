@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -32,6 +32,7 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    PlainValidator,
     Strict,
     TypeAdapter,
     ValidationError,
@@ -123,10 +124,23 @@ Text = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_printabl
 """Words, perhaps in lines; a whole number is taken for its digits."""
 Name = Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(_number_as_text), AfterValidator(_printable)]
 """One line that is not empty; a whole number is taken for its digits."""
-Listed = Annotated[tuple[T, ...], Strict(False), FailFast()]
+
+
+class _Briefly(FailFast):
+    """Stop at the first wrong item. With a hash, so that the types made of it can be kept."""
+
+    __hash__ = object.__hash__
+
+
+Listed = Annotated[tuple[T, ...], Strict(False), _Briefly()]
 """A list in the document, a tuple in the object: `Listed[int]`."""
 Count = Annotated[int, Field(ge=0)]
 """How many."""
+
+
+def made_by(kind: type[Any], make: Callable[[Any], Any]) -> PlainValidator:
+    """For a field whose object has a form of its own in documents, which `make` takes; it checks what it gets."""
+    return PlainValidator(lambda value: value if isinstance(value, kind) else make(value))
 
 
 def build(kind: type[T] | Any, data: Any, where: str, error: type[RsBiformerError] = ConfigError) -> T:
@@ -188,7 +202,7 @@ def _problems(found: ValidationError) -> str:
 
 
 def _problem(detail: ErrorDetails) -> str:
-    key, message = _key(detail["loc"]), detail["msg"]
+    key, message = _key(detail["loc"]), detail["msg"].partition(" or instance of ")[0]
     if detail["type"] == "unknown_key":
         return f"{key} {message}" if key else f"it {message}"
     if detail["type"] == "missing":
@@ -201,7 +215,6 @@ def _problem(detail: ErrorDetails) -> str:
 # pydantic speaks of Python's types; who reads a message has a file before him.
 _WORDS = (
     ("Input should", "it should"),
-    ("valid dictionary or instance of", "mapping that describes a"),
     ("valid dictionary", "mapping"),
     ("valid tuple", "list"),
     ("valid list", "list"),

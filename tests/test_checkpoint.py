@@ -1,12 +1,16 @@
+import lzma
 import os
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from rs_biformer.checkpoint import (
+    FORMAT,
     META_KEY,
     NETWORK_PREFIX,
     CheckpointMeta,
@@ -144,16 +148,159 @@ def test_a_model_that_this_version_does_not_know_is_told(save):
 def test_weights_that_do_not_fit_are_told(save, network):
     weights = {NETWORK_PREFIX + name: value for name, value in network.state_dict().items()}
     gone = dict(list(weights.items())[1:])
-    assert_refused(save(state_dict=gone), r"do not fit mobilenet_v2 \+ unet_fusion: Missing key")
+    assert_refused(save(state_dict=gone), r"do not fit mobilenet_v2 \+ unet_fusion: 1 are missing, such as encoder")
     assert_refused(save(state_dict={}), "do not fit")
-    assert_refused(save(replace(META, bands=("a",), mean=(0.0,), std=(1.0,))), "do not fit.*size mismatch")
+    assert_refused(save(state_dict=weights | {"model.x\n": torch.zeros(1)}), r"1 have no place, such as 'x\\n'")
+    narrow = replace(META, bands=("a",), mean=(0.0,), std=(1.0,))
+    assert_refused(save(narrow), r"do not fit.* is torch.float32 \[32, 4, 3, 3\] where it takes .*\[32, 1, 3, 3\]")
+    name = next(iter(weights))
+    for other in (weights[name].to(torch.complex64), weights[name].to(torch.int32)):
+        assert_refused(save(state_dict=weights | {name: other}), "do not fit.* where it takes torch.float32")
+    assert_refused(save(state_dict=weights | {name: weights[name].to_sparse()}), "weights are dense tensors")
+    assert_refused(save(state_dict=weights | {name: weights[name].to("meta")}), "weights are dense tensors")
+    assert_refused(save(state_dict=weights | {name: [1.0]}), "has a list for .*; weights are dense tensors")
+    assert_refused(save(state_dict=weights | {7: weights[name]}), "weights that are called 7")
+    for wrong in (None, 3, [1, 2]):
+        assert_refused(save(state_dict=wrong), "has no weights: its state_dict is ")
+
+
+def test_weights_of_half_precision_are_loaded_as_float32(save, network):
+    half = {NETWORK_PREFIX + name: value.bfloat16() for name, value in network.state_dict().items()}
+    whole = {name: value if value.is_floating_point() else value.long() for name, value in half.items()}
+    for name, value in network.state_dict().items():
+        if not value.is_floating_point():
+            whole[NETWORK_PREFIX + name] = value
+    model = load_checkpoint(save(state_dict=whole))
+    assert {value.dtype for value in model.network.parameters()} == {torch.float32}
+
+
+def test_a_network_too_large_for_its_weights_is_refused_before_it_takes_memory(save, monkeypatch):
+    def on_meta_alone(meta: CheckpointMeta) -> torch.nn.Module:
+        network = create(meta)
+        assert all(value.is_meta for value in network.parameters()), "it was built in memory"
+        return network
+
+    create = CheckpointMeta.create_network
+    monkeypatch.setattr(CheckpointMeta, "create_network", on_meta_alone)
+    assert_refused(save(replace(META, encoder="biformer_base")), "do not fit biformer_base")
 
 
 def test_a_checkpoint_of_another_version_names_what_it_lacks_or_has_too_much(save):
     plain = META.to_dict()
-    assert_refused(save({name: value for name, value in plain.items() if name != "gsd"}), "does not tell gsd")
-    assert_refused(save(plain | {"temperature": 1.5, "version": "9.0"}), "temperature.*version 9.0: update")
-    assert_refused(save(plain | {"schema": {"name": "x"}}), "class schema is damaged")
+    assert_refused(save({name: value for name, value in plain.items() if name != "bands"}), "bands is missing")
+    assert_refused(save(plain | {"format": FORMAT + 1}), f"has format {FORMAT + 1} and this version .*update")
+    assert_refused(save(plain | {"schema": {"name": "x"}}), "class schema: classes is missing")
+
+
+def test_a_checkpoint_of_a_later_version_but_of_a_known_format_is_loaded_with_a_note(save, caplog):
+    path = save(META.to_dict() | {"temperature": 1.5, "version": "9.0"})
+    assert load_checkpoint(path).meta == replace(META, version="9.0")
+    assert caplog.messages == [f"{path}: left aside what this version does not know: 'temperature'"]
+
+
+def test_what_older_formats_lack_has_a_default():
+    wanted = replace(META, metrics={}, protocol="", gsd=None, version="")
+    older = {name: value for name, value in wanted.to_dict().items() if name not in ("format", *_OPTIONAL)}
+    assert CheckpointMeta.from_dict(older) == wanted
+
+
+_OPTIONAL = ("gsd", "version", "metrics", "protocol")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": None}, "class schema: it is null; it should be a mapping"),
+        ({"bands": "nir"}, "bands is 'nir'; it should be a list"),
+        ({"bands": []}, "bands is .*at least 1 item"),
+        ({"bands": ["a", 1.5, "c", "d"]}, r"bands\[1\] is 1.5; it should be text"),
+        ({"bands": ["a"]}, "1 bands need as many means"),
+        ({"mean": [1.0, 2.0, 3.0, float("nan")]}, r"mean\[3\] is nan; it should be a finite number"),
+        ({"mean": [1.0, 2.0, 3.0, "4"]}, r"mean\[3\] is '4'; it should be a number"),
+        ({"std": [1.0, 2.0, 3.0, 0.0]}, r"std\[3\] is 0.0; it should be greater than 0"),
+        ({"window": 0}, "window is 0; it should be greater"),
+        ({"window": 1 << 40}, "window is .*less than or equal to 65536"),
+        ({"window": 256.0}, "window is 256.0; it should be a whole number"),
+        ({"gsd": "0.1"}, "gsd is '0.1'; it should be a number"),
+        ({"gsd": -1.0}, "gsd is -1.0; it should be greater than 0"),
+        ({"dtype": "object"}, "dtype is 'object'; it must be one of uint8"),
+        ({"dtype": ["uint8"]}, "dtype is .*; it must be one of uint8"),
+        ({"encoder": None}, "encoder is null; it should be text"),
+        ({"encoder": "a\x1b[2J"}, "encoder is .*control character"),
+        ({"model_arguments": [1]}, "model_arguments is .*; it should be a mapping"),
+        ({"model_arguments": {"checkpoint_path": "/etc/passwd"}}, "checkpoint_path, which reads another file"),
+        ({"metrics": {"x": torch.zeros(1)}}, "holds a Tensor; plain values are"),
+        ({"metrics": {"x": 10**30}}, "beyond 64 bits"),
+        ({"protocol": "\udc80"}, "lone surrogate"),
+        ({"version": 3.5}, "version is 3.5; it should be text"),
+        ({"format": "one"}, "has the format 'one'"),
+        ({7: 1}, "7.* should be text"),
+    ],
+)
+def test_a_damaged_description_is_told_in_a_line(save, change, message):
+    assert_refused(save(META.to_dict() | change), f"model.ckpt:? .*{message}")
+
+
+@pytest.mark.parametrize("gone", ["resnet18.pth", "imagenet"])
+def test_a_checkpoint_needs_nothing_of_what_its_training_began_from(save, network, tmp_path, gone):
+    begun = replace(META, model_arguments={"encoder_weights": str(tmp_path / gone) if "." in gone else gone})
+    assert begun.model_arguments == {}
+    old = META.to_dict() | {"model_arguments": {"encoder_weights": str(tmp_path / gone) if "." in gone else gone}}
+    del old["format"]
+    model = load_checkpoint(save(old))
+    assert model.meta == META
+    for name, value in network.state_dict().items():
+        assert torch.equal(model.network.state_dict()[name], value)
+
+
+OLD = Path(__file__).parent / "old"
+
+
+def test_a_checkpoint_of_0_1_0_as_it_was_first_loads_for_good(tmp_path, caplog):
+    path = tmp_path / "old.ckpt"
+    path.write_bytes(lzma.decompress((OLD / "checkpoint_0_1_0.ckpt.xz").read_bytes()))
+    content = torch.load(path, weights_only=True)
+    assert "format" not in content[META_KEY]
+    model = load_checkpoint(path)
+    assert not caplog.messages
+    assert (model.meta.encoder, model.meta.decoder, model.meta.version) == ("lcnet_035", "segformer", "0.1.0")
+    assert model.meta.schema == PRESETS["vaihingen"] and model.bands == ("red", "green", "blue")
+    assert 0 < model.meta.metrics["mean_iou"] < 1 and model.meta.protocol == "validation-windows"
+    # What that version computed with it, on one thread.
+    expected = np.load(OLD / "checkpoint_0_1_0.npy")
+    raw = torch.from_numpy(np.arange(3 * 64 * 64, dtype=np.int64).reshape(1, 3, 64, 64) * 7919 % 256).to(torch.uint8)
+    with torch.no_grad():
+        np.testing.assert_allclose(model(raw)[0, :, ::8, ::8].numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_anywhere_is_told(save, share):
+    path = save()
+    data = bytearray(path.read_bytes())
+    data[int(share * len(data))] ^= 1
+    path.write_bytes(data)
+    for read in (load_checkpoint, read_checkpoint, strip_checkpoint):
+        with pytest.raises(CheckpointError, match="some bytes have changed since it was written"):
+            read(path)
+
+
+def test_an_archive_that_would_grow_is_refused_before_it_does(save, tmp_path):
+    path, packed = save(), tmp_path / "packed.ckpt"
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as small:
+        for entry in whole.infolist():
+            small.writestr(entry.filename, bytes(entry.file_size) if "/data/" in entry.filename else whole.read(entry))
+    assert_refused(packed, "packed.ckpt is damaged: it is compressed")
+
+
+class Hungry:
+    def __reduce__(self):
+        return bytearray, (1 << 20,)
+
+
+def test_a_pickle_cannot_ask_for_memory(save):
+    path = save(callbacks={"state": Hungry()})
+    assert len(torch.load(path, weights_only=True)["callbacks"]["state"]) == 1 << 20  # torch lets it
+    assert_refused(path, "asks for bare memory")
 
 
 def test_stripping_leaves_the_model_and_drops_the_rest(save):

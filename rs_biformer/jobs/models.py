@@ -67,6 +67,6 @@ def load_model(source: "PathLike | TrainedModel | Loaded") -> Loaded:
         from rs_biformer.predict.onnx import OnnxModel
 
         exported = OnnxModel(path)
-        return Loaded(exported, CheckpointMeta.from_dict(exported.details), path)
+        return Loaded(exported, CheckpointMeta.from_dict(exported.details, str(path)), path)
     model = load_checkpoint(path)
     return Loaded(model, model.meta, path)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rs_biformer.documents import parse_json
+from rs_biformer.documents import Listed, build, parse_json, shown
 from rs_biformer.errors import CheckpointError, ConfigError
 from rs_biformer.nn.normalise import Normalisation
 
@@ -49,11 +49,27 @@ class OnnxModel:
             raise CheckpointError(
                 f"{self._path} was not written by `rs-biformer export`: it does not say what it was trained on"
             )
-        self.details: dict[str, Any] = parse_json(metadata[METADATA_KEY], f"{self._path}: its metadata")
+        self.details = self._details(metadata[METADATA_KEY])
         self.normalisation = Normalisation(self.details["mean"], self.details["std"])
         self.fingerprint = f"ONNX {hashlib.sha256(content).hexdigest()[:32]}"
         self._input = self._session.get_inputs()[0]
-        self.window = int(self._input.shape[-1])
+        bands, shape = self.normalisation.bands, list(self._input.shape)
+        sides = [side for side in shape[2:] if type(side) is int and side > 0]
+        if len(shape) != 4 or shape[1] != bands or len(sides) != 2 or sides[0] != sides[1]:
+            raise CheckpointError(f"{self._path} takes {shown(shape)}, which are no square windows of {bands} bands")
+        self.window: int = sides[0]
+
+    def _details(self, text: str) -> dict[str, Any]:
+        """What the file says it was trained on; what is read of it here is checked, the rest is a checkpoint's."""
+        where = f"{self._path}: its metadata"
+        try:
+            details: dict[str, Any] = build(dict[str, Any], parse_json(text, where), where)
+            for name in ("mean", "std"):
+                build(Listed[float], details.get(name), f"{where}: {name}")
+            Normalisation(details["mean"], details["std"])
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from None
+        return details
 
     def __getstate__(self) -> dict[str, Any]:
         """The file's bytes: another machine may not have the file, and a session cannot be pickled."""

@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Strict
+
+from rs_biformer.documents import Listed, build
 from rs_biformer.errors import ConfigError
 
 Scaling = tuple[float, float]
@@ -24,9 +27,9 @@ class Reading:
         they declare none, or where it is not known.
     """
 
-    nodata: tuple[float | None, ...] = ()
+    nodata: Listed[float | None] = ()
     scaled: bool = False
-    declared: tuple[Scaling, ...] = ()
+    declared: Listed[Annotated[Scaling, Strict(False)]] = ()
 
     def nodata_of(self, number: int) -> float | None:
         """The value for a scene's raster of this number, counted from 0."""
@@ -46,14 +49,7 @@ class Reading:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Reading":
         """The reverse of `to_dict`. Raises ConfigError when it holds anything else."""
-        try:
-            nodata = tuple(None if value is None else float(value) for value in data.get("nodata", ()))
-            declared = tuple((float(scale), float(offset)) for scale, offset in data.get("declared", ()))
-        except (TypeError, ValueError):
-            raise ConfigError(f"how the scenes were read is not understood: {str(data)[:200]}; tile again") from None
-        if unknown := set(data) - {"nodata", "scaled", "declared"}:
-            raise ConfigError(f"how the scenes were read tells {min(unknown)!r}, which this version does not know")
-        return cls(nodata, bool(data.get("scaled", False)), declared)
+        return build(cls, data, "how the scenes were read")
 
 
 RAW = Reading()

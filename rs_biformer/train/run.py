@@ -160,7 +160,7 @@ def _create_data(config: TrainConfig, index: TileIndex) -> TileDataModule:
 
 def _create_task(config: TrainConfig, meta: CheckpointMeta, data: TileDataModule) -> SegmentationTask:
     try:
-        network = meta.create_network()
+        network = meta.create_network(config.model.arguments.get("encoder_weights"))
     except TypeError as error:
         raise ConfigError(f"model.arguments do not fit {meta.encoder} + {meta.decoder}: {error}") from None
     loss = create_loss(
