@@ -35,12 +35,9 @@ def read_state_dict(source: Mapping[str, Tensor] | str | PathLike[str], name: st
     name: what to call the source in messages.
     Raises CheckpointError when there is no such file, when it cannot be read as weights alone, or holds none.
     """
-    content = source if isinstance(source, Mapping) else read_file(source)
+    content: Mapping[str, Any] = source if isinstance(source, Mapping) else read_file(source)
     for _ in range(2):  # a container within a container: what trainers of trainers write
-        inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+        content = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), content)
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{name} holds no tensors, bare or under {', '.join(CONTAINERS)}; give a state dict")
@@ -57,10 +54,9 @@ def read_file(path: str | PathLike[str]) -> Mapping[str, object]:
         raise CheckpointError(f"{path} does not exist; give the path of a .pth or .safetensors file")
     if path.suffix == ".npz":
         raise CheckpointError(f"{path} holds arrays of JAX; take the .safetensors or .pth file that timm made of it")
-    content: Any
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            return load_file(path)
         with safe_globals([(_NotATensor, name) for name in _other_types(path)]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
