@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from rs_biformer.errors import ConfigError
 from rs_biformer.nn.attention.regions import pad_to_multiple, region_size
 from rs_biformer.nn.attention.routed import Method, attend_dense, attend_flex, attend_gathered
-from rs_biformer.nn.attention.softmax import attend_everywhere
+from rs_biformer.nn.attention.softmax import attend_everywhere, without_autocast
 from rs_biformer.nn.depthwise import DepthwiseConv2d
 
 METHODS: dict[str, Method] = {"dense": attend_dense, "gathered": attend_gathered, "flex": attend_flex}
@@ -78,7 +78,7 @@ class BiLevelRoutingAttention(nn.Module):
         exact = self.qkv.weight.dtype
         if q.dtype == exact:
             return route(q, k, region, self.topk)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             means = region_means(x.detach().to(exact), region)[
                 :, None
             ]  # (B, 1, R, C), a map whose regions are single pixels
@@ -116,7 +116,7 @@ def route(q: Tensor, k: Tensor, region: tuple[int, int], topk: int) -> Tensor:
     Regions are compared by the means of q and k over the pixels that lie on the map, in float32 at least: autocast,
     which would round the means before it multiplies them, does not reach here.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         affinity = region_means(q.detach(), region) @ region_means(k.detach(), region).transpose(1, 2)  # (B, R, R)
         return affinity.topk(topk, dim=-1, sorted=False).indices
 

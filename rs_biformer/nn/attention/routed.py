@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rs_biformer.nn.attention.regions import pad_to_multiple, partition, region_of_pixel, unpartition
-from rs_biformer.nn.attention.softmax import attend_everywhere, split_heads
+from rs_biformer.nn.attention.softmax import attend_everywhere, split_heads, without_autocast
 
 Size = tuple[int, int]
 Method = Callable[[Tensor, Tensor, Tensor, Tensor, Size, int, float], Tensor]
@@ -117,7 +117,7 @@ def routed_block_mask(routes: Tensor, size: Size, region: Size) -> Any:
         return table[batch, query // pixels, key // pixels] & keys_on_map[key]
 
     queries_per_block = _tokens_per_block(torch.ones_like(on_map))
-    with torch.autocast(routes.device.type, enabled=False):  # counts reach 128 * 128, which bfloat16 would round
+    with without_autocast(routes.device):  # counts reach 128 * 128, which bfloat16 would round
         routed_pairs = queries_per_block.T @ table.float() @ _tokens_per_block(on_map)  # (B, blocks, blocks)
     complete = routed_pairs == FLEX_BLOCK**2
     return BlockMask.from_kv_blocks(

@@ -3,6 +3,8 @@
 Shapes: B batch, M heads, L queries, N keys, D channels per head.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +29,11 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tenso
     if mask is not None:
         mask = mask.expand(-1, -1, q.shape[-2], -1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which products have the type of what goes into them; the meta device has no autocast to leave."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
