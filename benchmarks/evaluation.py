@@ -111,7 +111,7 @@ def smooth(rng, fields: int, cell: int, rows: int, columns: int):
 
 def run(args: argparse.Namespace) -> None:
     from rs_biformer.evaluation import Protocol, evaluate
-    from rs_biformer.evaluation.stream import windows
+    from rs_biformer.evaluation.rasters import windows
     from rs_biformer.schema import PRESETS
 
     files = paths(args)

@@ -14,8 +14,7 @@ Two passes over the rasters, slab by slab; memory holds a slab, the open outline
 
 import heapq
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -30,15 +29,14 @@ from scipy import ndimage
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.confusion import ratio
-from rs_biformer.evaluation.maps import AnyPath, ClassMap, Probabilities
-from rs_biformer.evaluation.stream import ImageFiles, pair, scene_names
+from rs_biformer.evaluation.maps import AnyPath, Numbers, Probabilities, find_numbers
+from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject, opened, subjects
 from rs_biformer.files import publish, scratch_folder
 from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.ground import ground_areas
-from rs_biformer.raster.labels import LabelRaster
-from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.source import require_same_grid
+from rs_biformer.raster.source import Grid
+from rs_biformer.raster.values import Reading
 from rs_biformer.raster.vector import FaceBuilder
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -66,25 +64,32 @@ class Suspect:
 
 
 @dataclass(frozen=True)
-class _Rasters:
-    """The rasters of one scene, open."""
+class _Place:
+    """A scene while it is read: its name and its rasters."""
 
     name: str
-    label: LabelRaster
-    prediction: ClassMap
-    probabilities: Probabilities
-    scene: Scene | None
+    rasters: Opened
 
     def read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
         """Label and mapped class (h, w), IGNORE where unknown, and probabilities (B, h, w)."""
-        index, _ = self.label.read(window)
-        if self.scene is not None:
-            index = np.where(self.scene.read(window)[1], index, np.uint8(IGNORE))
-        return index, self.prediction.read(window), self.probabilities.read(window)
+        index, _ = self.rasters.label.read(window)
+        valid, sure = self.rasters.valid(window), self.rasters.confidences(window)
+        assert sure is not None, "every subject has a confidence"
+        return index if valid is None else np.where(valid, index, np.uint8(IGNORE)), self.rasters.mapped(window), sure
+
+    @property
+    def probabilities(self) -> Probabilities:
+        assert self.rasters.confidence is not None
+        return self.rasters.confidence
+
+    @property
+    def grid(self) -> Grid:
+        """Where outlines lie: the map's grid, as labels may tell no place, but the label's where it is the one read."""
+        return self.rasters.label if self.rasters.resampled else self.rasters.prediction.source
 
     def slabs(self) -> list[Window]:
         """The scene from the top down, in windows of its width."""
-        height, width = self.label.height, self.label.width
+        height, width = self.rasters.label.height, self.rasters.label.width
         rows = int(np.clip(_BAND_PIXELS // width, 16, 1024))
         return list(cover(Window(0, 0, height, width), rows))
 
@@ -98,82 +103,68 @@ def find_label_errors(
     *,
     scenes: Sequence[ImageFiles] | None = None,
     tolerance: int = 0,
+    nodata: tuple[float | None, ...] = (),
+    numbers: Numbers = "auto",
+    names: Sequence[str] | None = None,
     most: int = MOST,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write the places where labels may be wrong to a GeoPackage, the likeliest first, and return their number.
 
-    predictions, labels, scenes, tolerance: as `evaluate` takes them. probabilities: one raster for each prediction, a
-    band per class or the confidence. Each place has the attributes rank, score, scene, label, predicted, pixels, area
-    (square metres, as ground.py gives it) and gap. progress: called with (pixels done, pixels in all) of both passes.
+    predictions, labels, scenes, tolerance, nodata, numbers, names: as `evaluate` takes them. probabilities: one raster
+    for each prediction, a band per class or the confidence. Each place has the attributes rank, score, scene, label,
+    predicted, pixels, area (square metres, as ground.py gives it) and gap. progress: called with (pixels done, pixels
+    in all) of both passes.
 
     Raises ConfigError for options that cannot be meant and RasterError for rasters that do not fit each other.
     """
     out = Path(out)
     if out.suffix.lower() != ".gpkg":
         raise ConfigError(f"{out} is to hold places for QGIS; its name must end in .gpkg")
-    pairs = pair(predictions, labels)
-    images = list(scenes) if scenes is not None else [None] * len(pairs)
-    if not len(probabilities) == len(images) == len(pairs):
-        raise ConfigError(
-            f"{len(probabilities)} probability rasters and {len(images)} scenes for {len(pairs)} predictions; give one "
-            "for each, in the same order"
-        )
-    with ExitStack() as stack:
-        opened = [
-            _open(stack, name, files, sure, image, schema, tolerance)
-            for name, files, sure, image in zip(scene_names(pairs), pairs, probabilities, images, strict=True)
-        ]
-        crs = _common_crs(opened)
-        total, done = 2 * sum(part.label.height * part.label.width for part in opened), 0
+    files = subjects(predictions, labels, scenes, probabilities, names)
+    numbers = numbers if numbers != "auto" else find_numbers([subject.prediction for subject in files], schema)
+    spelling = Spelling(schema, tolerance, numbers, Reading(nodata))
+    total, crs = _check(files, spelling)
+    done = 0
 
-        def advance(window: Window) -> None:
-            nonlocal done
-            done += window.height * window.width
-            if progress is not None:
-                progress(done, total)
+    def advance(window: Window) -> None:
+        nonlocal done
+        done += window.height * window.width
+        if progress is not None:
+            progress(done, total)
 
-        thresholds, codes = _thresholds(opened, schema, advance)
-        found = (place for part in opened for place in _suspects(part, schema, thresholds, codes, advance))
-        best = heapq.nlargest(most, found, key=lambda place: place.score)
+    def places() -> Iterator[_Place]:  # one after the other: there may be thousands, and each has several files
+        for subject in files:
+            with opened(subject, spelling) as rasters:
+                yield _Place(subject.name, rasters)
+
+    thresholds, codes = _thresholds(places(), schema, advance)
+    found = (suspect for place in places() for suspect in _suspects(place, schema, thresholds, codes, advance))
+    best = heapq.nlargest(most, found, key=lambda suspect: suspect.score)
     _write(out, best, crs)
     return len(best)
 
 
-def _open(
-    stack: ExitStack,
-    name: str,
-    files: tuple[AnyPath, AnyPath],
-    sure: AnyPath,
-    image: ImageFiles | None,
-    schema: ClassSchema,
-    tolerance: int,
-) -> _Rasters:
-    prediction = stack.enter_context(ClassMap(files[0], schema, tolerance=tolerance))
-    label = stack.enter_context(LabelRaster(files[1], schema, tolerance=tolerance))
-    probabilities = stack.enter_context(Probabilities(sure, schema))
-    scene = None if image is None else stack.enter_context(Scene(image))
-    require_same_grid(prediction.source, label)
-    require_same_grid(probabilities.source, label)
-    if scene is not None:
-        require_same_grid(scene, label)
-    return _Rasters(name, label, prediction, probabilities, scene)
+def _check(files: Sequence[Subject], spelling: Spelling) -> tuple[int, CRS | None]:
+    """Open all rasters once: the pixels of both passes, and the CRS of the maps.
 
-
-def _common_crs(opened: Sequence[_Rasters]) -> CRS | None:
-    """The CRS of the maps. Raises RasterError when they have several: a layer has one."""
-    first = opened[0].prediction.source
-    for part in opened[1:]:
-        other = part.prediction.source
-        if other.crs != first.crs:
-            raise RasterError(
-                f"{first.path} and {other.path} are in different CRSs and a layer has one; check their labels apart"
-            )
-    return first.crs
+    Raises RasterError where rasters do not fit each other, or maps are in several CRSs: a layer has one.
+    """
+    total, first = 0, None
+    for subject in files:
+        with opened(subject, spelling) as rasters:
+            total += 2 * rasters.pixels
+            source = rasters.prediction.source
+            first = first or (source.path, source.crs)
+            if source.crs != first[1]:
+                raise RasterError(
+                    f"{first[0]} and {source.path} are in different CRSs and a layer has one; check their labels apart"
+                )
+    return total, first[1] if first else None
 
 
 def _thresholds(
-    opened: Sequence[_Rasters], schema: ClassSchema, advance: Callable[[Window], None]
+    places: Iterable[_Place], schema: ClassSchema, advance: Callable[[Window], None]
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """What makes a class's probability high (K,), and a code for each pair of label and mapped class (K, K).
 
@@ -181,7 +172,7 @@ def _thresholds(
     """
     classes = len(schema)
     sums, counts, pairs = np.zeros(classes), np.zeros(classes), np.zeros((classes, classes), np.int64)
-    for part in opened:
+    for part in places:
         for window in part.slabs():
             label, predicted, values = part.read(window)
             # A raster per class says how probable the label's class is; the confidence only where it is the mapped one.
@@ -201,7 +192,7 @@ def _thresholds(
 
 
 def _suspects(
-    part: _Rasters,
+    part: _Place,
     schema: ClassSchema,
     thresholds: NDArray[np.float64],
     codes: NDArray[np.uint8],
@@ -212,13 +203,13 @@ def _suspects(
     for row, column in np.argwhere(codes != IGNORE):
         label_of[int(codes[row, column])] = schema.classes[row]
         predicted_of[int(codes[row, column])] = schema.classes[column]
-    source = part.prediction.source
-    builder = FaceBuilder(part.label.height, 0)
+    grid = part.grid
+    builder = FaceBuilder(part.rasters.label.height, 0)
     for window in part.slabs():
         outlines, found, gaps = builder.add(*_suspicious(part, window, thresholds, codes))
         advance(window)
-        placed = _placed(outlines, source.transform)
-        areas = ground_areas(placed, source.crs, source.transform)
+        placed = _placed(outlines, grid.transform)
+        areas = ground_areas(placed, grid.crs, grid.transform)
         for number, code in enumerate(found.tolist()):
             pixels, gap = round(shapely.area(outlines[number])), float(gaps[number])
             if pixels < NARROWEST**2:
@@ -242,10 +233,10 @@ def _placed(outlines: NDArray[np.object_], transform: Affine) -> NDArray[np.obje
 
 
 def _suspicious(
-    part: _Rasters, window: Window, thresholds: NDArray[np.float64], codes: NDArray[np.uint8]
+    part: _Place, window: Window, thresholds: NDArray[np.float64], codes: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The code of each suspicious pixel of a window (h, w), IGNORE elsewhere, and its gap."""
-    outer = window.grown(NARROWEST, part.label.height, part.label.width)
+    outer = window.grown(NARROWEST, part.rasters.label.height, part.rasters.label.width)
     label, predicted, values = part.read(outer)
     known = (label != IGNORE) & (predicted != IGNORE)
     sure = part.probabilities.of_class(values, predicted)

@@ -8,8 +8,8 @@ from os import PathLike
 from rs_biformer.evaluation.html import heading, hint, number, row_name, swatch, table
 from rs_biformer.evaluation.metrics import BLOCK, Metrics
 from rs_biformer.evaluation.previews import EMPTY, WRONG, Preview, preview, preview_size, worst_first
+from rs_biformer.evaluation.rasters import ImageFiles
 from rs_biformer.evaluation.report import percent
-from rs_biformer.evaluation.stream import ImageFiles
 
 SHOWN_SCENES = 24
 """Scenes of which a page shows pictures, the worst ones first: more would make it too heavy for a phone."""

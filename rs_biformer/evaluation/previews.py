@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rs_biformer.evaluation.maps import AnyPath, ClassMap
-from rs_biformer.evaluation.stream import ImageFiles
+from rs_biformer.evaluation.rasters import ImageFiles
 from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.scene import Scene

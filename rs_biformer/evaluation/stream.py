@@ -1,37 +1,32 @@
 """Pairs of rasters -> Metrics, window by window: memory does not grow with the scenes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from os import PathLike, fspath
+from os import fspath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rs_biformer.background import read_ahead
-from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.errors import RasterError
 from rs_biformer.evaluation.boundary import BoundaryCounts, count_boundaries, halo, no_boundaries
 from rs_biformer.evaluation.calibration import CalibrationCounts, count_calibration, no_calibration
 from rs_biformer.evaluation.confusion import Confusion, joint
-from rs_biformer.evaluation.maps import AnyPath, ClassMap, Probabilities, describe_unknown
+from rs_biformer.evaluation.maps import AnyPath, Numbers, describe_unknown, find_numbers
 from rs_biformer.evaluation.metrics import BLOCK, Metrics, Options, SceneResult, block_grid
 from rs_biformer.evaluation.protocols import Protocol, load_protocol
+from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject, opened, subjects
 from rs_biformer.evaluation.resampling import Resampling
-from rs_biformer.geometry import Window, cells, cover
+from rs_biformer.geometry import Window, cells
 from rs_biformer.raster.labels import LabelRaster, erode_boundaries
 from rs_biformer.raster.metadata import made_by
-from rs_biformer.raster.paths import Location, folder_of, locate, stem_of
-from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.source import require_same_grid
+from rs_biformer.raster.paths import without_access
 from rs_biformer.raster.values import Reading
 from rs_biformer.schema import IGNORE, ClassSchema, load_schema
 
-ImageFiles = AnyPath | Sequence[AnyPath]
 Progress = Callable[[int, int], None]
-
-# A window is one row of blocks of the usual sizes, 4 Mpx at most, so that each block is decoded once.
-_ROWS, _COLUMNS = 512, 8192
 
 
 def evaluate(
@@ -47,6 +42,9 @@ def evaluate(
     tolerance: int = 0,
     max_unknown: float = 0.01,
     nodata: tuple[float | None, ...] = (),
+    numbers: Numbers = "auto",
+    names: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
 ) -> Metrics:
     """Compare class maps with label rasters, pairwise in the order given.
@@ -55,7 +53,8 @@ def evaluate(
     are not counted; labelled pixels without a prediction count as errors (see `confusion`), unless `scenes` show that
     there was nothing to predict from. Where the protocol erodes label boundaries, the full labels are counted as well.
 
-    predictions: class maps as `predict` writes them, or in the schema's colours.
+    predictions: class maps as `predict` writes them, or in the schema's colours. Their pixels may have another size
+        than those of the labels on the same ground.
     labels: full (not eroded) labels in the schema's colours or values.
     scenes: the images behind the predictions, each one file or several; pixels that are nodata in them are ignored.
     confidences: confidence or probability rasters, one for each prediction, for the calibration.
@@ -64,7 +63,9 @@ def evaluate(
     tolerance: how far a colour may lie from the schema's, per channel.
     max_unknown: share of a label's pixels whose colour or value the schema may lack; they are ignored and reported.
     nodata: the value that means no data in scenes that declare none, as in `raster.values.Reading`.
-    progress: called with (pixels done, pixels in all).
+    numbers: what those of the maps mean, class indices or the schema's label values; found out unless given, see
+        `maps.find_numbers`. names: what the scenes are called in the result; told by the files unless given.
+    say: gets a line about each thing that was decided. progress: called with (pixels done, pixels in all).
 
     Raises ConfigError for options that cannot be meant and RasterError for files that do not fit each other or the
     schema: sizes or georeferences that differ, unknown colours or values, no labelled pixel in the whole set.
@@ -81,6 +82,9 @@ def evaluate(
         tolerance=tolerance,
         max_unknown=max_unknown,
         nodata=nodata,
+        numbers=numbers,
+        names=names,
+        say=say,
         progress=progress,
     )
     return metrics
@@ -99,31 +103,25 @@ def evaluate_protocols(
     tolerance: int = 0,
     max_unknown: float = 0.01,
     nodata: tuple[float | None, ...] = (),
+    numbers: Numbers = "auto",
+    names: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
 ) -> list[Metrics]:
     """`evaluate` under several protocols at once: each raster is read once, each protocol gets a result of its own."""
     schema = schema if isinstance(schema, ClassSchema) else load_schema(fspath(schema))
     rules = [item if isinstance(item, Protocol) else load_protocol(fspath(item)) for item in protocols]
-    pairs = pair(predictions, labels)
-    names = scene_names(pairs)
+    files = subjects(predictions, labels, scenes, confidences, names)
     for rule in rules:  # both refuse what cannot be meant before hours of reading
         rule.averaged(schema)
-        rule.check_scenes(names)
+        rule.check_scenes([subject.name for subject in files])
     if boundary:
         boundary = no_boundaries(len(schema), boundary).distances
     options = Options(tolerance, max_unknown, tuple(boundary))
-    images = _one_each(scenes, len(pairs), "scenes")
-    certain = _one_each(None if confidences is None else _paths(confidences), len(pairs), "confidence rasters")
-    jobs = [
-        _Job(*files, image, confidence, schema, options, Reading(nodata))
-        for files, image, confidence in zip(pairs, images, certain, strict=True)
-    ]
-    total = 0
-    for job in jobs:
-        # All are opened and compared before the first is read, and closed again: there may be thousands.
-        with _open(job) as opened:
-            total += opened.label.height * opened.label.width
-    done = 0
+    if numbers == "auto":
+        numbers = find_numbers([subject.prediction for subject in files], schema, say)
+    spelling = Spelling(schema, tolerance, numbers, Reading(nodata))
+    total, done = _check(files, spelling, say), 0
 
     def advance(pixels: int) -> None:
         nonlocal done
@@ -133,97 +131,36 @@ def evaluate_protocols(
 
     radii = tuple(sorted({0} | {rule.ignore_boundary for rule in rules}))
     results = []
-    for name, job in zip(names, jobs, strict=True):
-        with _open(job) as opened:
-            results.append(_count_scene(name, job, opened, radii, advance))
-    found = [
-        Metrics(schema, rule, tuple(results), options=options, resampling=resampling or Resampling()) for rule in rules
-    ]
+    for subject in files:
+        with opened(subject, spelling) as rasters:
+            results.append(_count_scene(subject, rasters, options, radii, advance))
+    drawn = resampling or Resampling()
+    found = [Metrics(schema, rule, tuple(results), options=options, resampling=drawn) for rule in rules]
     for metrics in found:
         if not metrics.scores.confusion.evaluated:
             raise RasterError(
-                f"no labelled pixel in {', '.join(str(label) for _, label in pairs)}: all are ignored by schema "
+                f"no labelled pixel in {', '.join(str(subject.label) for subject in files)}: all are ignored by schema "
                 f"{schema.name!r}, eroded by protocol {metrics.protocol.id!r}, or nodata in the scene; check --classes"
             )
     return found
 
 
-def _one_each(given: Sequence | None, pairs: int, what: str) -> list:
-    listed = list(given) if given is not None else [None] * pairs
-    if len(listed) != pairs:
-        raise ConfigError(f"{len(listed)} {what} for {pairs} predictions; give one for each, in the same order")
-    return listed
+def _check(files: Sequence[Subject], spelling: Spelling, say: Callable[[str], None]) -> int:
+    """Open all rasters and compare their grids before the first is read; the pixels that there are.
 
-
-@dataclass(frozen=True)
-class _Job:
-    """The files of one scene, and how they are read."""
-
-    prediction: Location
-    label: Location
-    image: ImageFiles | None
-    confidence: Location | None
-    schema: ClassSchema
-    options: Options
-    reading: Reading
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """The rasters of one scene while they are read, on one grid."""
-
-    prediction: ClassMap
-    label: LabelRaster
-    scene: Scene | None
-    confidence: Probabilities | None
-
-
-@contextmanager
-def _open(job: _Job) -> Iterator[_Opened]:
-    """The rasters of a scene. Raises RasterError unless they lie on one grid."""
-    schema, tolerance = job.schema, job.options.tolerance
-    with (
-        ClassMap(job.prediction, schema, tolerance=tolerance) as prediction,
-        LabelRaster(job.label, schema, tolerance=tolerance) as label,
-        nullcontext() if job.image is None else Scene(job.image, reading=job.reading) as scene,
-        nullcontext() if job.confidence is None else Probabilities(job.confidence, schema) as confidence,
-    ):
-        require_same_grid(prediction.source, label)
-        if scene is not None:
-            require_same_grid(scene, label)
-        if confidence is not None:
-            require_same_grid(confidence.source, label)
-        yield _Opened(prediction, label, scene, confidence)
-
-
-def pair(
-    predictions: AnyPath | Sequence[AnyPath], labels: AnyPath | Sequence[AnyPath]
-) -> list[tuple[Location, Location]]:
-    """Predictions and labels, paired in the order given. Raises ConfigError unless there are as many of each."""
-    left, right = _paths(predictions), _paths(labels)
-    if len(left) != len(right) or not left:
-        raise ConfigError(
-            f"{len(left)} predictions and {len(right)} labels; give one label for each prediction, in the same order"
+    Each is closed again: there may be thousands.
+    """
+    total, resampled = 0, 0
+    for subject in files:
+        with opened(subject, spelling) as rasters:
+            total += rasters.pixels
+            resampled += rasters.resampled
+    if resampled:
+        say(
+            f"{resampled} of {len(files)} maps have pixels of another size than their labels; they are compared on the "
+            "grid of the labels, by the map's pixel under the middle of each of theirs"
         )
-    return list(zip(left, right, strict=True))
-
-
-def scene_names(pairs: Sequence[tuple[Location, Location]]) -> tuple[str, ...]:
-    """A name for each pair: what the file names begin with in common, or what tells the pairs apart."""
-    common = tuple(_common_name(stem_of(prediction), stem_of(label)) for prediction, label in pairs)
-    stems = tuple(stem_of(label) for _, label in pairs)
-    for names in (common, stems):
-        if len(set(names)) == len(names):
-            return names
-    return tuple(
-        f"{folder_of(label).rpartition('/')[2]}/{stem_of(label)} ({number})"
-        for number, (_, label) in enumerate(pairs, 1)
-    )
-
-
-def windows(height: int, width: int) -> Iterator[Window]:
-    """The windows by which a raster is read here: rows of 512 pixels, cut at 8192 columns."""
-    return cover(Window(0, 0, height, width), _ROWS, _COLUMNS)
+    return total
 
 
 @dataclass
@@ -266,18 +203,18 @@ class _Counts:
 
 
 def _count_scene(
-    name: str, job: _Job, opened: _Opened, radii: tuple[int, ...], advance: Callable[[int], None]
+    subject: Subject, rasters: Opened, options: Options, radii: tuple[int, ...], advance: Callable[[int], None]
 ) -> SceneResult:
     """Everything about one scene. Raises RasterError when the schema lacks too much of its label."""
-    label = opened.label
+    label = rasters.label
     counts = _Counts(label, radii)
-    reach = max(*radii, halo(job.options.boundary))
-    read = (_read(opened, window, reach) for window in windows(label.height, label.width))
+    reach = max(*radii, halo(options.boundary))
+    read = (_read(rasters, window, reach) for window in rasters.windows())
     with closing(read_ahead(read, 1)) as coming:
         for pixels in coming:
-            _count_window(opened, pixels, job.options.boundary, counts)
+            _count_window(rasters, pixels, options.boundary, counts)
             advance(pixels.window.height * pixels.window.width)
-    allowed, area = job.options.max_unknown, label.height * label.width
+    allowed, area = options.max_unknown, rasters.pixels
     unknown = counts.strange.total()
     if unknown > allowed * area:
         raise RasterError(
@@ -285,15 +222,15 @@ def _count_scene(
             f"{100 * unknown / area:.3g} % of it, allowed are {100 * allowed:.3g} %"
         )
     return SceneResult(
-        name=name,
-        label=str(job.label),
-        prediction=str(job.prediction),
+        name=subject.name,
+        label=without_access(str(subject.label)),
+        prediction=without_access(str(subject.prediction)),
         height=label.height,
         width=label.width,
         blocks=counts.stacks(),
         calibration=counts.calibration,
         boundary=counts.boundary,
-        made_by=made_by(opened.prediction.tags),
+        made_by=made_by(rasters.prediction.tags),
     )
 
 
@@ -313,25 +250,25 @@ class _Pixels:
     unknown: Counter
 
 
-def _read(opened: _Opened, window: Window, reach: int) -> _Pixels:
+def _read(rasters: Opened, window: Window, reach: int) -> _Pixels:
     """A window of a scene with `reach` pixels around it: erosion and outlines see across its border."""
-    outer = window.grown(reach, opened.label.height, opened.label.width)
-    index, unknown = opened.label.read(outer)
+    outer = window.grown(reach, rasters.label.height, rasters.label.width)
+    index, unknown = rasters.label.read(outer)
     if unknown and outer != window:
-        _, unknown = opened.label.read(window)  # those around it were or will be counted in their own window
+        _, unknown = rasters.label.read(window)  # those around it were or will be counted in their own window
     down, right = window.row - outer.row, window.col - outer.col
     return _Pixels(
         window=window,
         inner=(slice(down, down + window.height), slice(right, right + window.width)),
         label=index,
-        mapped=opened.prediction.read(outer),
-        valid=None if opened.scene is None else opened.scene.read(outer)[1],
-        confidence=None if opened.confidence is None else opened.confidence.read(window),
+        mapped=rasters.mapped(outer),
+        valid=rasters.valid(outer),
+        confidence=rasters.confidences(window),
         unknown=unknown,
     )
 
 
-def _count_window(opened: _Opened, pixels: _Pixels, distances: tuple[float, ...], counts: _Counts) -> None:
+def _count_window(rasters: Opened, pixels: _Pixels, distances: tuple[float, ...], counts: _Counts) -> None:
     """Add a window of a scene to its counts."""
     counts.strange += pixels.unknown
     inner, predicted = pixels.inner, pixels.mapped[pixels.inner]
@@ -341,26 +278,12 @@ def _count_window(opened: _Opened, pixels: _Pixels, distances: tuple[float, ...]
         if pixels.valid is not None:
             truth = np.where(pixels.valid[inner], truth, np.uint8(IGNORE))
         counts.add(radius, pixels.window, truth, predicted)
-        if opened.confidence is not None and pixels.confidence is not None:
-            sure = opened.confidence.of_class(pixels.confidence, predicted)
+        if rasters.confidence is not None and pixels.confidence is not None:
+            sure = rasters.confidence.of_class(pixels.confidence, predicted)
             known = (truth != IGNORE) & (predicted != IGNORE) & ~np.isnan(sure)
             found = count_calibration(sure[known].astype(np.float64), (truth == predicted)[known])
             counts.calibration[radius] = counts.calibration.get(radius, no_calibration()) + found
     if distances:
         known_label = pixels.label if pixels.valid is None else np.where(pixels.valid, pixels.label, np.uint8(IGNORE))
-        outlines = count_boundaries(known_label, pixels.mapped, inner, len(opened.label.schema), distances)
+        outlines = count_boundaries(known_label, pixels.mapped, inner, len(rasters.label.schema), distances)
         counts.boundary = outlines if counts.boundary is None else counts.boundary + outlines
-
-
-def _paths(paths: AnyPath | Sequence[AnyPath]) -> list[Location]:
-    return [locate(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
-
-
-def _common_name(prediction: str, label: str) -> str:
-    """The words that both names begin with; the label's name when there are none."""
-    words = []
-    for one, other in zip(prediction.split("_"), label.split("_"), strict=False):
-        if one != other:
-            break
-        words.append(one)
-    return "_".join(words) or label

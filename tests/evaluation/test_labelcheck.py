@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pyogrio
 import pytest
@@ -105,7 +108,7 @@ def test_a_perfect_label_gives_an_empty_layer(town, tmp_path):
 def test_what_cannot_be_checked_is_refused(town, tmp_path, write_raster):
     with pytest.raises(ConfigError, match="must end in .gpkg"):
         find_label_errors(town["map"], town["label"], [town["confidence"]], SCHEMA, tmp_path / "a.shp")
-    with pytest.raises(ConfigError, match="0 probability rasters"):
+    with pytest.raises(ConfigError, match="0 confidence rasters"):
         find_label_errors(town["map"], town["label"], [], SCHEMA, tmp_path / "a.gpkg")
     elsewhere = write_raster("b_classes.tif", np.zeros((120, 100), np.uint8), crs="EPSG:25833")
     maps, labels = [town["map"], elsewhere], [town["label"], elsewhere]
@@ -113,3 +116,35 @@ def test_what_cannot_be_checked_is_refused(town, tmp_path, write_raster):
     with pytest.raises(RasterError, match="different CRSs and a layer has one"):
         find_label_errors(maps, labels, [town["confidence"], beside], SCHEMA, tmp_path / "a.gpkg")
     assert not (tmp_path / "a.gpkg").exists()
+
+
+def test_hundreds_of_scenes_need_few_handles(tmp_path):
+    """In a process that may have 40 files open, of which the interpreter and its libraries take about a dozen."""
+    code = """
+import resource, sys
+from pathlib import Path
+import numpy as np, rasterio
+from rs_biformer.evaluation import evaluate, find_label_errors
+from rs_biformer.schema import PRESETS
+
+folder = Path(sys.argv[1])
+profile = dict(driver="GTiff", height=8, width=8, count=1, transform=rasterio.Affine(1, 0, 9, 0, -1, 9))
+label, mapped = np.zeros((8, 8), np.uint8), np.ones((8, 8), np.uint8)
+mapped[4:] = 0
+files = {kind: [] for kind in ("map", "label", "sure", "image")}
+for number in range(200):
+    sure = np.full((8, 8), 0.9, np.float32)
+    for kind, values in (("map", mapped), ("label", label), ("sure", sure), ("image", label + 1)):
+        path = folder / f"{kind}_{number:03d}.tif"
+        with rasterio.open(path, "w", dtype=values.dtype, **profile) as file:
+            file.write(values, 1)
+        files[kind].append(path)
+import pyogrio  # loads a library
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+schema = PRESETS["potsdam"]
+metrics = evaluate(files["map"], files["label"], schema, scenes=files["image"], confidences=files["sure"])
+found = find_label_errors(files["map"], files["label"], files["sure"], schema, folder / "e.gpkg", scenes=files["image"])
+print(len(metrics.scenes), metrics.overall_accuracy, found)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout == "200 0.5 0\n"

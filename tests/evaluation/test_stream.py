@@ -6,8 +6,8 @@ from rasterio.transform import Affine
 from scipy import ndimage
 
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.evaluation import Protocol, confusion, evaluate, stream
-from rs_biformer.evaluation.stream import pair, scene_names, windows
+from rs_biformer.evaluation import Protocol, confusion, evaluate, rasters
+from rs_biformer.evaluation.rasters import scene_names, subjects, windows
 from rs_biformer.schema import IGNORE, PRESETS, ClassSchema
 
 SCHEMA = PRESETS["vaihingen"]
@@ -50,8 +50,8 @@ def scene(write_raster):
 @pytest.mark.parametrize(("rows", "columns"), [(512, 8192), (7, 11), (1, 70), (90, 1)])
 def test_streamed_counts_equal_those_of_the_whole_scene(scene, monkeypatch, rows, columns):
     files, label, prediction = scene
-    monkeypatch.setattr(stream, "_ROWS", rows)
-    monkeypatch.setattr(stream, "_COLUMNS", columns)
+    monkeypatch.setattr(rasters, "_ROWS", rows)
+    monkeypatch.setattr(rasters, "_COLUMNS", columns)
     metrics = evaluate(files["prediction"], files["label"], SCHEMA)
     whole = confusion.count(label, prediction, 6)
     np.testing.assert_array_equal(metrics.scores.confusion.matrix, whole.matrix)
@@ -62,8 +62,8 @@ def test_streamed_counts_equal_those_of_the_whole_scene(scene, monkeypatch, rows
 @pytest.mark.parametrize(("rows", "columns"), [(512, 8192), (5, 9)])
 def test_erosion_by_strips_equals_scipy_on_the_whole_scene(write_raster, monkeypatch, rows, columns):
     label, prediction = blobs(60, 50), blobs(60, 50, seed=1)
-    monkeypatch.setattr(stream, "_ROWS", rows)
-    monkeypatch.setattr(stream, "_COLUMNS", columns)
+    monkeypatch.setattr(rasters, "_ROWS", rows)
+    monkeypatch.setattr(rasters, "_COLUMNS", columns)
     paths = write_raster("a_classes.tif", prediction), write_raster("a_label.tif", colours(label))
     metrics = evaluate(*paths, SCHEMA, Protocol("eroded", ignore_boundary=3))
     kept = eroded(label, 3)
@@ -188,9 +188,9 @@ def test_a_set_without_a_labelled_pixel_is_refused(write_raster):
 
 def test_unequal_numbers_are_refused():
     with pytest.raises(ConfigError, match="2 predictions and 1 labels"):
-        pair(["a.tif", "b.tif"], "c.tif")
+        subjects(["a.tif", "b.tif"], "c.tif", None, None)
     with pytest.raises(ConfigError, match="0 predictions and 0 labels"):
-        pair([], [])
+        subjects([], [], None, None)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_windows_cover_a_raster_once():
 
 def test_progress_ends_at_all_pixels(scene, monkeypatch):
     files, *_ = scene
-    monkeypatch.setattr(stream, "_ROWS", 32)
+    monkeypatch.setattr(rasters, "_ROWS", 32)
     seen = []
     evaluate(files["prediction"], files["label"], SCHEMA, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(2240, 6300), (4480, 6300), (6300, 6300)]
