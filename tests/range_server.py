@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import urlopen
@@ -35,12 +36,14 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.server.root / self.path.partition("?")[0].lstrip("/")
         if not path.is_file():
             return self._answer(404, b"")
-        content, wanted = path.read_bytes(), self.headers.get("Range")
+        content, wanted, facts = path.read_bytes(), self.headers.get("Range"), path.stat()
+        state = {"ETag": f'"{facts.st_mtime_ns:x}"', "Last-Modified": formatdate(facts.st_mtime, usegmt=True)}
         if wanted is None:
-            return self._answer(200, content)
+            return self._answer(200, content, state)
         first, last = wanted.removeprefix("bytes=").split("-")
         part = content[int(first) : int(last) + 1 if last else None]
-        self._answer(206, part, {"Content-Range": f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"})
+        span = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
+        self._answer(206, part, {"Content-Range": span} | state)
         self.server.sent += len(part)
 
     do_HEAD = do_GET

@@ -76,6 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, str(error))
     except OSError as error:
         return _fail(args.command, _describe(error))
+    except MemoryError as error:
+        return _fail(
+            args.command, f"this machine ran out of memory ({error or 'no more is said'}); close other programs"
+        )
     except KeyboardInterrupt as stop:
         print(": ".join([f"rs-biformer {args.command}", "interrupted", *map(str, stop.args)]), file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130

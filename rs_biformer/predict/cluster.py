@@ -25,6 +25,7 @@ from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.machine import machine_cores
 from rs_biformer.predict.engine import Done
 from rs_biformer.predict.forward import Recipe
+from rs_biformer.predict.onnx import runtime_of
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Run
 from rs_biformer.predict.resume import model_identity
@@ -53,11 +54,15 @@ PATIENCE = 600
 
 @dataclass(frozen=True)
 class Workers:
-    """What a cluster's workers are. hardware: their kinds, see `resume.hardware`. bf16: it is fast on every one."""
+    """What a cluster's workers are. kinds: of hardware, see `resume.hardware`. bf16: it is fast on every one."""
 
     count: int
-    hardware: str
+    kinds: tuple[str, ...]
     bf16: bool
+
+    @property
+    def hardware(self) -> str:
+        return " and ".join(self.kinds)
 
 
 class Cluster:
@@ -93,11 +98,11 @@ class Cluster:
 
         with _cluster_errors():
             self._wait()
-            found = self._client.run(describe, str(device), isinstance(model, nn.Module))
+            found = self._client.run(describe, str(device), isinstance(model, nn.Module), bool(runtime_of(model)))
         for address, facts in found.items():
             require_versions(versions(), facts.versions, address)
-        kinds = sorted({facts.hardware for facts in found.values()})
-        return Workers(len(found), " and ".join(kinds), all(facts.bf16 for facts in found.values()))
+        kinds = tuple(sorted({facts.hardware for facts in found.values()}))
+        return Workers(len(found), kinds, all(facts.bf16 for facts in found.values()))
 
     def _wait(self) -> None:
         try:
@@ -117,25 +122,29 @@ class Cluster:
         plan: Plan,
         layers: Layers,
         missing: Iterable[tuple[int, int]],
+        kinds: tuple[str, ...] = (),
     ) -> Generator[Done]:
         """The strips `missing`, each (lane, index), with their maps, in the order in which they are finished.
 
         model: a callable that pickles. recipe, device: how each worker runs it. scene: its paths lead to the same
-        files on the workers. layers: the maps that are made.
+        files on the workers. layers: the maps that are made. kinds: the survey's, which a worker that joins later
+        must be of as well; any will do where none are given.
 
         Close it (`contextlib.closing`) when it is not read to its end, so that the workers stop.
 
         Raises what a worker raised; ConfigError for a model that cannot be sent; RsBiformerError when the cluster is
         gone, or a task was the end of every worker that had it.
         """
-        from rs_biformer.predict.worker import infer_run, versions
+        from rs_biformer.predict.worker import Wanted, infer_run, versions
 
         missing = list(missing)
         name = self._send(model, recipe, device)
         runs = plan.runs(missing, run_length(plan, len(missing), self._workers(), layers.pixel_bytes))
 
+        wanted = Wanted(versions(), kinds)
+
         def submit(run: Run) -> Any:
-            return self._client.submit(infer_run, name, scene, plan, layers, run, versions(), pure=False)
+            return self._client.submit(infer_run, name, scene, plan, layers, run, wanted, pure=False)
 
         for run, strips in self._stream(submit, runs):
             for index, maps in zip(range(run.first, run.stop), strips, strict=True):

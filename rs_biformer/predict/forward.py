@@ -1,13 +1,13 @@
-"""How a model is run: device, precision, normalisation, test-time views; a batch that does not fit is halved.
+"""How a model is run: device, precision, normalisation, test-time views; how many windows fit at a time.
 
 B batch, C bands, K classes, S window.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,6 +17,8 @@ from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.predict.folding import folded
 from rs_biformer.predict.tta import Views, average_views, views
+
+_LOG = logging.getLogger(__name__)
 
 Precision = Literal["auto", "32", "bf16"]
 Device = str | torch.device
@@ -65,6 +67,7 @@ class Recipe:
             model = folded(model) if device.type == "cuda" else model
         normalisation = deepcopy(self.normalisation).to(device) if self.normalisation is not None else None
         chosen = views(self.tta, self.scales)
+        first = [True]  # emptied by the first batch
         run = torch.compile(model) if self.compile else model
 
         def logits(image: Tensor, valid: Tensor) -> Tensor:
@@ -78,8 +81,10 @@ class Recipe:
         def scores(image: Tensor, valid: Tensor) -> Tensor:
             with _current(device), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 found = logits(image, valid)
-            _require_logits(found, image, self.classes)
-            return found
+            if first:
+                first.clear()
+                _tell_of_probabilities(found)
+            return _logits(found, image, self.classes)
 
         def predict(image: Tensor, valid: Tensor) -> Iterable[Tensor]:
             if len(chosen) > 1 or chosen[0].scale != 1:
@@ -88,7 +93,7 @@ class Recipe:
             # One by one they stay in a CPU's cache and take a fraction of the memory.
             return (_softmax(one, 0) for one in found) if device.type == "cpu" else _softmax(found, 1)
 
-        return Halving(predict)
+        return predict
 
     def settled(self, model: Model, fast: bool) -> "Recipe":
         """The recipe with a precision that is not `auto`. fast: whether bfloat16 is, on every device that will run it.
@@ -105,34 +110,49 @@ class Recipe:
         return replace(self, precision="bf16" if fast and own else "32")
 
 
-class Halving:
-    """Runs batches whole, and in halves from the first on that the device has no memory for.
+def largest_batch(predict: Predictor, size: int, image: Tensor, valid: Tensor) -> int:
+    """How many windows the device has memory for at a time: `size`, or as many as are left after halving it.
+
+    It is tried out before anything is predicted, so that batches are the same in the first run and in one that goes on
+    with it: what a batch holds decides the last bits on a GPU.
+
+    image: (C, S, S) of the kind that will come, on the device. valid: (S, S) bool.
 
     Raises RsBiformerError when not even one window fits.
     """
+    while True:
+        try:
+            batch = image.expand(size, *image.shape).contiguous(), valid.expand(size, *valid.shape).contiguous()
+            for _ in predict(*batch):
+                pass
+            return size
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise RsBiformerError(
+                    f"one window of {image.shape[-1]} pixels does not fit the memory of {image.device}; "
+                    "take a smaller window, --precision bf16 or another device"
+                ) from error
+        # Outside the handler, whose traceback would keep the tensors of the failed batch.
+        size = -(-size // 2)
+        if image.device.type == "cuda":
+            torch.cuda.empty_cache()
 
-    def __init__(self, predict: Predictor) -> None:
-        self._predict = predict
-        self._most: int | None = None
 
-    def __call__(self, image: Tensor, valid: Tensor) -> Iterable[Tensor]:
-        while True:
-            size = self._most or len(image)
-            try:
-                return chain.from_iterable(
-                    [self._predict(*part) for part in zip(image.split(size), valid.split(size), strict=True)]
-                )
-            except torch.OutOfMemoryError as error:
-                size = min(size, len(image))
-                if size == 1:
-                    raise RsBiformerError(
-                        f"one window of {image.shape[-1]} pixels does not fit the memory of {image.device}; "
-                        "take a smaller window, --precision bf16 or another device"
-                    ) from error
-            # Outside the handler, whose traceback would keep the tensors of the failed batch.
-            self._most = -(-size // 2)
-            if image.device.type == "cuda":
-                torch.cuda.empty_cache()
+@contextmanager
+def eval_mode(model: Any) -> Iterator[None]:
+    """A module in eval mode, whatever mode it and its parts were left in; these have theirs again afterwards.
+
+    In training mode pixels would depend on the other windows of a batch, and each batch would change the model.
+    """
+    training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
+    if training:
+        _LOG.warning("the model is in training mode; it predicts in eval mode, and has its own mode again afterwards")
+        model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:
@@ -195,11 +215,38 @@ def good_at_bf16(device: torch.device) -> bool:
     return False
 
 
-def _require_logits(logits: Any, image: Tensor, classes: int) -> None:
+def _logits(found: Any, image: Tensor, classes: int) -> Tensor:
+    """What the model returned as (B, K, S, S). One logit for two classes is that of the second against the first."""
     wanted = (image.shape[0], classes, *image.shape[-2:])
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    shape = tuple(found.shape) if isinstance(found, Tensor) else None
+    single = shape == (image.shape[0], 1, *image.shape[-2:])
+    if single and classes == 1:
         raise ConfigError(
-            f"the model returned {got} for a batch {tuple(image.shape)}; it must return logits {wanted}: "
-            f"{classes} classes at the size of its input"
+            "the model gives one logit and there is one class, which every pixel would belong to; say classes=2 (or a "
+            "schema of two classes, background first), and the logit is taken for the second class, by a sigmoid"
+        )
+    if single and classes == 2:
+        return torch.cat([torch.zeros_like(found), found], 1)  # whose softmax is 1 - sigmoid, sigmoid
+    if shape != wanted:
+        raise ConfigError(
+            f"the model returned {shape or type(found).__name__} for a batch {tuple(image.shape)}; it must return "
+            f"logits {wanted}: {classes} classes at the size of its input"
+        )
+    logits: Tensor = found
+    return logits
+
+
+def _tell_of_probabilities(found: Any) -> None:
+    """Say so where the first batch looks as if the model ended in a softmax or a sigmoid."""
+    if not isinstance(found, Tensor) or found.ndim != 4 or found.min() < 0 or found.max() > 1:
+        return
+    if found.shape[1] > 1 and ((found.float().sum(1) - 1).abs() < 0.01).all():
+        _LOG.warning(
+            "the model's output is 0 to 1 and sums to 1 at every pixel, so it seems to end in a softmax; it should "
+            "return logits: without them, probabilities come out nearly even. Leave the softmax out, or return its log"
+        )
+    elif found.shape[1] == 1 and found.max() > found.min():
+        _LOG.warning(
+            "the model's one output is 0 to 1 at every pixel, so it seems to end in a sigmoid; it should return the "
+            "logit: without it, no pixel is of the first class. Leave the sigmoid out, or return torch.logit of it"
         )

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,22 @@ from rs_biformer.machine import machine_memory
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.predict.cluster import Cluster, connect
 from rs_biformer.predict.engine import Done, infer_runs
-from rs_biformer.predict.forward import Device, Model, Recipe, good_at_bf16, pick_devices
+from rs_biformer.predict.forward import (
+    Device,
+    Model,
+    Predictor,
+    Recipe,
+    eval_mode,
+    good_at_bf16,
+    largest_batch,
+    pick_devices,
+)
+from rs_biformer.predict.onnx import runtime_of
 from rs_biformer.predict.options import Compute, Options, Windows
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Strip, make_plan
 from rs_biformer.predict.resume import fingerprint, hardware
+from rs_biformer.predict.shortage import memory_errors
 from rs_biformer.raster import metadata
 from rs_biformer.raster.gdal import CACHE_BYTES, set_cache
 from rs_biformer.raster.scene import Scene
@@ -61,8 +74,9 @@ def predict_scene(
     model: gives logits (B, K, S, S). Any callable (B, C, S, S) -> logits will do; it gets float32 batches of the raw
         band values with 0 where the scene has no valid pixel, or, when `normalisation` is given, standardised ones. A
         model with an attribute `normalisation` (`load_checkpoint` gives one) is called as model(raw, valid) with raw
-        in the raster's own type and valid (B, S, S) bool, and normalises by itself. Modules are moved to the device;
-        `model.eval()` is the caller's.
+        in the raster's own type and valid (B, S, S) bool, and normalises by itself. Modules are moved to the device,
+        and predict in eval mode whatever mode they are in, which they have again afterwards. One logit is taken for
+        two classes: that of the second, by a sigmoid.
     scene: a raster, several co-registered ones, or an open Scene.
     out: the class map: uint8 with nodata 255 where the scene is invalid. An existing file is replaced, and only once
         the new one is complete.
@@ -130,20 +144,23 @@ def map_scene(
     devices = pick_devices(compute.device, model) if compute.cluster is None else []
 
     with ExitStack() as stack:
+        stack.enter_context(eval_mode(model))
         source = scene if isinstance(scene, Scene) else stack.enter_context(Scene(scene))
         refuse_overwriting(source.paths, list(paths.values()))
         _require_bands(source, getattr(model, "normalisation", None) or normalisation)
         plan = _plan(source, layers, windows, compute)
         _require_memory(plan, len(devices), compute.max_memory)
+        stack.enter_context(memory_errors(plan, devices[0] if devices else None))
+        executor: _Here | _Away
+        if compute.cluster is None:
+            executor = _Here(model, recipe, devices)
+            plan = replace(plan, batch_size=executor.largest_batch(source, plan))
+        else:
+            executor = _Away(model, recipe, compute.device, stack.enter_context(connect(compute.cluster)))
         if on_plan is not None:
             on_plan(plan)
         set_cache(plan.memory.cache)
         stack.callback(set_cache, CACHE_BYTES)
-        executor: _Here | _Away
-        if compute.cluster is None:
-            executor = _Here(model, recipe, devices)
-        else:
-            executor = _Away(model, recipe, compute.device, stack.enter_context(connect(compute.cluster)))
         notes = _tags(plan, windows) | dict(tags or {})
         state = fingerprint(source, model, plan, executor.recipe, executor.hardware) if output.resume else None
         maps = _open_maps(stack, source, paths, layers, schema, notes, state, output.restart)
@@ -177,19 +194,37 @@ class _Here:
 
     def __init__(self, model: Model, recipe: Recipe, devices: Sequence[torch.device]) -> None:
         self.recipe = recipe.settled(model, all(map(good_at_bf16, devices)))
-        self.hardware = " and ".join(sorted({hardware(device, torch.get_num_threads()) for device in devices}))
+        threads, runtime = torch.get_num_threads(), runtime_of(model)
+        self.hardware = " and ".join(sorted({hardware(device, threads, runtime) for device in devices}))
         self._model, self._devices = model, devices
+
+    @cached_property
+    def _workers(self) -> list[tuple[Predictor, torch.device]]:
+        """The model on each device: itself on the first, a copy on the others."""
+        return [
+            (self.recipe.prepare(self._model, device, copy=number > 0), device)
+            for number, device in enumerate(self._devices)
+        ]
+
+    @torch.inference_mode()
+    def largest_batch(self, source: Scene, plan: Plan) -> int:
+        """Windows for which every GPU has memory at a time, of the plan's; a CPU is taken to have it."""
+        size = plan.batch_size
+        for predict, device in self._workers if any(one.type != "cpu" for one in self._devices) else ():
+            if device.type != "cpu":
+                image, valid = (
+                    torch.from_numpy(np.zeros((source.count, plan.size, plan.size), source.dtype)),
+                    (torch.ones(plan.size, plan.size, dtype=torch.bool)),
+                )
+                size = largest_batch(predict, size, image.to(device), valid.to(device))
+        return size
 
     def infer(
         self, source: Scene, plan: Plan, layers: Layers, missing: Sequence[Place], tick: Callable[[int], None]
     ) -> Generator[Done]:
         share = -(-len(missing) // len(self._devices))
         runs = plan.runs(missing, at_most=share if len(self._devices) > 1 else None)
-        workers = [
-            (self.recipe.prepare(self._model, device, copy=number > 0), device)
-            for number, device in enumerate(self._devices[: len(runs)])
-        ]
-        return infer_runs(source, plan, workers, runs, layers, tick)
+        return infer_runs(source, plan, self._workers[: len(runs)], runs, layers, tick)
 
 
 class _Away:
@@ -200,14 +235,16 @@ class _Away:
             raise ConfigError(f"device is {device!r}; on a cluster name one for each worker, such as auto or cuda")
         found = cluster.survey(device, model)
         self.recipe, self.hardware = recipe.settled(model, found.bf16), found.hardware
+        self._kinds = found.kinds
         self._model, self._device, self._cluster = model, device, cluster
 
     def infer(
         self, source: Scene, plan: Plan, layers: Layers, missing: Sequence[Place], tick: Callable[[int], None]
     ) -> Generator[Done]:
-        with closing(
-            self._cluster.infer(self._model, self.recipe, self._device, source, plan, layers, missing)
-        ) as finished:
+        of_workers = self._cluster.infer(
+            self._model, self.recipe, self._device, source, plan, layers, missing, self._kinds
+        )
+        with closing(of_workers) as finished:
             for strip, made in finished:
                 tick(len(strip.windows))
                 yield strip, made

@@ -22,7 +22,7 @@ class OnnxModel:
     path: of a file that `export.export_onnx` wrote.
     details: what the checkpoint carried, as plain values. window: the only size S that the file takes.
     normalisation: that of the file, which applies it itself; here it tells what to put where nothing is valid.
-    fingerprint: tells the file from every other, see resume.fingerprint.
+    fingerprint: tells the file from every other, see resume.fingerprint. runtime: what runs it, and where.
 
     Raises ConfigError when onnxruntime is not installed, CheckpointError when the file is no such model.
     """
@@ -37,8 +37,8 @@ class OnnxModel:
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about the machine, not about the model
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        options.intra_op_num_threads = torch.get_num_threads()  # which `resume.hardware` tells
+        providers = _providers(onnxruntime)
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base of their own
@@ -52,6 +52,7 @@ class OnnxModel:
         self.details = self._details(metadata[METADATA_KEY])
         self.normalisation = Normalisation(self.details["mean"], self.details["std"])
         self.fingerprint = f"ONNX {hashlib.sha256(content).hexdigest()[:32]}"
+        self.runtime = _runtime(onnxruntime, self._session.get_providers()[0])
         self._input = self._session.get_inputs()[0]
         bands, shape = self.normalisation.bands, list(self._input.shape)
         sides = [side for side in shape[2:] if type(side) is int and side > 0]
@@ -90,6 +91,26 @@ class OnnxModel:
         (probabilities,) = self._session.run(None, {self._input.name: filled.contiguous().numpy()})
         # The file ends in a softmax; that of the engine undoes the logarithm.
         return torch.from_numpy(probabilities).log().to(raw.device)
+
+
+def runtime_of(model: Any) -> str:
+    """What runs a model, where that is not torch: `onnxruntime 1.22.0 (CPUExecutionProvider)`; else nothing."""
+    return str(getattr(model, "runtime", ""))
+
+
+def onnx_runtime() -> str:
+    """The `runtime` of a model that is opened here. Raises ConfigError when onnxruntime is not installed."""
+    onnxruntime = import_onnxruntime()
+    return _runtime(onnxruntime, _providers(onnxruntime)[0])
+
+
+def _runtime(onnxruntime: Any, provider: str) -> str:
+    return f"onnxruntime {onnxruntime.__version__} ({provider})"
+
+
+def _providers(onnxruntime: Any) -> list[str]:
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    return [name for name in wanted if name in onnxruntime.get_available_providers()]
 
 
 def import_onnxruntime() -> Any:

@@ -20,7 +20,8 @@ import rs_biformer
 from rs_biformer.predict.forward import Recipe
 from rs_biformer.predict.plan import Plan
 from rs_biformer.raster.gdal import gdal_env, open_raster
-from rs_biformer.raster.paths import without_secrets
+from rs_biformer.raster.paths import gdal_name, without_secrets
+from rs_biformer.raster.remote import local_file, remote_state
 from rs_biformer.raster.scene import Scene
 
 _DIGITS = 32  # of a SHA-256 in hexadecimal: 128 bits
@@ -75,17 +76,20 @@ def _recipe_options(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def hardware(device: torch.device, threads: int) -> str:
+def hardware(device: torch.device, threads: int, runtime: str = "") -> str:
     """The kind of hardware, on which the last bits of a sum depend: `NVIDIA H100 80GB HBM3`, `cpu, several threads`.
+
+    runtime: what runs the model if it is not torch, see `onnx.runtime_of`; it may be on another device.
 
     threads: that torch works with on a CPU. With one, oneDNN adds up a 1x1 convolution in another order than with two;
     two, four and eight give the same bits.
     """
+    kind = device.type
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        kind = torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"cpu, {'several threads' if threads > 1 else 'one thread'}"
-    return device.type
+        kind = f"cpu, {'several threads' if threads > 1 else 'one thread'}"
+    return f"{kind}, {runtime}" if runtime else kind
 
 
 def model_identity(model: Callable[..., Any]) -> str | None:
@@ -130,19 +134,22 @@ def _files(scene: Scene) -> list[str]:
     names: dict[str, None] = {}
     for path in scene.paths:
         with gdal_env(), open_raster(path) as raster:
-            names |= dict.fromkeys([str(path), *raster.files])
+            names |= dict.fromkeys([gdal_name(path), *raster.files])
     return list(names)
 
 
 def _file_identity(name: str) -> tuple[str, str]:
-    """Path, and size and time of change; of what is no file of this machine (a URL, part of an archive) the name."""
-    path = Path(name)
-    try:
-        facts = path.stat()
-    except OSError:
-        return without_secrets(name), "remote"
+    """Path, and size and time of change: those of the file that holds it for a part of an archive or container.
+
+    Of a URL the name, and what its server tells: size, ETag and time.
+    """
+    path = local_file(name)
+    if path is None:
+        return without_secrets(name), remote_state(name)
+    facts = path.stat()
     changed = datetime.fromtimestamp(facts.st_mtime_ns // 10**9, UTC)
-    return str(path.resolve()), f"{facts.st_size} bytes of {changed:%F %T}.{facts.st_mtime_ns % 10**9:09d}"
+    called = str(path.resolve()) if Path(name) == path else name
+    return called, f"{facts.st_size} bytes of {changed:%F %T}.{facts.st_mtime_ns % 10**9:09d}"
 
 
 def _grid(scene: Scene) -> dict[str, str]:

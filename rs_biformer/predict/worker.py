@@ -21,11 +21,15 @@ import rs_biformer
 from rs_biformer.errors import ConfigError
 from rs_biformer.predict.engine import infer_strips
 from rs_biformer.predict.forward import Predictor, good_at_bf16, pick_device
+from rs_biformer.predict.onnx import onnx_runtime, runtime_of
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Run
 from rs_biformer.predict.resume import hardware
+from rs_biformer.predict.shortage import memory_errors
 from rs_biformer.raster.gdal import set_cache
 from rs_biformer.raster.scene import Scene
+
+_Ready = tuple[Predictor, torch.device, str]  # the model, where it is, what runs it if it is not torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -37,6 +41,17 @@ class Facts:
     versions: dict[str, str]
     hardware: str
     bf16: bool
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a worker must be to take part: the caller's versions, and one of the kinds of hardware of the survey.
+
+    kinds: none where any will do.
+    """
+
+    versions: dict[str, str]
+    kinds: tuple[str, ...] = ()
 
 
 class SentModel(WorkerPlugin):
@@ -54,18 +69,18 @@ class SentModel(WorkerPlugin):
         if "MALLOC_TRIM_THRESHOLD_" in os.environ:
             _keep_memory()
         self._lock = threading.Lock()
-        self._ready: tuple[Predictor, torch.device] | None = None
+        self._ready: _Ready | None = None
 
     @contextmanager
-    def in_hand(self) -> Iterator[tuple[Predictor, torch.device]]:
+    def in_hand(self) -> Iterator[_Ready]:
         """The model for one task at a time: a worker's threads share the work of one run and the memory it takes."""
         with self._lock:
             if self._ready is None:
                 assert self._packed is not None
                 model, recipe, name = pickle.loads(self._packed)
-                self._packed = None
                 device = pick_device(name, model)
-                self._ready = recipe.prepare(model, device), device
+                self._ready = recipe.prepare(model, device), device, runtime_of(model)
+                self._packed = None  # not before: the next task must be able to try again
             yield self._ready
 
 
@@ -82,26 +97,32 @@ def _keep_memory() -> None:
 
 
 def infer_run(
-    model: str, scene: Scene, plan: Plan, layers: Layers, run: Run, wanted: dict[str, str]
+    model: str, scene: Scene, plan: Plan, layers: Layers, run: Run, wanted: Wanted
 ) -> list[dict[str, NDArray]]:
     """A task: the maps of the strips of a run, by the model that was sent under this name.
 
-    wanted: the caller's versions, which a worker that joined after the survey must have as well.
+    Raises ConfigError on a worker that joined after the survey and is not what the others are.
     """
     worker = get_worker()
-    require_versions(wanted, versions(), worker.address)
+    require_versions(wanted.versions, versions(), worker.address)
     sent = worker.plugins[model]
     assert isinstance(sent, SentModel)
     set_cache(plan.memory.cache)
-    with scene, sent.in_hand() as (predict, device):
-        torch.set_num_threads(worker.state.nthreads)
-        return [maps for _, maps in infer_strips(scene, plan, predict, run, layers, device)]
+    torch.set_num_threads(worker.state.nthreads)
+    with scene, sent.in_hand() as (predict, device, runtime):
+        require_kind(wanted.kinds, hardware(device, worker.state.nthreads, runtime), worker.address)
+        with memory_errors(plan, device):
+            return [maps for _, maps in infer_strips(scene, plan, predict, run, layers, device)]
 
 
-def describe(device: str, movable: bool, dask_worker: Worker) -> Facts:
-    """What this worker is, as an answer to the survey of the cluster. Dask fills in `dask_worker` by its name."""
+def describe(device: str, movable: bool, exported: bool, dask_worker: Worker) -> Facts:
+    """What this worker is, as an answer to the survey of the cluster. Dask fills in `dask_worker` by its name.
+
+    movable: whether the model can go to a GPU. exported: whether it is one that onnxruntime runs.
+    """
     place = pick_device(device, nn.Identity() if movable else torch.neg)  # any callable will do
-    return Facts(versions(), hardware(place, dask_worker.state.nthreads), good_at_bf16(place))
+    runtime = onnx_runtime() if exported else ""
+    return Facts(versions(), hardware(place, dask_worker.state.nthreads, runtime), good_at_bf16(place))
 
 
 def versions() -> dict[str, str]:
@@ -111,6 +132,15 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "python": ".".join(platform.python_version_tuple()[:2]),
     }
+
+
+def require_kind(kinds: tuple[str, ...], found: str, address: str) -> None:
+    """Raise ConfigError when a worker's hardware is none of the kinds on which the map was begun."""
+    if kinds and found not in kinds:
+        raise ConfigError(
+            f"the worker at {address} joined with {found}, and the map was begun on {' and '.join(kinds)}, whose last "
+            "bits differ; stop it and the same command goes on, or start over with all workers there (--restart)"
+        )
 
 
 def require_versions(wanted: dict[str, str], found: dict[str, str], address: str) -> None:

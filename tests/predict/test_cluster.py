@@ -300,7 +300,7 @@ def test_a_worker_with_other_versions_is_refused_before_it_is_given_work(cluster
 
     ours = worker.versions()
 
-    def describe(device: str, movable: bool, dask_worker: object) -> worker.Facts:
+    def describe(device: str, movable: bool, exported: bool, dask_worker: object) -> worker.Facts:
         return worker.Facts(ours | {"torch": "1.0"}, "cpu", False)
 
     monkeypatch.setattr(worker, "describe", describe)
@@ -317,6 +317,34 @@ def test_a_worker_that_joins_with_other_versions_is_refused_as_well(cluster, sce
     monkeypatch.setattr(worker, "versions", lambda ours=worker.versions: next(both, None) or ours())
     with pytest.raises(ConfigError, match=r"and not 1.0: install the same everywhere"):
         together(cluster, network(), scene, plan_of(scene))
+
+
+def test_a_worker_that_joins_with_other_hardware_is_refused(cluster, scene):
+    plan, kinds = plan_of(scene), cluster.survey("cpu", network()).kinds
+    assert kinds == (hardware(CPU, 1),)
+    found = list(cluster.infer(network(), Recipe(CLASSES), "cpu", scene, plan, LAYERS, all_strips(plan), kinds))
+    assert len(found) == len(all_strips(plan))
+    with pytest.raises(ConfigError, match=rf"joined with {hardware(CPU, 1)}, and the map was begun on NVIDIA H100"):
+        list(cluster.infer(network(), Recipe(CLASSES), "cpu", scene, plan, LAYERS, all_strips(plan), ("NVIDIA H100",)))
+
+
+def test_a_model_that_was_not_ready_at_the_first_try_is_made_ready_at_the_next(monkeypatch):
+    """The worker's first attempt may fail for want of memory: its bytes must still be there for the next task."""
+    import pickle
+
+    from rs_biformer.predict import worker
+
+    sent = worker.SentModel(pickle.dumps((network(), Recipe(CLASSES), "cpu")))
+    sent.setup(None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Recipe, "prepare", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+        for _ in range(2):
+            with pytest.raises(torch.OutOfMemoryError), sent.in_hand():
+                pass
+    with sent.in_hand() as (predict, device, runtime), torch.inference_mode():
+        assert (device, runtime) == (CPU, "")
+        assert len(list(predict(torch.zeros(1, 3, 16, 16), torch.ones(1, 16, 16, dtype=torch.bool)))) == 1
+    assert sent._packed is None
 
 
 def test_an_open_connection_is_used_as_it_is(client, cluster):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio.shutil
 import torch
+from range_server import serving
 from torch import nn
 
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention
@@ -14,6 +15,7 @@ from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.predict.forward import Recipe
 from rs_biformer.predict.plan import make_plan
 from rs_biformer.predict.resume import fingerprint, hardware, model_identity
+from rs_biformer.raster.remote import local_file, remote_state
 from rs_biformer.raster.scene import Scene
 
 RECIPE = Recipe(4, precision="32")
@@ -165,3 +167,52 @@ def test_one_thread_and_several_are_different_hardware():
         "cpu, several threads",
         "cpu, several threads",
     ]
+
+
+def test_what_runs_an_exported_model_is_part_of_the_hardware():
+    assert hardware(torch.device("cpu"), 1, "onnxruntime 1.22.0 (CUDAExecutionProvider)") == (
+        "cpu, one thread, onnxruntime 1.22.0 (CUDAExecutionProvider)"
+    )
+
+
+def test_an_exported_model_tells_its_runtime_and_where_it_runs(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from tiny_checkpoint import pointwise_model
+
+    from rs_biformer.export import export_onnx
+    from rs_biformer.predict.onnx import OnnxModel, onnx_runtime, runtime_of
+
+    model = OnnxModel(export_onnx(pointwise_model(), tmp_path / "model.onnx"))
+    assert runtime_of(model) == f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider)" == onnx_runtime()
+    assert runtime_of(network()) == ""
+
+
+def test_a_file_behind_a_url_that_changes_is_another_scene(scene):
+    with serving(scene.parent) as address:
+        url = f"{address}/{scene.name}"
+        one = of(url)
+        assert of(url) == one
+        os.utime(scene, (1_700_000_000, 1_700_000_000))
+        other = of(url)
+        assert differing(one, other) == {f"file /vsicurl/{url}"}
+        assert other[f"file /vsicurl/{url}"].startswith(f"{scene.stat().st_size} bytes, ETag ")
+        assert other[f"file /vsicurl/{url}"].endswith("of Tue, 14 Nov 2023 22:13:20 GMT")
+
+
+def test_a_signature_of_a_url_is_no_part_of_a_fingerprint(scene):
+    with serving(scene.parent) as address:
+        urls = [f"{address}/{scene.name}?sig={secret}" for secret in ("one", "two")]
+        assert of(urls[0]) == of(urls[1])
+
+
+def test_a_server_that_tells_nothing_is_said_to():
+    assert remote_state("http://127.0.0.1:1/a.tif") == "in a state that 127.0.0.1:1 does not tell"
+
+
+@pytest.mark.parametrize("name", ["/vsizip/{}/inner/a.tif", "/vsizip/{{{}}}/a.tif", 'NETCDF:"{}":height', "{}"])
+def test_a_part_of_an_archive_is_known_by_the_archive(tmp_path, name):
+    path = tmp_path / "all.zip"
+    path.write_bytes(b"x")
+    assert local_file(name.format(path)) == path
+    assert local_file(name.format(tmp_path / "none.zip")) is None

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.nn.model import create_model
 from rs_biformer.nn.normalise import Normalisation
-from rs_biformer.predict.forward import Recipe, pick_device, pick_devices
+from rs_biformer.predict.forward import Recipe, eval_mode, largest_batch, pick_device, pick_devices
 
 
 def batch(size: int = 6, side: int = 16) -> tuple[Tensor, Tensor]:
@@ -33,28 +33,83 @@ class Small(nn.Module):
         return brightest_band(image)
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_it_goes_on():
-    image, valid = batch(6)
-    small = Small(most=2)
-    predict = Recipe(CLASSES).prepare(small, CPU)
-    found = torch.stack(list(predict(image, valid)))
-    torch.testing.assert_close(found, values(Recipe(CLASSES), brightest_band, image, valid))
-    assert small.seen == [6, 3, 2, 2, 2]
-    list(predict(image, valid))
-    assert small.seen[5:] == [2, 2, 2], "what did not fit once is not tried again"
+@pytest.mark.parametrize(("most", "fits"), [(8, 6), (3, 3), (2, 2), (1, 1)])
+def test_a_batch_is_halved_until_the_device_has_memory_for_it(most: int, fits: int):
+    image, valid = batch(1)
+    small = Small(most)
+    assert largest_batch(Recipe(CLASSES).prepare(small, CPU), 6, image[0], valid[0]) == fits
+    assert small.seen == [size for size in (6, 3, 2, 1) if size >= fits]
 
 
-def test_views_of_a_batch_that_does_not_fit_are_halved_as_well():
-    image, valid = batch(4)
-    recipe = Recipe(CLASSES, tta="flips", disagreement=True)
-    found = values(recipe, Small(most=1), image, valid)
-    torch.testing.assert_close(found, values(recipe, brightest_band, image, valid))
-    assert found.shape == (4, CLASSES + 1, 16, 16)
+def test_views_of_a_batch_are_tried_as_well():
+    image, valid = batch(1)
+    predict = Recipe(CLASSES, tta="flips", disagreement=True).prepare(Small(most=1), CPU)
+    assert largest_batch(predict, 4, image[0], valid[0]) == 1
 
 
 def test_a_window_that_does_not_fit_is_an_error_that_says_what_to_do():
+    image, valid = batch(1)
     with pytest.raises(RsBiformerError, match="one window of 16 pixels does not fit the memory of cpu; take a smaller"):
-        values(Recipe(CLASSES), Small(most=0), *batch())
+        largest_batch(Recipe(CLASSES).prepare(Small(most=0), CPU), 4, image[0], valid[0])
+
+
+def test_a_batch_that_does_not_fit_later_is_not_halved_in_silence():
+    """Halves give other bits on a GPU than the whole, and whether they are needed depends on what else runs there."""
+    with pytest.raises(torch.OutOfMemoryError):
+        values(Recipe(CLASSES), Small(most=2), *batch(6))
+
+
+def test_a_module_is_in_eval_mode_for_a_while_and_its_parts_have_their_own_mode_again(caplog):
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), nn.Conv2d(3, 3, 1))
+    model[0].eval()
+    before = [part.training for part in model.modules()]
+    with pytest.raises(ZeroDivisionError), eval_mode(model):
+        assert not any(part.training for part in model.modules())
+        raise ZeroDivisionError
+    assert [part.training for part in model.modules()] == before == [True, False, True, True]
+    assert "is in training mode" in caplog.text
+    caplog.clear()
+    with eval_mode(model.eval()), eval_mode(brightest_band):
+        pass
+    assert not caplog.text
+    assert not any(part.training for part in model.modules())
+
+
+def test_one_logit_for_two_classes_is_a_sigmoid():
+    image, valid = batch()
+
+    def model(raw: Tensor) -> Tensor:
+        return raw[:, :1] / 50 - 2
+
+    found = values(Recipe(2), model, image, valid)
+    wanted = torch.sigmoid(torch.where(valid, image[:, 0].float(), 0) / 50 - 2)
+    torch.testing.assert_close(found, torch.stack([1 - wanted, wanted], 1))
+
+
+def test_one_logit_for_one_class_is_refused_with_the_recipe():
+    with pytest.raises(ConfigError, match="one logit and there is one class.*classes=2.*sigmoid"):
+        values(Recipe(1), lambda raw: raw[:, :1], *batch())
+    with pytest.raises(ConfigError, match=r"returned \(6, 1, 16, 16\).*must return logits \(6, 3, 16, 16\)"):
+        values(Recipe(3), lambda raw: raw[:, :1], *batch())
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "told"),
+    [
+        (lambda raw: (raw[:, :3] / 9).softmax(1), 3, "softmax"),
+        (lambda raw: (raw[:, :1] / 99 - 1).sigmoid(), 2, "sigmoid"),
+        (lambda raw: raw[:, :3] / 255, 3, None),
+        (lambda raw: (raw[:, :3] / 9).log_softmax(1), 3, None),
+        (lambda raw: torch.zeros_like(raw[:, :1]), 2, None),
+    ],
+)
+def test_a_model_that_ends_in_a_softmax_or_a_sigmoid_is_told_once(caplog, model, classes: int, told: str | None):
+    with torch.inference_mode():
+        predict = Recipe(classes).prepare(model, CPU)
+        for _ in range(2):
+            list(predict(*batch()))
+    assert len(caplog.records) == (told is not None)
+    assert told is None or f"seems to end in a {told}" in caplog.text
 
 
 def test_other_errors_of_the_model_pass_through():

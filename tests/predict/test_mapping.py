@@ -468,3 +468,52 @@ def test_the_scene_is_not_overwritten_by_its_map(scene):
 def test_a_missing_scene_is_refused(tmp_path):
     with pytest.raises(RasterError, match=r"nowhere\.tif"):
         predict_scene(brightest_band, tmp_path / "nowhere.tif", tmp_path / "map.tif", classes=CLASSES)
+
+
+def batch_normed() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Dropout2d(0.5), nn.Conv2d(8, CLASSES, 1))
+
+
+def test_a_module_left_in_training_mode_maps_as_in_eval_mode_and_is_not_changed(write_raster, tmp_path):
+    scene = write_raster("scene.tif", pixels(50, 60))
+    wanted = read(predict_scene(batch_normed().eval(), scene, tmp_path / "a.tif", classes=CLASSES, window=WINDOW))
+    model = batch_normed().train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for size in (1, 8):
+        out = predict_scene(model, scene, tmp_path / "b.tif", classes=CLASSES, window=WINDOW, batch_size=size)
+        np.testing.assert_array_equal(read(out), wanted)
+    assert all(part.training for part in model.modules())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("rs_biformer.predict.reading.buffer", MemoryError("Unable to allocate 3.00 GiB for an array")),
+        ("rs_biformer.predict.blending.room", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
+        ("rs_biformer.predict.outputs.buffer", OSError(12, "Cannot allocate memory")),
+        ("rs_biformer.predict.forward._softmax", RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+        ("rs_biformer.predict.engine.read_run", RuntimeError("CUDA error: out of memory")),
+    ],
+)
+def test_memory_that_runs_out_anywhere_is_one_line(write_raster, tmp_path, monkeypatch, where: str, error: Exception):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(where, fail)
+    scene = write_raster("scene.tif", pixels(50, 60))
+    with pytest.raises(RsBiformerError, match=r"ran out of memory; the plan takes \d+ MB .*--batch-size") as caught:
+        predict_scene(looking_around(), scene, tmp_path / "map.tif", classes=CLASSES, window=WINDOW, device="cpu")
+    assert caught.value.__cause__ is error
+    assert str(caught.value).startswith("the GPU" if "CUDA" in str(error) else "this machine")
+    assert not (tmp_path / "map.tif").exists()
+
+
+def test_other_errors_are_no_shortage_of_memory(write_raster, tmp_path):
+    def fail(*_: object) -> None:
+        raise RuntimeError("sizes of tensors must match")
+
+    scene = write_raster("scene.tif", pixels(50, 60))
+    with pytest.raises(RuntimeError, match="sizes of tensors"):
+        predict_scene(fail, scene, tmp_path / "map.tif", classes=CLASSES, window=WINDOW)
