@@ -167,10 +167,13 @@ def _predicted(
 
 def _about(checkpoint: Path, pixels: int, seconds: float) -> dict[str, Any]:
     """What there is to know of a model: what it is, how large, how fast it was here."""
+    from rs_biformer.cli.watch import say
     from rs_biformer.jobs import load_model
 
     loaded = load_model(checkpoint)
     model, meta = loaded.model, loaded.meta
+    if meta.shared_ground:
+        say(f"note: {checkpoint} was trained on splits that overlap on the ground: {meta.shared_ground}")
     parameters = sum(value.numel() for value in model.parameters()) if hasattr(model, "parameters") else None
     return {
         "network": f"{meta.encoder} + {meta.decoder}",
@@ -179,5 +182,6 @@ def _about(checkpoint: Path, pixels: int, seconds: float) -> dict[str, Any]:
         "file size": f"{checkpoint.stat().st_size / 1e6:.1f} MB",
         "training window": f"{meta.window} px",
         **({"ground sample distance": f"{meta.gsd:g} m"} if meta.gsd else {}),
+        **({"its splits overlap": meta.shared_ground} if meta.shared_ground else {}),
         "speed here": f"{pixels / seconds / 1e6:.2f} Mpx/s, reading and writing included ({seconds:.0f} s)",
     }

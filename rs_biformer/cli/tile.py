@@ -62,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--allow-dtype-mismatch", action="store_true", help="take scenes of several data types, values as they are")
     add("--split", nargs="+", default=[], metavar="RULE", help="which scenes train, validate and test, see below")
+    add(
+        "--allow-shared-ground",
+        action="store_true",
+        help="take splits whose scenes show the same ground; the index says so for good",
+    )
     add("--block-size", type=int, help="pixels on a side of a block, about (4 windows)")
     add("--buffer", type=int, help="least distance in pixels between windows of two splits of blocks (half a window)")
     add("--seed", type=int, default=0, help="which blocks go where (0)")
@@ -103,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
         nodata=parse_nodata(args.nodata) if args.nodata else (),
         scale=args.scale,
         allow_dtype_mismatch=args.allow_dtype_mismatch,
+        allow_shared_ground=args.allow_shared_ground,
     )
     scenes, rule = _find_scenes(args)
     blocks = parse_blocks(

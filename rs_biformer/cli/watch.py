@@ -35,7 +35,7 @@ class Watch:
         return _SEVERAL if self._total > 1 else _ONE if self._total else _NONE
 
     def __call__(self, event: "Event") -> None:
-        from rs_biformer.jobs import Advanced, Checked, Failed, Mapped, Planned, Skipped
+        from rs_biformer.jobs import Advanced, Checked, Failed, Mapped, Planned, Remarked, Skipped
 
         match event:
             case Checked():
@@ -55,6 +55,8 @@ class Watch:
             case Failed():
                 self._bar.close()
                 say(f"{event.name} is not mapped: {event.error}")
+            case Remarked():
+                say(f"note: {event.line}")
             case Skipped():
                 pass
 

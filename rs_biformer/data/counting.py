@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rs_biformer.data.ground import Frame
 from rs_biformer.data.index import SceneRecord
 from rs_biformer.data.parallel import ordered_map
 from rs_biformer.data.statistics import BandStatistics
@@ -37,6 +38,7 @@ class TilePlan:
     dtype: str
     gsd: float | None
     scalings: tuple[Scaling, ...]
+    frame: Frame
     windows: Windows
     splits: NDArray[np.str_]
 

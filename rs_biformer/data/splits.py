@@ -13,10 +13,11 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from rs_biformer.data.ground import Frame, overlaps, sites
 from rs_biformer.data.index import SPLITS
 from rs_biformer.data.layouts import RASTER_SUFFIXES, SceneFiles, named_in
 from rs_biformer.errors import ConfigError
-from rs_biformer.geometry import Windows
+from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.paths import absolute
 
 _FOLDER_NAMES = {
@@ -29,6 +30,8 @@ _FOLDER_NAMES = {
     "testing": "test",
 }
 _FOLDER_LEVELS = 3
+_SAME_SIZE = 1.05  # pixels that differ by less than this factor count as equally large
+_LARGEST_SITE = 10**13  # pixels that scenes which share ground may span
 
 HELP = "use train=NAME,... val=@FILE test=NAME,... | by-folder | official | blocks:0.7,0.15,0.15 | train"
 
@@ -157,24 +160,95 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def assign_blocks(sizes: Sequence[tuple[int, int]], blocks: Blocks) -> list[NDArray[np.int8]]:
+def split_by_place(
+    frames: Sequence[Frame], windows: Sequence[Windows], blocks: Blocks
+) -> tuple[list[NDArray[np.str_]], list[tuple[int, ...]]]:
+    """The split of each window of each scene, "" between splits, so that no ground lies in windows of two splits.
+
+    Scenes that share ground are dealt together: the blocks are laid over all of them, on the pixels of the one with the
+    largest pixels (the first of those alike), and a window belongs to the blocks that the box around it touches there.
+    Blocks and buffer are pixels of that scene. All other scenes have blocks of their own.
+
+    Returns the splits, and the numbers of the scenes that were dealt together, group by group.
+    """
+    groups = sites(len(frames), overlaps(frames))
+    laid = [_lay(frames, windows, members) for members in groups]
+    dealt = assign_blocks([site.size for site in laid], blocks, [site.areas(blocks) for site in laid])
+    splits: list[NDArray[np.str_]] = [np.array([], "<U5")] * len(frames)
+    for site, members, own in zip(laid, groups, dealt, strict=True):
+        for number, boxes in zip(members, site.windows, strict=True):
+            splits[number] = window_splits(boxes, *site.size, own, blocks)
+            splits[number][(boxes.height < 1) | (boxes.width < 1)] = ""  # out of reach of the first scene's CRS
+    return splits, [members for members in groups if len(members) > 1]
+
+
+@dataclass(frozen=True)
+class _Site:
+    """Scenes that share ground, on the pixels of one of them: how large all are together, each, and their windows."""
+
+    size: tuple[int, int]
+    scenes: tuple[Window, ...]
+    windows: tuple[Windows, ...]
+
+    def areas(self, blocks: Blocks) -> NDArray[np.float64]:
+        """The pixels of all scenes in each block."""
+        edges = [_edges(length, blocks.size) for length in self.size]
+        total = np.zeros((len(edges[0]) - 1, len(edges[1]) - 1))
+        for scene in self.scenes:
+            rows = np.diff(edges[0].clip(scene.row, scene.row_stop)).astype(np.float64)
+            cols = np.diff(edges[1].clip(scene.col, scene.col_stop)).astype(np.float64)
+            total += np.outer(rows, cols)
+        return total
+
+
+def _lay(frames: Sequence[Frame], windows: Sequence[Windows], members: Sequence[int]) -> _Site:
+    if len(members) == 1:
+        frame = frames[members[0]]
+        return _Site((frame.height, frame.width), tuple(frame.whole), (windows[members[0]],))
+    sizes = [frames[number].gsd for number in members]
+    base = frames[next(n for n, size in zip(members, sizes, strict=True) if size * _SAME_SIZE >= max(sizes))]
+    reached = [frames[number].pixels(frames[number].whole, base) for number in members]
+    wholes = [whole for whole in reached if whole.height[0] > 0 and whole.width[0] > 0]
+    top, left = (int(min(getattr(whole, axis)[0] for whole in wholes)) for axis in ("row", "col"))
+    bottom, right = (int(max(getattr(whole, axis)[0] for whole in wholes)) for axis in ("row_stop", "col_stop"))
+    if (bottom - top) * (right - left) > _LARGEST_SITE:
+        raise ConfigError(
+            f"{len(members)} scenes that share ground span {bottom - top} x {right - left} pixels, too many to deal in "
+            "blocks together; check their georeference, or name the scenes of each split"
+        )
+    placed = [next(iter(whole.moved(-top, -left))) for whole in wholes]
+    boxes = [frames[number].pixels(windows[number], base).moved(-top, -left) for number in members]
+    return _Site((bottom - top, right - left), tuple(placed), tuple(boxes))
+
+
+def assign_blocks(
+    sizes: Sequence[tuple[int, int]], blocks: Blocks, areas: Sequence[NDArray[np.float64]] | None = None
+) -> list[NDArray[np.int8]]:
     """The split of every block of every scene, as positions in SPLITS: one (block rows, block columns) array each.
 
-    sizes: height and width of the scenes. Blocks are dealt in random order, each to the split that lacks most of its
+    sizes: height and width of the scenes. areas: the pixels that count in each block, those of the scene unless given;
+    a block without any gets -1, no split. Blocks are dealt in random order, each to the split that lacks most of its
     share, after every wanted split has got one.
     """
-    shapes = [(len(_edges(height, blocks.size)) - 1, len(_edges(width, blocks.size)) - 1) for height, width in sizes]
-    areas = np.concatenate(
-        [np.outer(np.diff(_edges(h, blocks.size)), np.diff(_edges(w, blocks.size))).ravel() for h, w in sizes]
-    ).astype(np.float64)
+    if areas is None:
+        areas = [np.outer(np.diff(_edges(h, blocks.size)), np.diff(_edges(w, blocks.size))) for h, w in sizes]
+    shapes = [part.shape for part in areas]
+    flat = np.concatenate([part.ravel() for part in areas]).astype(np.float64)
+    filled = np.flatnonzero(flat)
+    found = np.full(len(flat), -1, np.int8)
+    found[filled] = _deal(flat[filled], blocks)
+    ends = np.cumsum([rows * cols for rows, cols in shapes])
+    return [part.reshape(shape) for part, shape in zip(np.split(found, ends[:-1]), shapes, strict=True)]
+
+
+def _deal(areas: NDArray[np.float64], blocks: Blocks) -> NDArray[np.int8]:
     lacking = np.array(blocks.shares) * areas.sum()
     first = [int(split) for split in np.argsort(-lacking, kind="stable") if lacking[split] > 0]
     dealt = np.empty(len(areas), np.int8)
     for turn, block in enumerate(np.random.default_rng(blocks.seed).permutation(len(areas))):
         dealt[block] = first[turn] if turn < len(first) else int(lacking.argmax())
         lacking[dealt[block]] -= areas[block]
-    ends = np.cumsum([rows * cols for rows, cols in shapes])
-    return [part.reshape(shape) for part, shape in zip(np.split(dealt, ends[:-1]), shapes, strict=True)]
+    return dealt
 
 
 def window_splits(

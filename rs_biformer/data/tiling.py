@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from rs_biformer.data.counting import Progress, Tally, TilePlan, count
+from rs_biformer.data.ground import Frame, Overlap, overlaps, shared_between
 from rs_biformer.data.index import SPLITS, Manifest, SceneRecord, TileIndex, TileTable, concatenate
 from rs_biformer.data.layouts import SceneFiles
-from rs_biformer.data.splits import Blocks, assign_blocks, window_splits
+from rs_biformer.data.likeness import same_view
+from rs_biformer.data.splits import Blocks, split_by_place
 from rs_biformer.data.statistics import BandStatistics
 from rs_biformer.data.summary import summarise, write_summary
 from rs_biformer.errors import ConfigError, RasterError
@@ -24,6 +26,9 @@ from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.values import AS_IT_IS, Reading, Scaling, describe
 from rs_biformer.schema import ClassSchema
+
+_PAIRS_LOOKED_AT = 8
+_GROUPS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class TileOptions:
     scale: `apply` the scale and offset that rasters declare, `ignore` them; `auto` takes the numbers as they are where
         all scenes declare the same, applies them where each declares its own, and refuses scenes of which some declare
         none.
+    allow_shared_ground: take scenes of different splits that show the same ground; the index says so for good.
     allow_dtype_mismatch: take scenes of several data types together, their values as they are.
     """
 
@@ -51,6 +57,7 @@ class TileOptions:
     nodata: tuple[float | None, ...] = ()
     scale: Literal["auto", "apply", "ignore"] = "auto"
     allow_dtype_mismatch: bool = False
+    allow_shared_ground: bool = False
 
     def __post_init__(self) -> None:
         stride_of(self.window, self.overlap)
@@ -88,7 +95,7 @@ def tile_scenes(
     if not labelled:
         raise ConfigError("no scene has a label; give scenes and --labels, or complete the download")
     plans, reading, remarked = _open_all(labelled, schema, options)
-    plans = _with_splits(plans, labelled, options, blocks)
+    plans, shared = _with_splits(plans, labelled, options, reading, blocks, remarked)
     statistics_of = "train" if any((plan.splits == "train").any() for plan in plans) else "all"
     tallies = count(
         plans,
@@ -100,7 +107,7 @@ def tile_scenes(
         workers=workers,
         progress=progress,
     )
-    index = _index(plans, tallies, schema, options, reading, statistics_of)
+    index = _index(plans, tallies, schema, options, reading, statistics_of, shared)
     index.require_disjoint_splits()
     summary = summarise(index, plans, tallies, [s.name for s in scenes if s.label is None], remarked)
     index.write(out)
@@ -199,28 +206,84 @@ def _require_one_dtype(plans: Sequence[TilePlan], reading: Reading, options: Til
 
 
 def _with_splits(
-    plans: list[TilePlan], scenes: Sequence[SceneFiles], options: TileOptions, blocks: Blocks | None
-) -> list[TilePlan]:
-    if blocks is None:
-        return [
-            replace(plan, splits=np.full(len(plan.windows), scene.split or "", dtype="<U5"))
-            for plan, scene in zip(plans, scenes, strict=True)
-        ]
+    plans: list[TilePlan],
+    scenes: Sequence[SceneFiles],
+    options: TileOptions,
+    reading: Reading,
+    blocks: Blocks | None,
+    remarked: list[str],
+) -> tuple[list[TilePlan], str]:
+    """The windows with their splits, and what ground these share, in words."""
+    if blocks is not None:
+        return _in_blocks(plans, options, blocks, remarked), ""
+    splits = [scene.split for scene in scenes]
+    found = [
+        overlap
+        for overlap in overlaps([plan.frame for plan in plans])
+        if splits[overlap.first] != splits[overlap.second]
+    ]
+    found = _without_placeholders(plans, found, reading, remarked)
+    names = [plan.record.name for plan in plans]
+    shared = shared_between([plan.frame for plan in plans], splits, found)
+    said = "; ".join(part.describe(names) for part in shared)
+    if shared and not options.allow_shared_ground:
+        raise ConfigError(
+            f"splits overlap on the ground: {said}; put scenes of one place into one split, deal blocks by place "
+            "(--split blocks:0.7,0.15,0.15), or insist with --allow-shared-ground, which the index will tell for good"
+        )
+    if shared:
+        remarked.append(f"{said}: figures of such a split say little about other places")
+    plans = [
+        replace(plan, splits=np.full(len(plan.windows), split or "", dtype="<U5"))
+        for plan, split in zip(plans, splits, strict=True)
+    ]
+    return plans, said
+
+
+def _in_blocks(plans: Sequence[TilePlan], options: TileOptions, blocks: Blocks, remarked: list[str]) -> list[TilePlan]:
     if blocks.size < options.window:
         raise ConfigError(f"blocks of {blocks.size} pixels hold no window of {options.window}; make them larger")
-    sizes = [(plan.record.height, plan.record.width) for plan in plans]
-    dealt = assign_blocks(sizes, blocks)
-    plans = [
-        replace(plan, splits=window_splits(plan.windows, *size, deal, blocks))
-        for plan, size, deal in zip(plans, sizes, dealt, strict=True)
-    ]
+    splits, together = split_by_place([plan.frame for plan in plans], [plan.windows for plan in plans], blocks)
+    found = [replace(plan, splits=own) for plan, own in zip(plans, splits, strict=True)]
     for share, split in zip(blocks.shares, SPLITS, strict=True):
-        if share and not any((plan.splits == split).any() for plan in plans):
+        if share and not any((plan.splits == split).any() for plan in found):
             raise ConfigError(
                 f"the blocks leave {split} no window; use smaller blocks, a smaller buffer or another seed (blocks are "
                 f"{blocks.size} pixels, buffer {blocks.buffer}, seed {blocks.seed})"
             )
-    return plans
+    for members in together[:_GROUPS_SHOWN]:
+        names = [plans[number].record.name for number in members]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        remarked.append(f"{', '.join(names[:4])}{more} share ground: their blocks are dealt by place, for all together")
+    return found
+
+
+def _without_placeholders(
+    plans: Sequence[TilePlan], found: list[Overlap], reading: Reading, remarked: list[str]
+) -> list[Overlap]:
+    """The overlaps but those of scenes with one upper left corner that show different places.
+
+    A few pairs stand for all: some tools leave the same georeference in every file that they write.
+    """
+    corner = [
+        overlap
+        for overlap in found
+        if plans[overlap.first].frame.transform == plans[overlap.second].frame.transform
+        and plans[overlap.first].record.crs == plans[overlap.second].record.crs
+    ]
+    step = max(1, len(corner) // _PAIRS_LOOKED_AT)
+    for overlap in corner[::step][:_PAIRS_LOOKED_AT]:
+        one, other = plans[overlap.first], plans[overlap.second]
+        with one.record.open(one.bands, reading) as first, other.record.open(other.bands, reading) as second:
+            if same_view(first, second):
+                return found
+    if corner:
+        names = ", ".join(dict.fromkeys(plans[n].record.name for o in corner for n in (o.first, o.second)))
+        remarked.append(
+            f"scenes of different splits have the same upper left corner and show different places ({names[:200]}): "
+            "their georeference is taken for a placeholder, and they for scenes apart"
+        )
+    return [overlap for overlap in found if overlap not in corner]
 
 
 def _open(
@@ -250,6 +313,7 @@ def _open(
             scene.dtype.name,
             scene.gsd,
             scene.scalings,
+            Frame.of(scene),
             Windows.of(grid(scene.height, scene.width, options.window, stride)),
             np.array([], "<U5"),
         )
@@ -262,6 +326,7 @@ def _index(
     options: TileOptions,
     reading: Reading,
     statistics_of: str,
+    shared: str,
 ) -> TileIndex:
     tables = [_table(number, plan, tally) for number, (plan, tally) in enumerate(zip(plans, tallies, strict=True))]
     tables = [table.take((table.valid_share > 0) & (table.valid_share >= options.min_valid)) for table in tables]
@@ -292,6 +357,7 @@ def _index(
         scenes=tuple(plan.record for plan in plans),
         statistics_of=statistics_of,
         reading=reading,
+        shared_ground=shared,
     )
     return TileIndex(manifest, table)
 

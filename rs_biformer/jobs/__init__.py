@@ -4,7 +4,7 @@ The rooms below know one scene, one map, one figure; here is what it takes to do
 nothing: it tells whoever calls it, by events and results, and the command line shows them.
 """
 
-from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Planned, Skipped
+from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Planned, Remarked, Skipped
 from rs_biformer.jobs.fitting import Fitting
 from rs_biformer.jobs.mapping import MappingReport, ScenesFailed, map_scenes
 from rs_biformer.jobs.models import Loaded, load_model
@@ -19,6 +19,7 @@ __all__ = [
     "Mapped",
     "MappingReport",
     "Planned",
+    "Remarked",
     "ScenesFailed",
     "Skipped",
     "load_model",

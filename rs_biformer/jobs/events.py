@@ -32,6 +32,14 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Remarked:
+    """Something about a scene may mean something else than it is taken for, see `raster.remarks`."""
+
+    name: str
+    line: str
+
+
+@dataclass(frozen=True)
 class Advanced:
     """So many of a scene's windows are done."""
 
@@ -79,4 +87,4 @@ class Failed:
     error: Exception
 
 
-Event = Checked | Planned | Advanced | Mapped | Skipped | Failed
+Event = Checked | Planned | Remarked | Advanced | Mapped | Skipped | Failed

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from rs_biformer.checkpoint import TrainedModel
 from rs_biformer.data.layouts import SceneFiles, pattern_scenes
 from rs_biformer.errors import ConfigError, RsBiformerError
-from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Planned, Skipped
+from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Planned, Remarked, Skipped
 from rs_biformer.jobs.fitting import AS_TRAINED, Fitting, parted
 from rs_biformer.jobs.models import Loaded, load_model
 from rs_biformer.jobs.naming import map_layers, map_paths, map_patterns
@@ -21,6 +21,7 @@ from rs_biformer.predict.mapping import map_scene
 from rs_biformer.predict.options import Options
 from rs_biformer.predict.plan import Plan
 from rs_biformer.raster.paths import PathLike, without_access
+from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
 
 OnFailure = Literal["continue", "stop"]
@@ -173,6 +174,8 @@ def _map(
 
     started = perf_counter()
     with scene:
+        for line in remarks(scene):
+            tell(Remarked(files.name, line))
         map_scene(
             loaded.model,
             scene,

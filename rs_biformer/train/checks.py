@@ -21,7 +21,7 @@ FAR_OFF = 6.0
 
 
 def warnings_about(data: TileDataModule) -> Iterator[str]:
-    """Lines about what the histograms of an index show: classes that cannot be learned, or not be measured."""
+    """Lines about what an index shows: classes that cannot be learned, or not be measured, splits that overlap."""
     classes = data.index.manifest.schema.classes
     train, val = (one.table.histogram.sum(axis=0) for one in (data.train, data.val))
     missing = [name for name, count in zip(classes, train, strict=True) if not count]
@@ -30,6 +30,8 @@ def warnings_about(data: TileDataModule) -> Iterator[str]:
     unseen = [name for name, here, there in zip(classes, train, val, strict=True) if here and not there]
     if len(data.val) and unseen:
         yield f"no validation pixel is {' or '.join(unseen)}: val/mean_iou says nothing about it"
+    if shared := data.index.manifest.shared_ground:
+        yield f"the splits overlap on the ground, so that figures flatter: {shared}"
 
 
 class CheckFirstBatch(Callback):

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
@@ -454,3 +455,69 @@ def test_progress_ends_at_the_total(tmp_path):
         [make_scene(tmp_path)[0]], SCHEMA, tmp_path / "out", progress=lambda done, total: told.append((done, total))
     )
     assert told[-1] == (1, 1)
+
+
+def at(folder, name, split, x=0.0, y=0.0, seed=0, size=(96, 96), crs="EPSG:25832"):
+    """A scene of coarse cells with its upper left corner x, y pixels from where all tests are."""
+    cells = np.random.default_rng(seed).integers(20, 230, (3, 12, 12))
+    image = cells.repeat(8, 1).repeat(8, 2)[:, : size[0], : size[1]]
+    place = {"transform": from_origin(5e5 + x / 2, 5.4e6 - y / 2, 0.5, 0.5), "crs": crs}
+    label = np.full((3, *size), 255, np.uint8)
+    return SceneFiles(
+        name,
+        (save(folder / f"{name}.tif", image.astype(np.uint8), **place),),
+        save(folder / f"{name}_label.tif", label, **place),
+        split,
+    )
+
+
+def test_named_scenes_that_share_ground_across_splits_are_refused_with_the_area(tmp_path):
+    scenes = [at(tmp_path, "a", "train"), at(tmp_path, "b", "val", x=48, seed=1), at(tmp_path, "c", "test", x=200)]
+    expected = "train and val share 1,152 m² of ground, 50% of the smaller: a and b"
+    with pytest.raises(ConfigError, match=f"splits overlap on the ground: {expected}.*--allow-shared-ground"):
+        tile_scenes(scenes, SCHEMA, tmp_path / "out", options=TileOptions(16))
+    assert not (tmp_path / "out").exists()
+    options = TileOptions(16, allow_shared_ground=True)
+    _, summary = tile_scenes(scenes, SCHEMA, tmp_path / "out", options=options)
+    index = TileIndex.read(tmp_path / "out")
+    assert index.manifest.shared_ground == expected
+    assert any(note.startswith(expected) for note in summary["notes"])
+    assert write_chips(index, tmp_path / "out").manifest.shared_ground == expected
+    together = [SceneFiles(s.name, s.images, s.label, "train") for s in scenes[:2]]
+    index, _ = tile_scenes([*together, scenes[2]], SCHEMA, tmp_path / "fine", options=options)
+    assert index.manifest.shared_ground == ""
+
+
+def test_another_date_of_a_place_in_another_split_is_refused(tmp_path):
+    one = at(tmp_path, "a", "train")
+    with rasterio.open(one.images[0]) as file:
+        image = file.read().astype(int)
+    later = np.clip(image + np.random.default_rng(5).normal(0, 20, image.shape), 1, 255).astype(np.uint8)
+    two = SceneFiles("b", (save(tmp_path / "b.tif", later),), one.label, "val")
+    with pytest.raises(ConfigError, match=r"train and val share 2,304 m² of ground, 100%"):
+        tile_scenes([one, two], SCHEMA, tmp_path / "out", options=TileOptions(16))
+
+
+def test_a_georeference_that_all_files_have_is_a_placeholder_where_they_show_other_places(tmp_path):
+    scenes = [at(tmp_path, "abcd"[n], split, seed=n) for n, split in enumerate(("train", "train", "val", "test"))]
+    index, summary = tile_scenes(scenes, SCHEMA, tmp_path / "out", options=TileOptions(16))
+    assert index.manifest.shared_ground == ""
+    assert any("the same upper left corner and show different places" in note for note in summary["notes"])
+
+
+def test_scenes_that_do_not_say_where_they_are_are_split_by_file(tmp_path):
+    scenes = [at(tmp_path, "a", "train", crs=None), at(tmp_path, "b", "val", crs=None)]
+    index, _ = tile_scenes(scenes, SCHEMA, tmp_path / "out", options=TileOptions(16))
+    assert set(index.table.split.tolist()) == {"train", "val"}
+
+
+def test_blocks_are_dealt_by_place_over_all_scenes(tmp_path):
+    scenes = [at(tmp_path, "a", None), at(tmp_path, "b", None, seed=1), at(tmp_path, "c", None, x=40, y=20)]
+    blocks = Blocks((0.5, 0.5, 0.0), 32, 8)
+    index, summary = tile_scenes(scenes, SCHEMA, tmp_path / "out", options=TileOptions(16), blocks=blocks)
+    ground = index.footprints()
+    train, val = (shapely.union_all(ground[index.table.split == split]) for split in ("train", "val"))
+    assert min(train.area, val.area) > 0
+    assert shapely.intersection(train, val).area == 0
+    assert {index.scene(n).name for n in range(len(index))} == {"a", "b", "c"}
+    assert any("a, b, c share ground" in note for note in summary["notes"])

@@ -126,6 +126,9 @@ def test_classes_that_cannot_be_learned_or_measured_are_named(index):
         "no validation pixel is bright: val/mean_iou says nothing about it",
     ]
     assert not list(warnings_about(TileDataModule(whole, batch_size=2)))
+    overlapping = replace(whole, manifest=replace(whole.manifest, shared_ground="train and val share 1 ha"))
+    (line,) = warnings_about(TileDataModule(overlapping, batch_size=2))
+    assert line.endswith("figures flatter: train and val share 1 ha")
 
 
 def test_a_dry_run_goes_through_everything_and_writes_nothing(tmp_path):
