@@ -19,7 +19,7 @@ EXAMPLE = (
     "  loss       terms, balance, label_smoothing\n"
     "  optimizer  name, learning_rate, weight_decay, momentum, ema\n"
     "  schedule   name, warmup, power, final\n"
-    "  trainer    every option of Lightning's Trainer: max_epochs, precision, accelerator, devices, ...\n"
+    "  trainer    options of Lightning's Trainer: max_epochs, precision, accelerator, devices, ...\n"
     "  and        out, seed, resume (auto or a checkpoint), images_every"
 )
 FINDERS = ("learning_rate", "batch_size")
@@ -43,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read the config and train, or show what could be configured."""
-    from rs_biformer.train.config import create_parser, parse
+    from rs_biformer.train.config import explain_options, parse
 
     if args.options:
-        create_parser().print_help()
+        print(explain_options())
         return
     files = [part for path in args.config for part in ("--config", path)]
     config = parse([*files, *args.rest])

@@ -1,24 +1,23 @@
 """Every option of a training run: plain dataclasses, YAML, and the command line that overrides it.
 
 `parse` turns arguments and a YAML file into a `TrainConfig`; `train.run.train` takes one, so a script can build it
-without either. Importing this module loads neither torch nor Lightning; parsing does, because the trainer section is
-Lightning's own `Trainer` signature, type-checked.
+without either. A config is data: no value of it is imported, called or looked up in the environment. Neither importing
+this module nor parsing loads torch or Lightning.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
 from rs_biformer.data.augment import Augmentation
-from rs_biformer.documents import read_yaml
+from rs_biformer.documents import build, parse_yaml, read_yaml, shown
 from rs_biformer.errors import ConfigError
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+from rs_biformer.train.trainer_options import TrainerOptions, problem_with
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class ModelConfig:
         weights_bands: Names of the bands that such weights were trained on, where their number (3 red, green, blue; 13
             Sentinel-2) does not tell; a first convolution for other bands is put together by name.
         freeze: Epochs in which the pretrained part of the encoder stays as it began. With several devices this needs
-        trainer.strategy
-            ddp_find_unused_parameters_true.
+            trainer.strategy ddp_find_unused_parameters_true.
         compile: Compile the network with torch.compile; takes a minute or more before the first step.
     """
 
@@ -194,12 +192,12 @@ class TrainConfig:
     Args:
         out: Run folder: config.yaml, metrics.csv, best.ckpt, last.ckpt and TensorBoard events go there.
         seed: Of the initial weights, the sampling and the augmentation.
-        resume: auto continues out/last.ckpt where there is one and starts afresh otherwise; or a checkpoint to
-            continue. null refuses a folder that holds a run.
+        resume: null continues an unfinished run of this very config in out, and refuses a folder that holds any other;
+            auto continues out/last.ckpt whatever it was trained with, as long as it fits; or a checkpoint to continue.
         images_every: Epochs between sample predictions in TensorBoard; 0 draws none.
         early_stopping: Validations without a better val/mean_iou after which the run ends; 0 never ends it.
         loggers: Where figures go besides metrics.csv: tensorboard, mlflow, wandb (the last two need their packages).
-        trainer: Options of Lightning's Trainer except logger and callbacks, which are the command's.
+        trainer: Options of Lightning's Trainer, see trainer_options.py. From Python an option may also be an object.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -216,7 +214,11 @@ class TrainConfig:
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
+        _require(self.images_every >= 0, "images_every", self.images_every, "0 (none) or more epochs")
         _require(self.early_stopping >= 0, "early_stopping", self.early_stopping, "0 (off) or more validations")
+        if problem := problem_with(self.trainer):
+            raise ConfigError(problem)
         for name in self.loggers:
             _require(name in LOGGERS, "loggers", name, f"a list of {', '.join(LOGGERS)}")
 
@@ -243,68 +245,140 @@ TRAINER_DEFAULTS: dict[str, Any] = {"max_epochs": 100, "log_every_n_steps": 10, 
 _OURS = {"logger", "callbacks"}
 
 
-def create_parser() -> "ArgumentParser":
-    """The jsonargparse parser of `rs-biformer train`: --config, --print_config and every --section.key."""
-    from jsonargparse import ArgumentParser
-    from pytorch_lightning import Trainer
-
-    parser = ArgumentParser(prog="rs-biformer train", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file of these options")
-    top = [item.name for item in fields(TrainConfig) if item.name not in (*SECTIONS, "trainer")]
-    parser.add_class_arguments(TrainConfig, skip={*SECTIONS, "trainer"}, instantiate=False)
-    for name, section in SECTIONS.items():
-        parser.add_class_arguments(section, name)
-    parser.add_class_arguments(Trainer, "trainer", skip=_OURS, instantiate=False)
-    parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
-    assert all(name in parser.get_defaults() for name in top)
-    return parser
-
-
 def parse(arguments: Sequence[str]) -> TrainConfig:
     """A run from command line arguments: `--config FILE`, then `--section.key VALUE` that override it.
 
+    What stands further right wins. A mapping that is free (loss.terms, optimizer.multipliers, model.arguments) replaces
+    the one before; `--loss.terms.lovasz 0.5` changes a single entry.
+
     Raises ConfigError for a file that is missing or no YAML, for an unknown key (naming the nearest known one) and for
-    a value of the wrong type. `--print_config` prints and exits, as argparse's actions do.
+    a value of the wrong type.
     """
-    from argparse import ArgumentError
+    known = known_keys()
+    values: dict[str, Any] = {f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()}
+    origins: dict[str, str] = {}
+    for origin, key, value in _given(arguments, known):
+        free = next((name for name, item in known.items() if key.startswith(f"{name}.") and _is_free(item)), None)
+        if free is not None:
+            key, value = free, _with_entry(values.get(free, _default(known[free])), key.removeprefix(f"{free}."), value)
+        values[key], origins[key] = value, origin
+    augment = _section(Augmentation, "data.augment", values, origins)
+    sections = {name: _section(kind, name, values, origins, augment=augment) for name, kind in SECTIONS.items()}
+    trainer = asdict(_section(TrainerOptions, "trainer", values, origins))
+    return _section(TrainConfig, "", values, origins, **sections, trainer=trainer)
 
-    parser = create_parser()
-    _require_known(parser, arguments)
-    try:
-        parsed = parser.parse_args(list(arguments))
-        built = parser.instantiate(parsed)
-    except ArgumentError as error:
-        raise ConfigError(_one_line(str(error))) from None
-    sections = {name: getattr(built, name) for name in SECTIONS}
-    plain = {
-        item.name: getattr(built, item.name) for item in fields(TrainConfig) if item.name not in (*SECTIONS, "trainer")
+
+def known_keys() -> dict[str, Field[Any]]:
+    """Every key of a config by its dotted name, in the order of `--print_config`."""
+    keys: dict[str, Field[Any]] = {}
+    parts = {**SECTIONS, "trainer": TrainerOptions}
+    for item in fields(TrainConfig):
+        for inner in fields(parts[item.name]) if item.name in parts else ():
+            if inner.name == "augment":
+                keys |= {f"data.augment.{field.name}": field for field in fields(Augmentation)}
+            else:
+                keys[f"{item.name}.{inner.name}"] = inner
+        if item.name not in parts:
+            keys[item.name] = item
+    return keys
+
+
+def explain_options() -> str:
+    """Every option with its default and what it means, for a terminal."""
+    kinds = {**SECTIONS, "data.augment": Augmentation, "trainer": TrainerOptions, "": TrainConfig}
+    texts = {name: _explained(kind) for name, kind in kinds.items()}
+    lines = ["options of the config, as keys of YAML sections or on the command line:", ""]
+    for key, item in known_keys().items():
+        section, _, name = key.rpartition(".")
+        default = TRAINER_DEFAULTS.get(name, _default(item)) if section == "trainer" else _default(item)
+        lines += [f"--{key} ({shown(default)})", f"    {texts[section][name]}"]
+    return "\n".join(lines)
+
+
+def _explained(kind: type[Any]) -> dict[str, str]:
+    """What the docstring says of each argument, in one line."""
+    text = (kind.__doc__ or "").partition("Args:")[2]
+    entries = re.split(r"\n        (?=\w+: )", text.rstrip())[1:]
+    return {name: " ".join(said.split()) for name, _, said in (entry.partition(": ") for entry in entries)}
+
+
+def _given(arguments: Sequence[str], known: Mapping[str, Field[Any]]) -> Iterator[tuple[str, str, Any]]:
+    """(file or nothing, dotted key, value) of every value that arguments and the files they name give, in order."""
+    hints = _hints()
+    rest = list(arguments)
+    while rest:
+        option, sign, text = rest.pop(0).partition("=")
+        if not option.startswith("--"):
+            raise ConfigError(f"{option!r} is no option; options are written --section.key VALUE")
+        key = option.removeprefix("--")
+        if key != "config":
+            _require_key(key, known, "")
+        if not sign:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"{option} has no value; expected {option} VALUE")
+            text = rest.pop(0)
+        where = "" if key != "config" else text
+        found = _read_yaml(Path(text)) if key == "config" else {key: _value(text, key, hints.get(key))}
+        yield from ((where, name, value) for name, value in _leaves(found, known, where))
+
+
+def _value(text: str, key: str, hint: Any) -> Any:
+    """A value from the command line: YAML, but text as it stands where text is what the key holds."""
+    if hint == str or (hint == str | None and text not in ("null", "~")):  # noqa: E721 - a union is no class
+        return text
+    return parse_yaml(text, f"--{key}")
+
+
+def _hints() -> dict[str, Any]:
+    kinds = {**SECTIONS, "data.augment": Augmentation, "trainer": TrainerOptions, "": TrainConfig}
+    return {
+        f"{section}.{name}".removeprefix("."): hint
+        for section, kind in kinds.items()
+        for name, hint in get_type_hints(kind).items()
     }
-    return TrainConfig(**sections, **plain, trainer=built.trainer.as_dict())
 
 
-def _require_known(parser: "ArgumentParser", arguments: Sequence[str]) -> None:
-    """Refuse keys that no section has, before jsonargparse, which would not say what they are near to."""
-    known = {key: value for key, value in parser.get_defaults().items() if key != "config"}
-    for number, argument in enumerate(arguments):
-        option, _, inline = argument.partition("=")
-        if not option.startswith("--") or option.startswith("--print_config") or option == "--help":
-            continue
-        if option != "--config":
-            _require_key(option.removeprefix("--"), known, "")
-            continue
-        following = arguments[number + 1 : number + 2]
-        for path in [inline] if inline else following:
-            for key, value in _leaves(_read_yaml(Path(path)), set(known)):
-                if key not in known and not isinstance(value, dict) and _holds_keys(key, known):
-                    raise ConfigError(f"{path}: {key} is {value!r}; it must be a mapping of keys to values")
-                _require_key(key, known, f"{path}: ")
+def _section(kind: type[Any], name: str, values: Mapping[str, Any], origins: Mapping[str, str], **parts: Any) -> Any:
+    """An object of the values of a section. parts: what its fields may be that are sections themselves."""
+    own = {item.name for item in fields(kind)}
+    found = {part: value for part, value in parts.items() if part in own}
+    found |= {
+        key.removeprefix(f"{name}.") if name else key: value
+        for key, value in values.items()
+        if key.rpartition(".")[0] == name
+    }
+    try:
+        return build(kind, found, "")
+    except ConfigError as error:
+        message = str(error).removeprefix(": ")
+        if name and not message.startswith((f"{name}.", "augment.")):
+            message = f"{name}.{message}"
+        key = re.split(r"[ \[]", message)[0]
+        origin = next((file for given, file in origins.items() if key == given or key.startswith(f"{given}.")), "")
+        raise ConfigError(f"{origin}: {message}" if origin else message) from None
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default_factory() if item.default_factory is not MISSING else item.default
+
+
+def _is_free(item: Field[Any]) -> bool:
+    """Whether the key holds a mapping whose entries have names of their own, such as loss.terms."""
+    return item.default_factory is dict or isinstance(_default(item), dict)
+
+
+def _with_entry(mapping: Any, key: str, value: Any) -> dict[str, Any]:
+    """A copy of a nested mapping with the entry of a dotted key."""
+    first, _, rest = key.partition(".")
+    whole = dict(mapping) if isinstance(mapping, dict) else {}
+    return whole | {first: _with_entry(whole.get(first), rest, value) if rest else value}
 
 
 def _require_key(key: str, known: Mapping[str, Any], where: str) -> None:
     section = key.split(".")[0]
     if key in known or _holds_keys(key, known):
         return
-    if any(key.startswith(f"{name}.") and isinstance(value, dict) for name, value in known.items()):
+    if _in_free(key, known):
         return  # an entry of a free mapping, such as loss.terms.dice
     if section == "trainer" and key.split(".")[-1] in _OURS:
         raise ConfigError(f"{where}{key} is set by the command (CSV and TensorBoard, best and last); leave it out")
@@ -313,7 +387,7 @@ def _require_key(key: str, known: Mapping[str, Any], where: str) -> None:
     )
     hint = next((name for name in known if near and name.endswith(near[0])), None)
     advice = f"did you mean {hint}?" if hint else f"sections are {', '.join((*SECTIONS, 'trainer'))}"
-    raise ConfigError(f"{where}unknown key {key}; {advice} (--print_config shows them all)")
+    raise ConfigError(f"{where}unknown key {shown(key)[1:-1]}; {advice} (--print_config shows them all)")
 
 
 def _holds_keys(key: str, known: Mapping[str, Any]) -> bool:
@@ -321,14 +395,26 @@ def _holds_keys(key: str, known: Mapping[str, Any]) -> bool:
     return any(name.startswith(f"{key}.") for name in known)
 
 
-def _leaves(data: Any, known: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(
+    data: Mapping[Any, Any], known: Mapping[str, Any], where: str, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     """Dotted names and values of the entries of nested mappings, not looking inside a known key."""
+    begin = f"{where}: " if where else ""
     for name, value in data.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and value and key not in known:
-            yield from _leaves(value, known, f"{key}.")
+        if key not in known and _holds_keys(key, known):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{begin}{key} is {shown(value)}; it must be a mapping of keys to values")
+            yield from _leaves(value, known, where, f"{key}.")
+        elif isinstance(value, dict) and value and key not in known and not _in_free(key, known):
+            yield from _leaves(value, known, where, f"{key}.")
         else:
+            _require_key(key, known, begin)
             yield key, value
+
+
+def _in_free(key: str, known: Mapping[str, Any]) -> bool:
+    return any(key.startswith(f"{name}.") and _is_free(item) for name, item in known.items())
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -343,10 +429,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _require(condition: bool, key: str, value: Any, allowed: str) -> None:
     if not condition:
         raise ConfigError(f"{key} is {value}; it must be {allowed}")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _is_plain(value: Any) -> bool:

@@ -7,7 +7,7 @@ import yaml
 
 from rs_biformer.data.augment import Augmentation
 from rs_biformer.errors import ConfigError
-from rs_biformer.train.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig, create_parser, parse
+from rs_biformer.train.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig, known_keys, parse
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*/*.yaml"))
 EXPERIMENTS = [path for path in CONFIGS if path.parent.name != "classes"]
@@ -90,15 +90,21 @@ def test_what_is_written_reads_back_as_the_same_run(tmp_path):
     assert again == config
 
 
-def test_every_option_of_the_trainer_is_there_but_logger_and_callbacks():
+def test_every_option_of_the_trainer_is_there_with_its_default_but_logger_and_callbacks():
     import inspect
 
     from pytorch_lightning import Trainer
 
-    known = {
-        key.removeprefix("trainer.") for key in create_parser().get_defaults().keys() if key.startswith("trainer.")
+    from rs_biformer.train.trainer_options import TrainerOptions
+
+    theirs = {name: item.default for name, item in inspect.signature(Trainer).parameters.items()}
+    assert vars(TrainerOptions()) == {name: value for name, value in theirs.items() if name not in OURS}
+    assert {key for key in known_keys() if key.startswith("trainer.")} == {f"trainer.{key}" for key in theirs} - {
+        f"trainer.{name}" for name in OURS
     }
-    assert known == set(inspect.signature(Trainer).parameters) - {"logger", "callbacks"}
+
+
+OURS = {"logger", "callbacks"}
 
 
 @pytest.mark.parametrize(
@@ -119,8 +125,19 @@ def test_every_option_of_the_trainer_is_there_but_logger_and_callbacks():
         (["--data.batch_size", "0"], "data.batch_size is 0; it must be 1 or more"),
         (["--data.augment.scale", "-1"], "scale is -1"),
         (["--config", "nowhere.yaml"], "no config file nowhere.yaml"),
-        (["--config"], "expected"),
-        (["stray"], "stray"),
+        (["--config"], "--config has no value"),
+        (["--data.cache", "--seed", "1"], "--data.cache has no value"),
+        (["stray"], "'stray' is no option"),
+        (["--seed", "-1"], "seed is -1; it must be a whole number from 0"),
+        (["--data.focus", "null"], "data.focus is null"),
+        (["--loss.terms", "null"], "loss.terms is null"),
+        (["--loss.terms.dice", "much"], "loss.terms.dice is 'much'"),
+        (["--loggers", "null"], "loggers is null"),
+        (["--loggers", "[file]"], "loggers is file; it must be a list of tensorboard"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches is 0; it must be 1 or more"),
+        (["--trainer.accelerator", "tpu"], "trainer.accelerator is 'tpu'.*'cpu'"),
+        (["--trainer.limit_val_batches=.nan"], "trainer.limit_val_batches is nan"),
+        (["--optimizer.learning_rate", ".inf"], "optimizer.learning_rate is inf"),
     ],
 )
 def test_a_wrong_argument_gives_one_line_that_helps(arguments, message):
@@ -139,7 +156,12 @@ def test_a_wrong_argument_gives_one_line_that_helps(arguments, message):
         ("sed: 3", "did you mean seed?"),
         ("[1, 2]", "no mapping"),
         ("a: [", "no valid YAML"),
-        ("data: 3", "data"),
+        ("data: 3", "config.yaml: data is 3; it must be a mapping"),
+        ("data:", "config.yaml: data is null; it must be a mapping"),
+        ("seed: -1", "config.yaml: seed is -1"),
+        ("data: {batch_size: many}", "config.yaml: data.batch_size is 'many'"),
+        ("data: {augment: {d4: 3}}", "config.yaml: data.augment.d4 is 3"),
+        ("trainer: {max_epochs: []}", "config.yaml: trainer.max_epochs is"),
     ],
 )
 def test_a_wrong_file_gives_one_line_that_names_it(tmp_path, text, message):
@@ -173,3 +195,79 @@ def test_importing_the_config_loads_neither_torch_nor_lightning():
 
 def test_an_instantiated_option_is_left_out_of_the_written_config():
     assert "plugins" not in yaml.safe_load(TrainConfig(trainer={"plugins": [object()]}).to_yaml())["trainer"]
+
+
+KEYS = sorted(known_keys())
+CALLS = [
+    {"class_path": "os.system", "init_args": {"command": "touch {mark}"}},
+    {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "{mark}"]}},
+    {"x": {"class_path": "os.system", "init_args": {"command": "touch {mark}"}}},
+    [{"class_path": "os.system", "init_args": {"command": "touch {mark}"}}],
+    "os.system",
+    "evil_module.Evil",
+    "${{oc.env:HOME}}",
+    "$HOME",
+]
+TAGS = [
+    "!!python/object/apply:os.system ['touch {mark}']",
+    "!!python/name:os.system",
+    "!!python/module:evil_module",
+    "!!python/object/new:subprocess.Popen [['touch', '{mark}']]",
+    "!include /etc/passwd",
+    "!ENV ${{HOME}}",
+]
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """A file that must never appear, and a module that must never be imported."""
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\nclass Evil: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("RS_BIFORMER_SEED", "7")
+    monkeypatch.setenv("PL_TRAINER_MAX_EPOCHS", "7")
+    yield tmp_path / "mark"
+    assert not (tmp_path / "mark").exists() and "evil_module" not in sys.modules
+
+
+def _marked(value, mark):
+    if isinstance(value, str):
+        return value.format(mark=mark)
+    if isinstance(value, dict):
+        return {key: _marked(item, mark) for key, item in value.items()}
+    return [_marked(item, mark) for item in value]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_nothing_that_a_config_names_is_imported_or_called(key, tmp_path, trap):
+    for call in CALLS:
+        value = _marked(call, trap)
+        nested = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        for arguments in (
+            ["--config", write(tmp_path, yaml.safe_dump(nested))],
+            [f"--{key}", value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True)],
+        ):
+            try:
+                config = parse(arguments)
+            except ConfigError as error:
+                assert "\n" not in str(error)
+            else:  # text where text is meant, or a free mapping: kept as it is
+                assert yaml.safe_load(config.to_yaml())
+    for tag in TAGS:
+        head, _, last = key.rpartition(".")
+        text = f"{last}: {tag.format(mark=trap)}"
+        for part in reversed(head.split(".") if head else []):
+            text = f"{part}: {{{text}}}"
+        with pytest.raises(ConfigError, match="tag|YAML"):
+            parse(["--config", write(tmp_path, text)])
+
+
+def test_arguments_of_the_network_are_handed_on_as_data(tmp_path, trap):
+    value = {"x": {"class_path": "os.system", "init_args": {"command": f"touch {trap}"}}}
+    config = parse(["--config", write(tmp_path, yaml.safe_dump({"model": {"arguments": value}}))])
+    assert config.model.arguments == value
+
+
+def test_the_environment_changes_nothing(trap):
+    assert parse([]) == TrainConfig(trainer=parse([]).trainer) and parse([]).trainer["max_epochs"] == 100
