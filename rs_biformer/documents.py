@@ -156,7 +156,7 @@ def build(kind: type[T] | Any, data: Any, where: str, error: type[RsBiformerErro
             return _of_dataclass(kind, data)
         result: T = _adapter(kind).validate_python(data)
     except ValidationError as found:
-        raise error(f"{where}: {_problems(found)}") from None
+        raise error(f"{where}: {_problems(found, data)}") from None
     except RsBiformerError as found:  # from the object's own checks
         raise error(f"{where}: {found}") from None
     return result
@@ -195,21 +195,45 @@ def _kept_adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _problems(found: ValidationError) -> str:
+def _problems(found: ValidationError, data: Any) -> str:
     details = found.errors(include_url=False)
-    more = len({item["loc"] for item in details}) - 1
-    return _problem(details[0]) + (f" (and {more} more)" if more else "")
+    first = _held(details[0], data)
+    alike = [item for item in details if _held(item, data) == first]
+    more = len({_held(item, data) for item in details}) - 1
+    return _problem(first, alike) + (f" (and {more} more)" if more else "")
 
 
-def _problem(detail: ErrorDetails) -> str:
-    key, message = _key(detail["loc"]), detail["msg"].partition(" or instance of ")[0]
+def _problem(place: tuple[int | str, ...], details: list[ErrorDetails]) -> str:
+    """What is wrong at a place. details: one, or one for each of the types that the value may have."""
+    key, detail = _key(place), details[0]
     if detail["type"] == "unknown_key":
-        return f"{key} {message}" if key else f"it {message}"
+        return f"{key} {detail['msg']}" if key else f"it {detail['msg']}"
     if detail["type"] == "missing":
         return f"{key} is missing"
+    messages = list(dict.fromkeys(_in_words(item["msg"]) for item in details))
+    more = [message.removeprefix("it should be ") for message in messages[1:]]
+    return f"{key or 'it'} is {shown(detail['input'])}; {' or '.join([messages[0], *more])}"
+
+
+def _in_words(message: str) -> str:
+    message = message.partition(" or instance of ")[0]
     for theirs, ours in _WORDS:
         message = message.replace(theirs, ours)
-    return f"{key or 'it'} is {shown(detail['input'])}; {message[:1].lower()}{message[1:]}"
+    return message[:1].lower() + message[1:]
+
+
+def _held(detail: ErrorDetails, data: Any) -> tuple[int | str, ...]:
+    """Where in the data an error is; pydantic adds which of several types it has tried."""
+    held: list[int | str] = []
+    for part in detail["loc"]:
+        try:
+            data = data[part]
+        except (LookupError, TypeError):
+            if detail["type"] == "missing" and part == detail["loc"][-1]:
+                held.append(part)
+            continue
+        held.append(part)
+    return tuple(held)
 
 
 # pydantic speaks of Python's types; who reads a message has a file before him.

@@ -20,7 +20,7 @@ def test_help_has_an_example_and_the_sections():
 def test_help_loads_no_torch():
     code = (
         "import sys; from rs_biformer.cli import build_parser; build_parser();"
-        "print([n for n in ('torch', 'rasterio', 'pytorch_lightning', 'jsonargparse') if n in sys.modules])"
+        "print([n for n in ('torch', 'rasterio', 'pytorch_lightning', 'pydantic') if n in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
