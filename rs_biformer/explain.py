@@ -164,7 +164,7 @@ def _view_around(scene: Scene, row: int, col: int, size: int) -> Window:
 
 
 def _draw(
-    image: NDArray,
+    image: NDArray[Any],
     valid: NDArray[np.bool_],
     pixel: tuple[int, int],
     routings: Sequence[Routing],
@@ -206,7 +206,7 @@ def _draw(
         figure.savefig(partial, format="png", dpi=120)
 
 
-def _picture(image: NDArray, valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _picture(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(H, W, 3) in 0..1: the first three bands (or the first alone), stretched between percentiles 2 and 98."""
     bands = image[:3] if len(image) >= 3 else image[[0, 0, 0]]
     low, high = (np.percentile(bands[:, valid], share, axis=1)[:, None, None] for share in (2, 98))

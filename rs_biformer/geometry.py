@@ -239,7 +239,7 @@ def axis_weights(length: int, size: int, stride: int, blend: Blend = "hann") -> 
     )
 
 
-def reflect_pad(array: NDArray, height: int, width: int) -> NDArray:
+def reflect_pad(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Grow the last two axes to at least `height` x `width` by reflection at the bottom and right edges."""
     down, right = max(0, height - array.shape[-2]), max(0, width - array.shape[-1])
     if not down and not right:

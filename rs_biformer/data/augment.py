@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from rs_biformer.errors import ConfigError
 from rs_biformer.schema import IGNORE
 
-Change = Callable[[NDArray, NDArray, NDArray, np.random.Generator], tuple[NDArray, NDArray, NDArray]]
+Change = Callable[
+    [NDArray[Any], NDArray[Any], NDArray[Any], np.random.Generator], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+]
 """(image (C, T, T), label (T, T) uint8, valid (T, T) bool, rng) -> the inner S x S pixels, changed."""
 
 
@@ -29,8 +31,8 @@ class Augment(NamedTuple):
     margin: int
 
     def __call__(
-        self, image: NDArray, label: NDArray, valid: NDArray, rng: np.random.Generator
-    ) -> tuple[NDArray, NDArray, NDArray]:
+        self, image: NDArray[Any], label: NDArray[Any], valid: NDArray[Any], rng: np.random.Generator
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         return self.change(image, label, valid, rng)
 
 
@@ -97,7 +99,7 @@ class Augmentation:
         return self.brightness > 0 or self.contrast > 0 or self.band > 0 or self.noise > 0
 
 
-def create_augment(options: Augmentation, size: int, mean: NDArray, std: NDArray) -> Augment | None:
+def create_augment(options: Augmentation, size: int, mean: NDArray[Any], std: NDArray[Any]) -> Augment | None:
     """The augmentation of windows of `size`, or None where every change is off.
 
     mean, std: per band, in raw units; what new pixels outside the scene hold, and the unit of changes of value.
@@ -107,8 +109,8 @@ def create_augment(options: Augmentation, size: int, mean: NDArray, std: NDArray
     move = _create_geometry(options, size, mean) if options.moves else None
 
     def augment(
-        image: NDArray, label: NDArray, valid: NDArray, rng: np.random.Generator
-    ) -> tuple[NDArray, NDArray, NDArray]:
+        image: NDArray[Any], label: NDArray[Any], valid: NDArray[Any], rng: np.random.Generator
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         if move is not None:
             image, label, valid = move(image, label, valid, rng)
         if options.recolours and rng.random() < options.probability:
@@ -118,7 +120,9 @@ def create_augment(options: Augmentation, size: int, mean: NDArray, std: NDArray
     return Augment(augment, options.margin(size))
 
 
-def recolour(image: NDArray, options: Augmentation, mean: NDArray, std: NDArray, rng: np.random.Generator) -> NDArray:
+def recolour(
+    image: NDArray[Any], options: Augmentation, mean: NDArray[Any], std: NDArray[Any], rng: np.random.Generator
+) -> NDArray[Any]:
     """Shift and stretch the values of `image` (C, S, S) and add noise; integers are rounded and clipped to their range.
 
     All bands share one shift and one stretch; `band` adds one of each per band.
@@ -134,7 +138,7 @@ def recolour(image: NDArray, options: Augmentation, mean: NDArray, std: NDArray,
     return to_dtype(changed, image.dtype)
 
 
-def to_dtype(values: NDArray, dtype: np.dtype) -> NDArray:
+def to_dtype(values: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
     """`values` as `dtype`: rounded and clipped to its range where it is an integer type."""
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
@@ -142,7 +146,7 @@ def to_dtype(values: NDArray, dtype: np.dtype) -> NDArray:
     return values.astype(dtype)
 
 
-def _create_geometry(options: Augmentation, size: int, mean: NDArray) -> Change:
+def _create_geometry(options: Augmentation, size: int, mean: NDArray[Any]) -> Change:
     # At import albumentations asks a server for a newer version of itself.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
@@ -176,8 +180,8 @@ def _create_geometry(options: Augmentation, size: int, mean: NDArray) -> Change:
     level = mean.astype(np.float32)[:, None, None]
 
     def move(
-        image: NDArray, label: NDArray, valid: NDArray, rng: np.random.Generator
-    ) -> tuple[NDArray, NDArray, NDArray]:
+        image: NDArray[Any], label: NDArray[Any], valid: NDArray[Any], rng: np.random.Generator
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         pipeline.set_random_seed(int(rng.integers(2**31)))
         # Warping takes float32 deviations from the mean, so that the fill value 0 suits every band, and band by band
         # as a stack of images, because OpenCV fills at most four channels at once.

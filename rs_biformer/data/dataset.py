@@ -4,6 +4,8 @@ Shapes: C bands, S pixels along each side of a window. Nothing is normalised her
 and the model's own `Normalisation` does the rest there.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -109,7 +111,7 @@ class TileDataset(Dataset[dict[str, Tensor]]):
             valid = np.pad(valid, frame)
         return _with_mean(image, valid, self._mean), label, valid
 
-    def _blank(self, scene: int, around: Window, label: NDArray, valid: NDArray) -> None:
+    def _blank(self, scene: int, around: Window, label: NDArray[Any], valid: NDArray[Any]) -> None:
         """Take from a margin what belongs to the windows of other splits."""
         others = self._elsewhere.get(scene)
         for other in others.take(others.touching(around)) if others is not None else ():
@@ -155,7 +157,7 @@ def _quarters(parts: list[Pixels], rng: np.random.Generator) -> Pixels:
     return image, label, valid
 
 
-def _with_mean(image: NDArray, valid: NDArray[np.bool_], mean: NDArray[np.float64]) -> NDArray:
+def _with_mean(image: NDArray[Any], valid: NDArray[np.bool_], mean: NDArray[np.float64]) -> NDArray[Any]:
     """A copy of `image` in which invalid pixels hold the mean of their band."""
     if valid.all():
         return np.array(image)

@@ -8,6 +8,7 @@ apart from all others: nothing says where they are.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyproj
@@ -73,7 +74,7 @@ class Frame:
         polygon: shapely.Polygon | None = self.outlines(self.whole, crs, shrunk=shrunk)[0]
         return polygon
 
-    def outlines(self, windows: Windows, crs: CRS, *, shrunk: float = 0.0) -> NDArray:
+    def outlines(self, windows: Windows, crs: CRS, *, shrunk: float = 0.0) -> NDArray[Any]:
         """Windows of the scene as polygons in a CRS, (n,) objects; None where the CRS does not reach."""
         x, y = self.rings(windows, crs, shrunk)
         rings = np.stack([x, y], axis=-1)
@@ -82,7 +83,7 @@ class Frame:
         found[known] = shapely.make_valid(shapely.polygons(rings[known]))
         return found
 
-    def rings(self, windows: Windows, crs: CRS, shrunk: float = 0.0) -> tuple[NDArray, NDArray]:
+    def rings(self, windows: Windows, crs: CRS, shrunk: float = 0.0) -> tuple[NDArray[Any], NDArray[Any]]:
         """The edges of windows in a CRS: x and y, (n, points); NaN where it does not reach."""
         assert self.crs is not None
         here = same_crs(self.crs, crs)
@@ -126,12 +127,12 @@ class Frame:
 _ROUNDING = 1e-3  # pixels by which two grids that are meant to be one may differ
 
 
-def _apply(transform: Affine, col: NDArray, row: NDArray) -> tuple[NDArray, NDArray]:
+def _apply(transform: Affine, col: NDArray[Any], row: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     a, b, c, d, e, f = tuple(transform)[:6]
     return a * col + b * row + c, d * col + e * row + f
 
 
-def _reprojected(crs: CRS, other: CRS, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
+def _reprojected(crs: CRS, other: CRS, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
         there = np.array(reproject(crs, other, x.ravel(), y.ravel())[:2])
     except (RasterioError, CPLE_BaseError):  # rasterio refuses all where it cannot do one
@@ -140,7 +141,7 @@ def _reprojected(crs: CRS, other: CRS, x: NDArray, y: NDArray) -> tuple[NDArray,
     return there[0], there[1]
 
 
-def _reprojected_row(crs: CRS, other: CRS, x: NDArray, y: NDArray) -> NDArray:
+def _reprojected_row(crs: CRS, other: CRS, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     try:
         return np.array(reproject(crs, other, x, y)[:2])
     except (RasterioError, CPLE_BaseError):

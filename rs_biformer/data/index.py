@@ -177,7 +177,7 @@ class TileTable:
     def windows(self) -> Windows:
         return Windows(self.row, self.col, self.height, self.width)
 
-    def take(self, rows: NDArray) -> "TileTable":
+    def take(self, rows: NDArray[Any]) -> "TileTable":
         """The rows at these positions, or where a boolean array is true."""
         return TileTable(**{name: column[rows] for name, column in vars(self).items()})
 
@@ -314,7 +314,7 @@ class TileIndex:
         )
         return cls(replace(manifest, scenes=scenes), _table_of(table, manifest), file.parent)
 
-    def footprints(self) -> NDArray:
+    def footprints(self) -> NDArray[Any]:
         """Polygons of the windows in longitude and latitude (OGC:CRS84); None where the scene's place is unknown."""
         table, scenes = self.table, self.manifest.scenes
         col = table.col[:, None] + table.width[:, None] * np.array([0, 0, 1, 1, 0])
@@ -355,7 +355,7 @@ def _absolute(path: str, folder: Path) -> str:
     return path if is_remote(path) else os.path.normpath(folder / path)
 
 
-def _lonlat_polygons(wkt: str, x: NDArray, y: NDArray) -> NDArray:
+def _lonlat_polygons(wkt: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """Polygons in longitude and latitude for closed rings (N, 5) in the CRS; None where the CRS cannot tell."""
     polygons = np.full(len(x), None, dtype=object)
     try:
@@ -384,7 +384,7 @@ def _shifted(polygon: shapely.Polygon, degrees: float) -> shapely.Polygon:
     return shapely.transform(polygon, lambda points: points + [degrees, 0.0])
 
 
-def _geo_metadata(polygons: NDArray) -> dict[str, Any]:
+def _geo_metadata(polygons: NDArray[Any]) -> dict[str, Any]:
     """The "geo" entry of GeoParquet 1.1. No "crs" key means longitude and latitude, OGC:CRS84."""
     drawn = polygons[polygons != None]  # noqa: E711 - element by element
     column: dict[str, Any] = {

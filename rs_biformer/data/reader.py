@@ -20,7 +20,7 @@ from rs_biformer.raster.labels import LabelRaster, erode_boundaries
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE
 
-Pixels = tuple[NDArray, NDArray[np.uint8], NDArray[np.bool_]]
+Pixels = tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.bool_]]
 """Image (C, h, w) in its own dtype, class index (h, w) with IGNORE, valid (h, w)."""
 
 CHUNK = 512
@@ -36,7 +36,7 @@ CACHE_SHARE = 0.4
 class _Chunk(NamedTuple):
     """The pixels of one chunk; valid is None where all of them are."""
 
-    image: NDArray
+    image: NDArray[Any]
     label: NDArray[np.uint8]
     valid: NDArray[np.bool_] | None
 

@@ -5,7 +5,7 @@ whole without the cancellation of sum(x**2) - n * mean**2, which ruins 16-bit an
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class BandStatistics:
         return cls(0, np.zeros(bands), np.zeros(bands))
 
     @classmethod
-    def of(cls, image: NDArray, counted: NDArray[np.bool_]) -> Self:
+    def of(cls, image: NDArray[Any], counted: NDArray[np.bool_]) -> Self:
         """Statistics of the pixels of an image (C, h, w) of any dtype where `counted` (h, w) is true."""
         everything = bool(counted.all())
         count = int(counted.sum())

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +64,9 @@ def preview(
         }
         area = window or Window(0, 0, truth.height, truth.width)
         cell = -(-max(area.height, area.width) // size)
-        labels: list[NDArray] = []
-        found: dict[str, list[NDArray]] = {name: [] for name in maps}
-        errors: dict[str, list[NDArray]] = {name: [] for name in maps}
+        labels: list[NDArray[Any]] = []
+        found: dict[str, list[NDArray[Any]]] = {name: [] for name in maps}
+        errors: dict[str, list[NDArray[Any]]] = {name: [] for name in maps}
         for part in _slabs(area, cell):
             index, _ = truth.read(part)
             labels.append(most_frequent(index, cell, len(schema)))
@@ -107,7 +108,7 @@ def wrong_share(label: NDArray[np.uint8], prediction: NDArray[np.uint8], cell: i
     return result
 
 
-def _sum_cells(values: NDArray, cell: int) -> NDArray[np.float64]:
+def _sum_cells(values: NDArray[Any], cell: int) -> NDArray[np.float64]:
     """Sums over the cell x cell squares of the last two axes."""
     *leading, height, width = values.shape
     rows = np.zeros((*leading, -(-height // cell), width))

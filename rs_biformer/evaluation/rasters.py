@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +159,7 @@ def same_ground(one: Grid, other: Grid) -> bool:
     return bool((abs(begin) <= MAX_SHIFT * larger).all() and (abs(end - (one.width, one.height)) <= larger).all())
 
 
-def onto(grid: Grid, own: Grid, read: Callable[[Window], NDArray], window: Window) -> NDArray:
+def onto(grid: Grid, own: Grid, read: Callable[[Window], NDArray[Any]], window: Window) -> NDArray[Any]:
     """What `read` gives of a raster on its `own` grid, for a window of another grid on the same ground."""
     if (own.height, own.width) == (grid.height, grid.width):
         return read(window)

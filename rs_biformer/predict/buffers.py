@@ -6,6 +6,7 @@ what was in use on a scene of 24,576 x 24,576 pixels. Memory that is mapped for 
 
 import math
 import mmap
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -16,7 +17,7 @@ LEAST = 2**20
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
 
 
-def buffer(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+def buffer(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """An array to be written to; what it holds before is not defined."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < LEAST:

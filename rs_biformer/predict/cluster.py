@@ -31,7 +31,7 @@ from rs_biformer.predict.plan import Plan, Run
 from rs_biformer.predict.resume import model_identity
 from rs_biformer.raster.scene import Scene
 
-Maps = dict[str, NDArray]
+Maps = dict[str, NDArray[Any]]
 
 SHORTEST, LONGEST = 10, 20
 """Strips of a task for each that it infers besides: a longer one wastes less, a shorter one loses less when it is lost.

@@ -94,7 +94,7 @@ class Layers:
                 case "disagreement":
                     _store(target, values[self.classes])
 
-    def mask(self, maps: Mapping[str, NDArray], valid: NDArray[np.bool_]) -> None:
+    def mask(self, maps: Mapping[str, NDArray[Any]], valid: NDArray[np.bool_]) -> None:
         """Put nodata where `valid` (h, w) is not."""
         if valid.all():
             return

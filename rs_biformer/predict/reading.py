@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from rs_biformer.predict.plan import PIECE, Plan, Run, Strip, chunks
 class Readable(Protocol):
     """What the stages ask of a scene, beyond its size in the plan: `raster.scene.Scene` is one."""
 
-    def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]: ...
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class _Part:
     """Rows of a lane and its halo as they were read: image (C, rows, columns), valid (rows, columns)."""
 
     window: Window
-    image: NDArray
+    image: NDArray[Any]
     valid: NDArray[np.bool_]
 
 
@@ -130,7 +130,7 @@ class _Rows:
     def any_valid(self, window: Window) -> bool:
         return any(part.valid[place].any() for part, place, _ in self._places(window))
 
-    def batch(self, windows: Sequence[Window]) -> tuple[NDArray, NDArray[np.bool_]]:
+    def batch(self, windows: Sequence[Window]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Windows, (B, C, S, S) and (B, S, S), padded by reflection where the scene is smaller.
 
         Padding takes the validity of the pixels it mirrors: it is context for the model and never reaches the map.
@@ -146,7 +146,7 @@ class _Rows:
                     whole[...] = reflect_pad(inside.copy(), self._size, self._size)
         return image, valid
 
-    def _copy(self, window: Window, target: NDArray, get: Callable[[_Part], NDArray]) -> None:
+    def _copy(self, window: Window, target: NDArray[Any], get: Callable[[_Part], NDArray[Any]]) -> None:
         for part, place, rows in self._places(window):
             target[..., rows, :] = get(part)[..., *place]
 

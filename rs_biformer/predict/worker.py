@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from distributed import Worker, WorkerPlugin, get_worker
@@ -98,7 +99,7 @@ def _keep_memory() -> None:
 
 def infer_run(
     model: str, scene: Scene, plan: Plan, layers: Layers, run: Run, wanted: Wanted
-) -> list[dict[str, NDArray]]:
+) -> list[dict[str, NDArray[Any]]]:
     """A task: the maps of the strips of a run, by the model that was sent under this name.
 
     Raises ConfigError on a worker that joined after the survey and is not what the others are.

@@ -107,17 +107,17 @@ class Encoding:
             options[name] = classes if self._predictor == 1 else quantities
         return options
 
-    def encode(self, pixels: NDArray) -> bytes:
+    def encode(self, pixels: NDArray[Any]) -> bytes:
         """Pixels (C, h, w) as a GeoTIFF with the tiles of a finished file."""
         return self._encode(pixels, self.profile)
 
-    def encode_quickly(self, pixels: NDArray) -> bytes:
+    def encode_quickly(self, pixels: NDArray[Any]) -> bytes:
         """Pixels (C, h, w) as a GeoTIFF that is written and read back once."""
         rows = min(TILE, -(-pixels.shape[-2] // 16) * 16)
         options = {"compress": "DEFLATE", "zlevel": 1, "predictor": self._predictor, "blockysize": rows}
         return self._encode(pixels, {**self._type, **options, "interleave": "band"})
 
-    def _encode(self, pixels: NDArray, profile: Mapping[str, Any]) -> bytes:
+    def _encode(self, pixels: NDArray[Any], profile: Mapping[str, Any]) -> bytes:
         if self.dtype == np.float16:
             pixels = pixels.astype(np.float32)
         height, width = pixels.shape[-2:]
@@ -128,7 +128,7 @@ class Encoding:
                 sink.write(pixels)
             return bytes(memory.getbuffer())
 
-    def decode(self, file: Any, window: Window) -> NDArray:
+    def decode(self, file: Any, window: Window) -> NDArray[Any]:
         """Pixels (C, h, w) of an open raster."""
         return file.read(window=area(window)).astype(self.dtype, copy=False)
 
@@ -145,7 +145,7 @@ def write_cog(
     path: Path,
     tags: tiff.Directory,
     encoding: Encoding,
-    read: Callable[[Window], NDArray],
+    read: Callable[[Window], NDArray[Any]],
     *,
     height: int,
     width: int,
@@ -190,15 +190,15 @@ def verify(path: Path, encoding: Encoding, checksums: list[Checksum]) -> None:
 
 
 def _quadtree(
-    sizes: list[tuple[int, int]], encoding: Encoding, read: Callable[[Window], NDArray], nodata: float | None
-) -> Iterator[tuple[int, Window, NDArray]]:
+    sizes: list[tuple[int, int]], encoding: Encoding, read: Callable[[Window], NDArray[Any]], nodata: float | None
+) -> Iterator[tuple[int, Window, NDArray[Any]]]:
     """Every chunk of every image, children before their parent, as (image, window, pixels (C, h, w)).
 
     sizes: (height, width) of the raster and of its overviews, each half of the one before.
     """
     side = _chunk_side(encoding)
 
-    def chunk(image: int, row: int, col: int) -> Generator[tuple[int, Window, NDArray], None, NDArray]:
+    def chunk(image: int, row: int, col: int) -> Generator[tuple[int, Window, NDArray[Any]], None, NDArray[Any]]:
         height, width = sizes[image]
         window = Window(row, col, min(side, height - row), min(side, width - col))
         if image == 0:

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from functools import lru_cache
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class LabelRaster:
             unknown.update(self._names([band[strange] for band in pixels]))
         return index, unknown
 
-    def _names(self, pixels: list[NDArray]) -> dict[Colour | int | float, int]:
+    def _names(self, pixels: list[NDArray[Any]]) -> dict[Colour | int | float, int]:
         """The colours or values of pixels (bands, each (n,)), with how many have each."""
         codes = _pack(pixels) if len(pixels) == 3 else pixels[0]
         if self._palette_codes is not None:
@@ -134,7 +134,7 @@ def _image_bands(source: Source) -> list[int]:
     return image
 
 
-def _pack(channels: NDArray | list[NDArray]) -> NDArray[np.uint32]:
+def _pack(channels: NDArray[Any] | list[NDArray[Any]]) -> NDArray[np.uint32]:
     """Red, green, blue as one number, the form in which colours are looked up and counted."""
     red, green, blue = (np.asarray(channel).astype(np.uint32) for channel in channels)
     red <<= np.uint32(16)
@@ -154,7 +154,7 @@ def _known_colours(schema: ClassSchema) -> _Known:
     return (*schema.class_colours(), *((colour, IGNORE) for colour in schema.ignore_colours))
 
 
-def _index_of_colours(pixels: list[NDArray], schema: ClassSchema, tolerance: int) -> NDArray[np.uint8]:
+def _index_of_colours(pixels: list[NDArray[Any]], schema: ClassSchema, tolerance: int) -> NDArray[np.uint8]:
     """Class index, IGNORE or _UNKNOWN of each pixel of three bands of colours (h, w)."""
     tables = None if tolerance else _channel_tables(_known_colours(schema))
     if tables is None:
@@ -232,7 +232,7 @@ def _build_colour_table(colours: _Known, tolerance: int) -> NDArray[np.uint8]:
     return flat
 
 
-def _index_of_values(band: NDArray, schema: ClassSchema) -> NDArray[np.uint8]:
+def _index_of_values(band: NDArray[Any], schema: ClassSchema) -> NDArray[np.uint8]:
     """Class index, IGNORE or _UNKNOWN of each pixel of a band of label values of any dtype."""
     numbers = schema.class_numbers() | dict.fromkeys(schema.ignore_values, IGNORE)
     values, indices = np.array(list(numbers)), np.array(list(numbers.values()), np.uint8)

@@ -106,7 +106,7 @@ class ScoreScale:
             elif levels:
                 self.scale *= [score_scale(dtype) for dtype in dtypes]
 
-    def __call__(self, bands: NDArray) -> NDArray[np.float64]:
+    def __call__(self, bands: NDArray[Any]) -> NDArray[np.float64]:
         """The quantities (B, ...) of stored bands."""
         shape = (-1,) + (1,) * (bands.ndim - 1)
         return bands * self.scale.reshape(shape) + self.offset.reshape(shape)

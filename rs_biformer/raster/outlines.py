@@ -11,7 +11,7 @@ below. Coordinates are (x, y) = (column, row) of the lattice; y grows downwards.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import shapely
@@ -197,7 +197,7 @@ class Outlines:
             np.concatenate([part.passing for part in parts]),
         )
 
-    def __getitem__(self, chosen: NDArray) -> Self:
+    def __getitem__(self, chosen: NDArray[Any]) -> Self:
         """The lines of a mask or of these indices, in that order."""
         numbers = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         lengths = np.diff(self.first)[numbers]

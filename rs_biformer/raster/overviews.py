@@ -1,7 +1,7 @@
 """Overviews: pixels at half the resolution, from squares of 2 x 2. Numpy only."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ Overviews = Literal["mode", "average"]
 """What a pixel of an overview holds: the most frequent of the values under it (classes), or their mean (quantities)."""
 
 
-def halved(pixels: NDArray, overviews: Overviews, nodata: float | None = None) -> NDArray:
+def halved(pixels: NDArray[Any], overviews: Overviews, nodata: float | None = None) -> NDArray[Any]:
     """Pixels (C, h, w) at half the resolution, (C, ceil(h / 2), ceil(w / 2)) of the same dtype.
 
     A square is nodata where more than half of it is, so that the outline of the data keeps its place through all levels
@@ -25,7 +25,7 @@ def halved(pixels: NDArray, overviews: Overviews, nodata: float | None = None) -
     return _mode(corners, nodata) if overviews == "mode" else _mean(corners, nodata)
 
 
-def _mode(corners: list[NDArray], nodata: float | None) -> NDArray:
+def _mode(corners: list[NDArray[Any]], nodata: float | None) -> NDArray[Any]:
     alike = [np.zeros(corners[0].shape, np.int8) for _ in corners]  # for each corner: how many others are equal to it
     for one in range(len(corners)):
         for other in range(one):
@@ -42,7 +42,7 @@ def _mode(corners: list[NDArray], nodata: float | None) -> NDArray:
     return best
 
 
-def _mean(corners: list[NDArray], nodata: float | None) -> NDArray:
+def _mean(corners: list[NDArray[Any]], nodata: float | None) -> NDArray[Any]:
     dtype = corners[0].dtype
     has_gaps = dtype.kind == "f" or nodata is not None
     total = np.zeros(corners[0].shape, np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64)

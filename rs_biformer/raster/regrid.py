@@ -94,7 +94,7 @@ class Regridded:
         rows, cols = (max(1, int(min(size, SOURCE_CHUNK / step))) for size, step in zip(CHUNK, self._step, strict=True))
         self._chunk = rows, cols
 
-    def read_valid(self, numbers: Sequence[int], window: Window) -> tuple[list[NDArray], NDArray[np.bool_]]:
+    def read_valid(self, numbers: Sequence[int], window: Window) -> tuple[list[NDArray[Any]], NDArray[np.bool_]]:
         """The bands of these 1-based numbers over a window of the grid, each (h, w) in its dtype, and which are valid.
 
         Raises RasterError when the window leaves the grid or a block of the source cannot be read.
@@ -102,7 +102,7 @@ class Regridded:
         if window.row_stop > self.grid.height or window.col_stop > self.grid.width:
             raise RasterError(f"{self.grid.path} is {self.grid.height} x {self.grid.width} pixels; {window} leaves it")
         shape = window.height, window.width
-        pixels: list[NDArray] = [np.zeros(shape, self.source.dtypes[number - 1]) for number in numbers]
+        pixels: list[NDArray[Any]] = [np.zeros(shape, self.source.dtypes[number - 1]) for number in numbers]
         valid = np.zeros(shape, bool)
         for chunk in cover(window.aligned(*self._chunk, self.grid.height, self.grid.width), *self._chunk):
             warped = self._warp(numbers, chunk)
@@ -115,7 +115,7 @@ class Regridded:
                 band[place] = _as_dtype(np.where(known, values, 0), band.dtype)
         return pixels, valid
 
-    def _warp(self, numbers: Sequence[int], chunk: Window) -> NDArray | None:
+    def _warp(self, numbers: Sequence[int], chunk: Window) -> NDArray[Any] | None:
         """A chunk of the grid (bands, h, w) as floats, NaN where invalid; None where the source does not reach."""
         reach = int(np.ceil(max(1.0, *self._step))) + 2
         under = self._source_window(chunk, margin=reach)
@@ -193,7 +193,7 @@ def _apply(transform: Affine, points: Points) -> Points:
     return (matrix(transform) @ np.vstack([points, np.ones(points.shape[1])]))[:2]
 
 
-def _project(crs: CRS, other: CRS, x: NDArray, y: NDArray) -> Points:
+def _project(crs: CRS, other: CRS, x: NDArray[Any], y: NDArray[Any]) -> Points:
     """Coordinates in another CRS; NaN for what lies outside of it, for which rasterio refuses all of them."""
     with gdal_env():
         try:
@@ -215,7 +215,7 @@ def _moved(transform: Affine, window: Window) -> Affine:
     return Affine(transform.a, transform.b, x, transform.d, transform.e, y)
 
 
-def _as_dtype(band: NDArray, dtype: np.dtype) -> NDArray:
+def _as_dtype(band: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         band = np.rint(band).clip(limits.min, limits.max)

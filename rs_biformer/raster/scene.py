@@ -194,7 +194,7 @@ class Scene:
         grid = self._grid
         return {"crs": grid.crs, "transform": grid.transform, "gcps": grid.gcps, "rpcs": grid.rpcs}
 
-    def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The pixels of a window (C, h, w) in `dtype`, and which of them are valid (h, w).
 
         Invalid are pixels that any of the rasters masks (see `Source.valid`; of nodata values, masks and so on only
@@ -238,7 +238,7 @@ class Scene:
         return f"Scene({', '.join(map(str, self.paths))}: {self.count} x {self.height} x {self.width} {self.dtype})"
 
 
-def _scaled(values: NDArray, scaling: Scaling) -> NDArray:
+def _scaled(values: NDArray[Any], scaling: Scaling) -> NDArray[Any]:
     if scaling == AS_IT_IS:
         return values
     with np.errstate(over="ignore", invalid="ignore"):  # nodata such as -3.4e38, which is not valid anyway

@@ -8,6 +8,7 @@ each line is simplified on its own, in any order, and faces stay what they are: 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ class _Task:
         again = (np.diff(ends[order], axis=0) == 0).all(axis=1)
         return straight[order[1:][again]]
 
-    def _farthest(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> tuple[NDArray, NDArray[np.int64]]:
+    def _farthest(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Squared distance from the straight, and index, of the farthest inner point of stretches that have one."""
         if not len(low):
             return np.zeros(0), np.zeros(0, np.int64)

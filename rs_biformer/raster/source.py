@@ -107,7 +107,7 @@ class Source:
         path = self.path if isinstance(self.path, str) else self.path.absolute()
         return {**self.__dict__, "path": path, "_handles": {}}
 
-    def read(self, numbers: Sequence[int], window: Window) -> list[NDArray]:
+    def read(self, numbers: Sequence[int], window: Window) -> list[NDArray[Any]]:
         """The bands of these 1-based numbers over a window, each (h, w) in its own dtype.
 
         Raises RasterError when the window leaves the raster or a block cannot be decoded.
@@ -123,7 +123,7 @@ class Source:
                 return list(handle.read(list(numbers), window=area(window)))
             return [handle.read(number, window=area(window)) for number in numbers]
 
-    def valid(self, numbers: Sequence[int], pixels: Sequence[NDArray], window: Window) -> NDArray[np.bool_]:
+    def valid(self, numbers: Sequence[int], pixels: Sequence[NDArray[Any]], window: Window) -> NDArray[np.bool_]:
         """Which pixels of a window are valid, given the bands that `read(numbers, window)` returned: (h, w).
 
         A pixel is invalid where the alpha bands that are not among `numbers` are 0, where the internal or external
@@ -143,7 +143,7 @@ class Source:
             valid &= self.palette[pixels[list(numbers).index(1)], 3] > 0
         return valid
 
-    def _holds_data(self, numbers: Sequence[int], pixels: Sequence[NDArray]) -> NDArray[np.bool_]:
+    def _holds_data(self, numbers: Sequence[int], pixels: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
         """Where no band's value says that there is none, (h, w)."""
         valid = np.ones(pixels[0].shape, bool)
         empty: list[NDArray[np.bool_]] = []
@@ -167,7 +167,7 @@ class Source:
         """The bands whose masks count when the bands `numbers` are read."""
         return [1] if self._mask_of_all else [number for number in numbers if number in self._masked]
 
-    def read_valid(self, numbers: Sequence[int], window: Window) -> tuple[list[NDArray], NDArray[np.bool_]]:
+    def read_valid(self, numbers: Sequence[int], window: Window) -> tuple[list[NDArray[Any]], NDArray[np.bool_]]:
         """What `read` and `valid` give for these bands over a window."""
         pixels = self.read(numbers, window)
         return pixels, self.valid(numbers, pixels, window)
@@ -189,7 +189,7 @@ def _palette(handle: Any) -> NDArray[np.uint8] | None:
     return table
 
 
-def _is_nodata(band: NDArray, nodata: float) -> NDArray[np.bool_]:
+def _is_nodata(band: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     if np.isnan(nodata):  # NaN pixels are invalid in any case
         return np.zeros(band.shape, bool)
     if band.dtype.kind == "f":

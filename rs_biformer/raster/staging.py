@@ -66,7 +66,7 @@ class Staging:
     def __contains__(self, window: Window) -> bool:
         return all(piece in self._pieces for piece in self._cut(window))
 
-    def put(self, window: Window, pixels: NDArray) -> None:
+    def put(self, window: Window, pixels: NDArray[Any]) -> None:
         """Keep the pixels (C, h, w) of a window; they replace what was kept for it."""
         for piece in self._cut(window):
             part = pixels[:, *piece.within(window)]
@@ -79,7 +79,7 @@ class Staging:
             partial.replace(path)
             self._pieces.add(piece)
 
-    def read(self, window: Window) -> NDArray:
+    def read(self, window: Window) -> NDArray[Any]:
         """Pixels (C, h, w) of any window; those in no piece are nodata, or 0 where there is none."""
         shape = (self._encoding.count, window.height, window.width)
         array = np.full(shape, 0 if self._nodata is None else self._nodata, self._encoding.dtype)

@@ -303,7 +303,7 @@ def _overviews_of(dtype: np.dtype, count: int, schema: ClassSchema | None) -> Ov
 
 def write_chip(
     path: str | os.PathLike[str],
-    array: NDArray,
+    array: NDArray[Any],
     *,
     crs: CRS | str | None,
     transform: Affine,
@@ -392,7 +392,7 @@ def _write_schema(sink: Any, schema: ClassSchema, nodata: float | None) -> None:
         sink.write_colormap(1, colours)
 
 
-def _as_dtype(pixels: NDArray, dtype: np.dtype, path: Path) -> NDArray:
+def _as_dtype(pixels: NDArray[Any], dtype: np.dtype, path: Path) -> NDArray[Any]:
     """Pixels in the raster's dtype, contiguous; RasterError rather than a value that wraps around."""
     if pixels.dtype == dtype:
         return np.ascontiguousarray(pixels)

@@ -54,7 +54,7 @@ class _Canvas:
         self.table.append(surface)
 
 
-def _span(axis: NDArray, reach: tuple[float, float], gsd: float) -> slice:
+def _span(axis: NDArray[Any], reach: tuple[float, float], gsd: float) -> slice:
     """The pixels of one axis whose centres may lie in `reach`: at most one too many on either side."""
     first = float(axis[0])
     start, stop = math.floor((reach[0] - first) / gsd), math.ceil((reach[1] - first) / gsd) + 1

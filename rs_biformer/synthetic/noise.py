@@ -1,10 +1,12 @@
 """Noise that is a function of the place alone, so that it does not depend on what is drawn at once."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 
-def hashed(row: NDArray, col: NDArray, seed: int) -> NDArray[np.uint32]:
+def hashed(row: NDArray[Any], col: NDArray[Any], seed: int) -> NDArray[np.uint32]:
     """32 well-mixed bits per lattice point; `row` and `col` are integers and broadcast.
 
     The finalizer is "lowbias32" by C. Wellons (hash-prospector, public domain).
@@ -19,7 +21,7 @@ def hashed(row: NDArray, col: NDArray, seed: int) -> NDArray[np.uint32]:
     return bits
 
 
-def value_noise(y: NDArray, x: NDArray, wavelength: float, seed: int) -> NDArray[np.float32]:
+def value_noise(y: NDArray[Any], x: NDArray[Any], wavelength: float, seed: int) -> NDArray[np.float32]:
     """Smooth noise in [-1, 1] at the rows `y` and columns `x` (metres): a hashed lattice, interpolated."""
     row, down = np.divmod(y / wavelength, 1.0)
     col, right = np.divmod(x / wavelength, 1.0)

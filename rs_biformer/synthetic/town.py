@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class Town:
         """Random numbers of their own for each purpose and place. Python's, because a plan draws them one by one."""
         return Random(f"{self.seed} {purpose} {place}")
 
-    def to_grid(self, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
+    def to_grid(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Grid coordinates (u, v) of points in the plane; `x` and `y` broadcast."""
         cos, sin = math.cos(self.heading), math.sin(self.heading)
         u, v = x * cos + y * sin, y * cos - x * sin
@@ -82,7 +82,7 @@ class Town:
             u, v = u + along_u * wave, v + along_v * wave
         return u, v
 
-    def to_plane(self, u: NDArray, v: NDArray) -> tuple[NDArray, NDArray]:
+    def to_plane(self, u: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Points in the plane of grid coordinates: the inverse of `to_grid`, to a few millimetres."""
         cos, sin = math.cos(self.heading), math.sin(self.heading)
         x, y = u * cos - v * sin, u * sin + v * cos
