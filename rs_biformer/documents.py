@@ -69,11 +69,17 @@ class Document(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
+        if isinstance(data, Mapping) and cls.model_config.get("extra") == "forbid":
             known = [field.alias or name for name, field in cls.model_fields.items()]
             if unknown := [key for key in data if key not in known]:
                 raise PydanticCustomError("unknown_key", "{problem}", {"problem": _unknown(unknown[0], known)})
         return data
+
+
+class Part(Document):
+    """A part of what programs write: keys that this version does not know, or has no use for, are left aside."""
+
+    model_config = STRICT | ConfigDict(extra="ignore")
 
 
 def require_format(found: Any, newest: int, where: str) -> int:

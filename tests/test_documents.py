@@ -294,7 +294,8 @@ HOMES = {
     ("documents.py", "json"),
     ("documents.py", "yaml"),
     ("checkpoint.py", "torch"),
-    ("nn/weights.py", "torch"),
+    ("nn/weight_files.py", "torch"),
+    ("nn/encoders/library.py", "torch"),  # weights that an installed package brings
     ("predict/worker.py", "pickle"),  # what the caller's own cluster client sent
 }
 

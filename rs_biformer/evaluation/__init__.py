@@ -10,7 +10,7 @@ from rs_biformer.evaluation.pictures import SceneView
 from rs_biformer.evaluation.protocols import PROTOCOLS, Protocol, load_protocol
 from rs_biformer.evaluation.report import write_confusion_png, write_json, write_results
 from rs_biformer.evaluation.resampling import Resampling
-from rs_biformer.evaluation.results import merge, read_results
+from rs_biformer.evaluation.results import merge, metrics_to_dict, read_results
 from rs_biformer.evaluation.stream import evaluate, evaluate_protocols
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "find_label_errors",
     "load_protocol",
     "merge",
+    "metrics_to_dict",
     "read_results",
     "write_card",
     "write_confusion_png",

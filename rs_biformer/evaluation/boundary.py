@@ -25,7 +25,7 @@ from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation.confusion import ratio
 from rs_biformer.schema import IGNORE
 
-_LARGEST = 64.0
+LARGEST_DISTANCE = 64.0
 """Pixels: the search looks at every pixel of a disc, 12,900 of them at this radius."""
 
 
@@ -73,8 +73,8 @@ class BoundaryCounts:
 def no_boundaries(classes: int, distances: Iterable[float]) -> BoundaryCounts:
     """The counts of no pixels. Raises ConfigError for distances that are not between 0 and 64 pixels."""
     wanted = tuple(sorted({float(distance) for distance in distances}))
-    if not wanted or not 0 <= wanted[0] <= wanted[-1] <= _LARGEST:
-        raise ConfigError(f"boundary distances are {wanted}; give pixels from 0 to {_LARGEST:g}")
+    if not wanted or not 0 <= wanted[0] <= wanted[-1] <= LARGEST_DISTANCE:
+        raise ConfigError(f"boundary distances are {wanted}; give pixels from 0 to {LARGEST_DISTANCE:g}")
     single, per_distance = np.zeros(classes, np.int64), np.zeros((len(wanted), classes), np.int64)
     return BoundaryCounts(wanted, single, single, per_distance, per_distance)
 

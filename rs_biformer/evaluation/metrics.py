@@ -1,23 +1,20 @@
-"""The result of an evaluation: counts, the protocol that made them, and the figures, ready for JSON.
-
-A result file is complete: from the packed counts of the blocks come all figures, intervals and tests, so two files can
-be compared without the rasters. Every file names its protocol, the protocol's definition, the options and the version.
-"""
+"""The result of an evaluation: counts, the protocol that made them, and the figures that follow from both."""
 
 import math
-import zlib
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from operator import add
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 import rs_biformer.evaluation.confusion as figures
 from rs_biformer import __version__
+from rs_biformer.documents import Count, Listed
+from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation.boundary import BoundaryCounts
 from rs_biformer.evaluation.calibration import CalibrationCounts
 from rs_biformer.evaluation.confusion import Confusion
@@ -145,11 +142,20 @@ class Options:
 
     tolerance: how far a label's colour might lie from the schema's, per channel; max_unknown: the share of a label's
         pixels that the schema might lack; boundary: distances in pixels of the boundary F1.
+
+    Raises ConfigError for others.
     """
 
-    tolerance: int = 0
-    max_unknown: float = 0.01
-    boundary: tuple[float, ...] = ()
+    tolerance: Count = 0
+    max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.01
+    boundary: Listed[float] = ()
+
+    def __post_init__(self) -> None:
+        if self.tolerance < 0 or not 0 <= self.max_unknown <= 1:
+            raise ConfigError(
+                f"tolerance is {self.tolerance} and max_unknown {self.max_unknown}; give a difference of 0 or more and "
+                "a share from 0 to 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -326,10 +332,6 @@ class Metrics:
     def _sum(self, counts: Iterable[Confusion]) -> Confusion:
         return sum(counts, start=figures.empty(len(self.schema)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """What `rs-biformer evaluate --out` writes: the figures of the set first, then where they come from."""
-        return _to_dict(self)
-
 
 _TAGS = {MODEL: "network", MODEL_FILE: "checkpoint"}
 
@@ -349,127 +351,3 @@ def block_window(place: int, scene: SceneResult) -> Window:
 def plain(value: float) -> float | None:
     """A float for JSON, which has no NaN: None where it is undefined."""
     return None if math.isnan(value) else float(value)
-
-
-def _to_dict(metrics: Metrics) -> dict[str, Any]:
-    """The content of a result file, in plain types, None for what is undefined."""
-    result = {
-        **({"name": metrics.name} if metrics.name else {}),
-        **metrics.scores.to_dict(),
-        "protocol": metrics.protocol.id,
-        "notes": list(metrics.cautions),
-        "intervals": _intervals(metrics),
-        "forms": {
-            name: {figure: plain(value) for figure, value in form.headline.items()}
-            for name, form in metrics.forms.items()
-        },
-    }
-    if metrics.full is not None:
-        result["full_labels"] = metrics.full.to_dict()
-    if metrics.boundary is not None:
-        result["boundary"] = _boundary(metrics)
-    if metrics.calibration is not None:
-        result["calibration"] = _calibration(metrics.calibration)
-    return {
-        **result,
-        "per_scene": [
-            {
-                "name": scene.name,
-                "label": scene.label,
-                "prediction": scene.prediction,
-                **({"made_by": dict(scene.made_by)} if scene.made_by else {}),
-                **metrics.scene_scores(scene).to_dict(),
-                "counts": _pack_scene(scene),
-            }
-            for scene in metrics.scenes
-        ],
-        **({"model": dict(metrics.about)} if metrics.about else {}),
-        "protocol_definition": metrics.protocol.to_dict(),
-        "schema": metrics.schema.to_dict(),
-        "options": {**asdict(metrics.options), "boundary": list(metrics.options.boundary)},
-        "version": metrics.version,
-    }
-
-
-def _intervals(metrics: Metrics) -> dict[str, Any]:
-    def ends(name: str, index: int | None = None) -> list[float | None]:
-        low, high = metrics.intervals[name]
-        return [plain(float(end if index is None else end[index])) for end in (low, high)]
-
-    return {
-        **asdict(metrics.resampling),
-        "units": len(metrics.units.matrix),
-        **{name: ends(name) for name in HEADLINE},
-        "per_class": {
-            name: {"iou": ends("iou", index), "f1": ends("f1", index)}
-            for index, name in enumerate(metrics.schema.classes)
-        },
-    }
-
-
-def _boundary(metrics: Metrics) -> dict[str, Any]:
-    counts, means = metrics.boundary, metrics.boundary_f1
-    assert counts is not None and means is not None
-    return {
-        "distances": list(counts.distances),
-        "mean_f1": [plain(value) for value in means],
-        "per_class": {
-            name: {
-                "f1": [plain(value) for value in counts.f1[:, index]],
-                "precision": [plain(value) for value in counts.precision[:, index]],
-                "recall": [plain(value) for value in counts.recall[:, index]],
-            }
-            for index, name in enumerate(metrics.schema.classes)
-        },
-    }
-
-
-def _calibration(counts: CalibrationCounts) -> dict[str, Any]:
-    edges = np.linspace(0, 1, len(counts.pixels) + 1)
-    return {
-        "expected_error": plain(counts.expected_error),
-        "largest_error": plain(counts.largest_error),
-        "overconfidence": plain(counts.overconfidence),
-        "bins": [
-            {
-                "from": float(edges[place]),
-                "to": float(edges[place + 1]),
-                "pixels": int(counts.pixels[place]),
-                "confidence": plain(counts.mean_confidence[place]),
-                "accuracy": plain(counts.accuracy[place]),
-            }
-            for place in range(len(counts.pixels))
-        ],
-    }
-
-
-def _pack_scene(scene: SceneResult) -> dict[str, Any]:
-    """The counts of a scene; those of its blocks as one line of text each."""
-    packed: dict[str, Any] = {
-        "height": scene.height,
-        "width": scene.width,
-        "block": BLOCK,
-        "encoding": "int32, label x (none, predicted classes), zlib, base64",
-        "by_erosion": {
-            str(radius): {
-                "ignored": stack.ignored,
-                "eroded": stack.eroded,
-                "unknown": stack.unknown,
-                "blocks": _pack(stack),
-            }
-            for radius, stack in scene.blocks.items()
-        },
-    }
-    if scene.boundary is not None:
-        packed["boundary"] = {name: np.asarray(value).tolist() for name, value in asdict(scene.boundary).items()}
-    if scene.calibration:
-        packed["calibration"] = {
-            str(radius): {name: value.tolist() for name, value in asdict(counts).items()}
-            for radius, counts in scene.calibration.items()
-        }
-    return packed
-
-
-def _pack(stack: Confusion) -> str:
-    table = np.concatenate([stack.unpredicted[..., None], stack.matrix], axis=-1).astype("<i4")
-    return b64encode(zlib.compress(table.tobytes(), 9)).decode()

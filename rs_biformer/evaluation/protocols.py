@@ -5,19 +5,23 @@ Figures made under different protocols are not comparable, so every result carri
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import re._parser as _sre  # Python has no public parser of patterns, and no limit of their time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rs_biformer.documents import Listed, Text, build
 from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation.confusion import Confusion
 from rs_biformer.schema import ClassSchema, preset_or_file
 
 EXCLUDED_LABELS = ("count", "ignore")
+_MOST_PIXELS = 1 << 16
+_MOST_REPEATS, _MOST_OPTIONAL = 3, 8
+_LONGEST_PATTERN, _LONGEST_NAME = 500, 255
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,19 @@ class Protocol:
     Raises ConfigError when the parts cannot be meant.
     """
 
-    id: str
-    description: str = ""
-    exclude: tuple[str, ...] = ()
-    excluded_labels: str = "count"
+    id: Text
+    description: Text = ""
+    exclude: Listed[Text] = ()
+    excluded_labels: Text = "count"
     ignore_boundary: int = 0
     pad_to: int = 0
-    pad_class: str = ""
+    pad_class: Text = ""
     window: int = 0
     overlap: float = 0.0
-    scene_pattern: str = ""
-    train: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    cautions: tuple[str, ...] = ()
+    scene_pattern: Text = ""
+    train: Listed[Text] = ()
+    test: Listed[Text] = ()
+    cautions: Listed[Text] = ()
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -68,12 +72,12 @@ class Protocol:
             raise ConfigError(
                 f"{where} has excluded_labels {self.excluded_labels!r}; use {' or '.join(EXCLUDED_LABELS)}"
             )
-        if self.pad_to < 0 or bool(self.pad_to) != bool(self.pad_class):
+        if not 0 <= self.pad_to <= _MOST_PIXELS or bool(self.pad_to) != bool(self.pad_class):
             raise ConfigError(
                 f"{where} has pad_to {self.pad_to} and pad_class {self.pad_class!r}; give both, a size in pixels and "
                 "the class that padding is scored as, or neither"
             )
-        if self.window < 0 or not 0 <= self.overlap < 1:
+        if not 0 <= self.window <= _MOST_PIXELS or not 0 <= self.overlap < 1:
             raise ConfigError(
                 f"{where} has window {self.window} and overlap {self.overlap}; a window is whole pixels, 0 for any, "
                 "an overlap a share from 0 to below 1"
@@ -84,11 +88,13 @@ class Protocol:
         if (self.train or self.test) and not self.scene_pattern:
             raise ConfigError(f"protocol {self.id!r} lists scenes; give scene_pattern, which finds their ids in names")
         try:
-            groups = re.compile(self.scene_pattern).groups
-        except re.error as error:
+            groups = _require_quick(self.scene_pattern).groups
+        except (re.error, RecursionError, OverflowError) as error:
             raise ConfigError(
                 f"protocol {self.id!r} has a scene_pattern that is no regular expression: {error}"
             ) from None
+        except ValueError as error:
+            raise ConfigError(f"protocol {self.id!r} has a scene_pattern with {error}") from None
         if self.scene_pattern and groups != 1:
             raise ConfigError(f"protocol {self.id!r} has a scene_pattern with {groups} groups; it needs exactly one")
         both = set(self.train) & set(self.test)
@@ -143,7 +149,7 @@ class Protocol:
 
     def scene_id(self, name: str) -> str | None:
         """The official id in a scene's name, or None."""
-        found = re.search(self.scene_pattern, name) if self.scene_pattern else None
+        found = re.search(self.scene_pattern, name[:_LONGEST_NAME]) if self.scene_pattern else None
         return found.group(1) if found else None
 
     def check_scenes(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -168,6 +174,31 @@ class Protocol:
                 f"{len(missing)} of {len(self.test)} official test scenes were not evaluated: {' '.join(missing)}"
             )
         return tuple(notes)
+
+
+def _require_quick(pattern: str) -> re.Pattern[str]:
+    """The compiled pattern. Raises ValueError for one that may take years on a name: repeats of repeats, or many."""
+    if len(pattern) > _LONGEST_PATTERN:
+        raise ValueError(f"{len(pattern)} characters; {_LONGEST_PATTERN} are allowed")
+    compiled = re.compile(pattern)
+    repeats = list(_repeats(_sre.parse(pattern)))
+    if any(nested for _, nested in repeats):
+        raise ValueError("a repeat in a repeat, which may take years on a name; write it plainer")
+    if sum(many for many, _ in repeats) > _MOST_REPEATS or len(repeats) > _MOST_OPTIONAL:
+        raise ValueError(f"more than {_MOST_REPEATS} of * and +, which may take years on a name; write it plainer")
+    return compiled
+
+
+def _repeats(parsed: Any, inside: bool = False) -> Iterator[tuple[bool, bool]]:
+    """For each repeat of no fixed number in a parsed pattern, whether it is more than `?`, and lies in another."""
+    for code, argument in parsed:
+        repeat = str(code).endswith("REPEAT") and argument[0] != argument[1]
+        if repeat:
+            yield argument[1] > 1, inside and argument[1] > 1
+        for part in argument if isinstance(argument, tuple | list) else [argument]:
+            for sub in part if isinstance(part, list) else [part]:
+                if isinstance(sub, _sre.SubPattern):
+                    yield from _repeats(sub, inside or (repeat and argument[1] > 1))
 
 
 def padding(height: int, width: int, multiple: int) -> int:
@@ -243,37 +274,6 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     return preset_or_file(name_or_path, PROTOCOLS, protocol_from_dict, "protocol")
 
 
-_TUPLES = ("exclude", "train", "test", "cautions")
-_WHOLE = ("ignore_boundary", "pad_to", "window")
-
-
 def protocol_from_dict(data: Any) -> Protocol:
     """A protocol from what `Protocol.to_dict` gives. Raises ConfigError naming the key that is wrong."""
-    if not isinstance(data, Mapping):
-        raise ConfigError("a protocol is a mapping with the key id and, where needed, exclude, ignore_boundary, ...")
-    known = [field.name for field in fields(Protocol)]
-    values: dict[str, Any] = {"id": ""}
-    for key, value in data.items():
-        if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"a protocol has no key {key!r}; allowed are {', '.join(known)}{hint}")
-        values[key] = _value(key, value)
-    return Protocol(**values)
-
-
-def _value(key: str, value: Any) -> Any:
-    """One value of a protocol file in the type of its field. Raises ConfigError."""
-    if key in _TUPLES:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{key} of a protocol is {value!r}; it must be a list")
-        return tuple(str(item) for item in value)
-    if key in _WHOLE:
-        if type(value) is not int:
-            raise ConfigError(f"{key} of a protocol is {value!r}; it is whole pixels")
-        return value
-    if key == "overlap":
-        if type(value) not in (int, float):
-            raise ConfigError(f"overlap of a protocol is {value!r}; it is a share from 0 to below 1")
-        return float(value)
-    return str(value)
+    return build(Protocol, data, "protocol")

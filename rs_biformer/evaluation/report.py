@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rs_biformer import __version__
 from rs_biformer.evaluation.compare import Comparison, comparison_to_dict
 from rs_biformer.evaluation.metrics import BLOCK, Metrics
+from rs_biformer.evaluation.results import metrics_to_dict
 from rs_biformer.files import write_bytes
 
 if TYPE_CHECKING:
@@ -157,8 +158,8 @@ def signed(value: float) -> str:
 
 
 def write_json(path: str | PathLike[str], metrics: Metrics) -> Path:
-    """Write `Metrics.to_dict` as JSON and return the path."""
-    return _write_json(path, metrics.to_dict())
+    """Write a result as JSON and return the path."""
+    return _write_json(path, metrics_to_dict(metrics))
 
 
 def write_results(
@@ -174,7 +175,7 @@ def write_results(
                 for protocol, found in comparisons.items()
                 for row in comparison_to_dict(found)
             ],
-            "results": [metrics.to_dict() for metrics in results],
+            "results": [metrics_to_dict(metrics) for metrics in results],
             "version": __version__,
         },
     )

@@ -30,6 +30,8 @@ FEWEST = 5
 SWAPS_PER_TEST = 100
 """Random swaps for each of several tests that are made at once: the least p that can come out, 1 in so many, is raised
 by their number, and stays at 0.01."""
+MOST_SAMPLES = 100_000
+"""Draws beyond which intervals no longer change in the digits that are shown, and only time is lost."""
 _CELLS = 1 << 22
 """Weights held at once, 8 bytes each."""
 _TOLERANCE = 1e-12
@@ -48,9 +50,10 @@ class Resampling:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise ConfigError(f"resampling draws {self.unit!r}; use {' or '.join(UNITS)}")
-        if self.samples < 100 or not 0 < self.level < 1:
+        if not 100 <= self.samples <= MOST_SAMPLES or not 0 < self.level < 1 or self.seed < 0:
             raise ConfigError(
-                f"resampling has {self.samples} samples and level {self.level}; use at least 100 and a share below 1"
+                f"resampling has {self.samples} samples, level {self.level} and seed {self.seed}; use 100 to "
+                f"{MOST_SAMPLES:,} samples, a share below 1 and a seed of 0 or more"
             )
 
 

@@ -7,7 +7,7 @@ from sklearn.calibration import calibration_curve
 from torchmetrics.classification import BinaryCalibrationError
 
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.evaluation import Protocol, evaluate
+from rs_biformer.evaluation import Protocol, evaluate, metrics_to_dict
 from rs_biformer.evaluation.calibration import count_calibration, no_calibration
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -74,9 +74,7 @@ def rasters(write_raster):
 @pytest.mark.parametrize("kind", ["confidence", "probabilities", "bytes"])
 @pytest.mark.parametrize("rows", [512, 7])
 def test_streamed_calibration_equals_that_of_the_whole_scene(rasters, monkeypatch, kind, rows):
-    from rs_biformer.evaluation import stream
-
-    monkeypatch.setattr(stream, "_ROWS", rows)
+    monkeypatch.setattr("rs_biformer.evaluation.rasters._ROWS", rows)
     label, prediction, sure = rasters["arrays"]
     sure = np.round(sure * 250) / 250 if kind == "bytes" else sure
     metrics = evaluate(rasters["map"], rasters["label"], SCHEMA, confidences=[rasters[kind]])
@@ -86,7 +84,7 @@ def test_streamed_calibration_equals_that_of_the_whole_scene(rasters, monkeypatc
     np.testing.assert_array_equal(found.pixels, whole.pixels)
     np.testing.assert_array_equal(found.hits, whole.hits)
     np.testing.assert_allclose(found.confidence, whole.confidence, rtol=1e-12)
-    assert metrics.to_dict()["calibration"]["expected_error"] == pytest.approx(whole.expected_error, abs=1e-12)
+    assert metrics_to_dict(metrics)["calibration"]["expected_error"] == pytest.approx(whole.expected_error, abs=1e-12)
 
 
 def test_eroded_pixels_take_no_part(rasters):

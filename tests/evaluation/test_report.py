@@ -18,6 +18,7 @@ from rs_biformer.evaluation.report import (
     write_file,
     write_json,
 )
+from rs_biformer.evaluation.results import metrics_to_dict
 from rs_biformer.schema import PRESETS
 
 
@@ -52,7 +53,7 @@ def test_json_holds_what_the_metrics_hold_and_no_nan(tmp_path):
     metrics = make_metrics(PROTOCOLS["isprs-official"], missing=2)
     path = write_json(tmp_path / "deep" / "metrics.json", metrics)
     content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert content == metrics.to_dict()
+    assert content == metrics_to_dict(metrics)
     assert {
         "overall_accuracy", "mean_iou", "mean_f1", "per_class", "confusion_matrix", "protocol", "ignored_pixels",
         "kappa", "frequency_weighted_iou", "per_scene", "full_labels", "version", "schema", "options",

@@ -167,7 +167,7 @@ def test_the_same_seed_gives_the_same_figures_and_batches_do_not_matter(monkeypa
     ("options", "message"),
     [
         ({"unit": "pixels"}, "use blocks or scenes"),
-        ({"samples": 10}, "at least 100"),
+        ({"samples": 10}, "use 100 to 100,000 samples"),
         ({"level": 1.0}, "a share below 1"),
     ],
 )

@@ -1,6 +1,9 @@
 import json
 import subprocess
 import sys
+import tracemalloc
+import zlib
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +11,23 @@ import numpy as np
 import pytest
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.evaluation import Protocol, Resampling, compare, evaluate, merge, read_results
+from rs_biformer.evaluation import (
+    PROTOCOLS,
+    Protocol,
+    Resampling,
+    compare,
+    evaluate,
+    merge,
+    metrics_to_dict,
+    read_results,
+)
+from rs_biformer.evaluation.boundary import BoundaryCounts
+from rs_biformer.evaluation.calibration import CalibrationCounts
 from rs_biformer.evaluation.compare import comparison_to_dict, sentences
+from rs_biformer.evaluation.confusion import Confusion
+from rs_biformer.evaluation.metrics import Metrics, Options, SceneResult
 from rs_biformer.evaluation.report import write_json, write_results
+from rs_biformer.evaluation.results import metrics_from_dict
 from rs_biformer.schema import IGNORE, ClassSchema
 
 SCHEMA = ClassSchema("three", ("ground", "roof", "tree"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
@@ -46,7 +63,7 @@ def test_a_result_read_back_is_the_result_that_was_written(scenes, tmp_path):
     )
     path = write_json(tmp_path / "good.json", metrics)
     (again,) = read_results(path)
-    assert again.to_dict() == metrics.to_dict()
+    assert metrics_to_dict(again) == metrics_to_dict(metrics)
     assert again.options.boundary == (1.0, 3.0) and again.boundary_f1.shape == (2,)
 
 
@@ -65,8 +82,12 @@ def test_several_results_in_one_file_are_read_back_and_nameless_ones_get_that_of
     [
         ("{", "no valid JSON"),
         ("[]", "holds no result"),
-        ("{}", "is no result of rs-biformer evaluate that can be compared .*evaluate the maps again"),
+        ("3", "holds no result"),
+        ('{"results": 3}', "holds no result"),
+        ('{"results": [3]}', "it is 3; it should be a mapping; give a file that `rs-biformer evaluate` wrote"),
+        ("{}", "schema is missing .*evaluate the maps again"),
         ('{"schema": 3}', "class schema"),
+        ('{"format": 99}', "has format 99 and this version knows up to 1: update"),
     ],
 )
 def test_a_file_that_is_no_result_is_refused_by_name(tmp_path, text, message):
@@ -76,6 +97,126 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path, text, message):
         read_results(path)
     with pytest.raises(ConfigError, match="nowhere.json cannot be read"):
         read_results(tmp_path / "nowhere.json")
+
+
+@pytest.fixture(scope="module")
+def content():
+    """A small result as a file has it: of one scene of 600 x 520 pixels, with everything that may be in it."""
+    rng = np.random.default_rng(0)
+    stack = Confusion(rng.integers(0, 9999, (4, 3, 3)), rng.integers(0, 99, (4, 3)), 10, 5, 1)
+    scene = SceneResult(
+        "one",
+        "one_label.tif",
+        "one_map.tif",
+        600,
+        520,
+        {0: stack, 2: stack},
+        {2: CalibrationCounts(*(rng.integers(0, 99, 15) for _ in range(2)), rng.random(15))},
+        BoundaryCounts((1.0, 3.0), *(rng.integers(0, 99, shape) for shape in (3, 3, (2, 3), (2, 3)))),
+        {"MODEL": "x"},
+    )
+    rules = Protocol("mine", exclude=("tree",), ignore_boundary=2)
+    metrics = Metrics(SCHEMA, rules, (scene,), Options(boundary=(1.0, 3.0)), Resampling(samples=100), "model", {"a": 1})
+    return json.dumps(metrics_to_dict(metrics))
+
+
+def changed(content: str, path: str, value: object) -> dict:
+    """The result with another value at a path such as per_scene.0.counts.height; `...` takes the key away."""
+    found = json.loads(content)
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    place = found
+    for part in parents:
+        place = place[str(part)] if isinstance(place, dict) else place[part]
+    if value is ...:
+        del place[last]
+    else:
+        place[str(last) if isinstance(place, dict) else last] = value
+    return found
+
+
+def test_a_result_survives_the_round_trip_and_what_came_later_is_left_aside(content):
+    again = metrics_from_dict(json.loads(content))
+    assert json.dumps(metrics_to_dict(again)) == content
+    newer = changed(changed_text(content, "later", 1), "per_scene.0.counts.by_erosion.2.later", [1])
+    assert json.dumps(metrics_to_dict(metrics_from_dict(newer))) == content
+    older = changed(content, "format", ...)
+    assert json.dumps(metrics_to_dict(metrics_from_dict(older))) == content
+
+
+def changed_text(content: str, path: str, value: object) -> str:
+    return json.dumps(changed(content, path, value))
+
+
+BLOCKS = "per_scene.0.counts.by_erosion.2.blocks"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("version", ..., "version is missing"),
+        ("schema.classes.0.colour", [1, 2], "class schema: classes"),
+        ("protocol_definition.exclude", ["bush"], "names the class 'bush'"),
+        ("protocol_definition.ignore_boundary", 3, "no counts of labels eroded by 3"),
+        ("protocol_definition.pad_to", 10**12, "pad_to 1000000000000"),
+        ("per_scene", [], "per_scene is .*at least 1 item"),
+        ("per_scene.0.name", None, r"per_scene\[0\].name is null; it should be text"),
+        ("per_scene.0.counts.height", 2**31 - 1, "said to have counts of .* MiB and a file may have those of 512 MiB"),
+        ("per_scene.0.counts.height", 10**30 % 2**62, "less than 2147483648"),
+        ("per_scene.0.counts.height", 0, "greater than or equal to 1"),
+        ("per_scene.0.counts.height", 600.5, "whole number"),
+        ("per_scene.0.counts.height", 2000, "not those of 8 blocks and 3 classes"),
+        ("per_scene.0.counts.block", 256, "block is 256; it should be greater than or equal to 512"),
+        ("per_scene.0.counts.by_erosion.2.ignored", -1, "greater than or equal to 0"),
+        ("per_scene.0.counts.by_erosion.x", {}, "by_erosion.x"),
+        (BLOCKS, 3, "blocks is 3; it should be text"),
+        (BLOCKS, "?", "the counts of 'one' are damaged"),
+        (BLOCKS, b64encode(b"nonsense").decode(), "the counts of 'one' are damaged"),
+        (BLOCKS, b64encode(zlib.compress(bytes(10**8))).decode(), "not those of 4 blocks"),
+        (BLOCKS, b64encode(zlib.compress(bytes(4 * 12 * 4))[:-6]).decode(), "not those of 4 blocks"),
+        (BLOCKS, b64encode(zlib.compress(b"\xff" * (4 * 12 * 4))).decode(), "a block has 262,144 pixels at most"),
+        ("per_scene.0.counts.calibration.2.pixels", [1], "at least 15 items"),
+        ("per_scene.0.counts.calibration.2.confidence", ["x"] * 15, "should be a number"),
+        ("per_scene.0.counts.boundary.distances", [1.0, 99.0], "less than or equal to 64"),
+        ("per_scene.0.counts.boundary.label", [1, 2], "boundary counts of 'one' are not those of 3 classes"),
+        ("per_scene.0.counts.boundary.label_hits", [[1, 2, 3]], "boundary counts of 'one' are not those of 3 classes"),
+        ("intervals.samples", 10**12, "1000000000000 samples"),
+        ("intervals.seed", -1, "seed -1"),
+        ("intervals.unit", "pixels", "draws 'pixels'"),
+        ("options.max_unknown", 2, "max_unknown is 2; it should be less than or equal to 1"),
+        ("options.strange", 2, "options: it has no key 'strange'; allowed are"),
+        ("model", [1], "model is .*; it should be a mapping"),
+    ],
+)
+def test_a_damaged_result_is_refused_in_a_line_before_it_takes_memory(content, path, value, message):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match=f"odd.json: .*{message}") as caught:
+            metrics_from_dict(changed(content, path, value), "odd.json")
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+
+
+def test_scenes_with_other_distances_are_not_added_up(content):
+    two = changed(content, "per_scene.0.name", "two")
+    two["per_scene"].append(json.loads(content)["per_scene"][0])
+    metrics_from_dict(two)
+    two["per_scene"][1]["counts"]["boundary"] = None
+    with pytest.raises(ConfigError, match="boundaries within different distances"):
+        metrics_from_dict(two)
+
+
+OLD = Path(__file__).parents[1] / "old"
+
+
+def test_a_result_of_0_1_0_as_it_was_first_is_read_for_good():
+    (metrics,) = read_results(OLD / "result_0_1_0.json")
+    written = json.loads((OLD / "result_0_1_0.json").read_text())
+    assert "format" not in written and metrics.version == "0.1.0"
+    now = metrics_to_dict(metrics)
+    assert {key: value for key, value in now.items() if key not in ("format", "name")} == written
+    assert metrics.protocol == PROTOCOLS["all-classes"]
 
 
 def test_a_better_model_is_told_from_a_worse_one_and_not_from_its_equal(scenes):
@@ -162,6 +303,8 @@ import torch
 import torch.distributed as dist
 from torchmetrics.classification import MulticlassConfusionMatrix
 from rs_biformer.evaluation import Protocol, evaluate, merge
+from rs_biformer.evaluation.confusion import Confusion
+from rs_biformer.evaluation.metrics import Metrics, Options, SceneResult
 from rs_biformer.evaluation.report import write_json
 from rs_biformer.evaluation.maps import ClassMap
 from rs_biformer.geometry import Window
@@ -195,7 +338,7 @@ def test_two_processes_find_what_one_finds(scenes, tmp_path):
     argv = [str(tmp_path / "store"), str(tmp_path / "merged.json"), *files]
     workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), *argv]) for rank in range(2)]
     assert [worker.wait(120) for worker in workers] == [0, 0]
-    merged, alone = json.loads((tmp_path / "merged.json").read_text()), json.loads(json.dumps(whole.to_dict()))
+    merged, alone = json.loads((tmp_path / "merged.json").read_text()), json.loads(json.dumps(metrics_to_dict(whole)))
     for result in (merged, alone):  # a scene alone is called by its label, two by what tells them apart
         for scene in result["per_scene"]:
             del scene["name"]

@@ -9,7 +9,7 @@ from scipy import ndimage
 from sklearn import metrics as sk
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.evaluation import PROTOCOLS, Protocol, evaluate, evaluate_protocols
+from rs_biformer.evaluation import PROTOCOLS, Protocol, evaluate, evaluate_protocols, metrics_to_dict
 from rs_biformer.schema import IGNORE, PRESETS
 
 SCHEMA = PRESETS["vaihingen"]
@@ -75,7 +75,7 @@ def test_each_protocol_gives_what_scikit_learn_gives_by_its_rules(town, scored):
         metrics = scored[name]
         found = (metrics.overall_accuracy, metrics.mean_iou, metrics.mean_f1)
         assert found == pytest.approx(expected(town, kept, classes, added), abs=1e-12), name
-        json.dumps(metrics.to_dict(), allow_nan=False)
+        json.dumps(metrics_to_dict(metrics), allow_nan=False)
 
 
 def test_scored_padding_lifts_the_accuracy_from_oa_to_oa_times_1_minus_p_plus_p(scored):
@@ -87,26 +87,26 @@ def test_scored_padding_lifts_the_accuracy_from_oa_to_oa_times_1_minus_p_plus_p(
     assert padded.overall_accuracy == pytest.approx(oa * (1 - p) + p, abs=1e-12)
     assert padded.overall_accuracy - oa > 0.05  # the size of the effect on this map
     first = SCHEMA.classes[0]
-    gain = padded.to_dict()["per_class"][first]["iou"] - honest.to_dict()["per_class"][first]["iou"]
+    gain = metrics_to_dict(padded)["per_class"][first]["iou"] - metrics_to_dict(honest)["per_class"][first]["iou"]
     assert gain > 0.1
     others = [name for name in SCHEMA.classes if name != first]
     for name in others:  # the other classes are what they were: right padding takes nothing from them
-        assert padded.to_dict()["per_class"][name] == honest.to_dict()["per_class"][name]
+        assert metrics_to_dict(padded)["per_class"][name] == metrics_to_dict(honest)["per_class"][name]
 
 
 def test_the_flaws_are_said_in_every_result(scored):
-    notes = scored["geoseg-legacy"].to_dict()["notes"]
+    notes = metrics_to_dict(scored["geoseg-legacy"])["notes"]
     assert any("padding that is in no scene is scored" in note for note in notes)
     counts = scored["geoseg-legacy"].scores.confusion
     share = f"{100 * counts.padded / counts.evaluated:.1f} %"
     assert f"1,107,152 of the scored pixels ({share}) are padding and in no scene" in notes
     assert any("checkpoints chosen on the test scenes" in note for note in notes)
-    assert not any("padding" in note for note in scored["isprs-official"].to_dict()["notes"])
+    assert not any("padding" in note for note in metrics_to_dict(scored["isprs-official"])["notes"])
 
 
 def test_five_and_six_classes_on_eroded_and_full_labels_come_at_once(town, scored):
     full, eroded = np.ones(town["label"].shape, bool), kept_by_erosion(town["label"])
-    forms = scored["isprs-official"].to_dict()["forms"]
+    forms = metrics_to_dict(scored["isprs-official"])["forms"]
     for name, kept, classes in (
         ("eroded labels, 5 classes", eroded, FIVE),
         ("eroded labels, 6 classes", eroded, SIX),
@@ -120,8 +120,8 @@ def test_five_and_six_classes_on_eroded_and_full_labels_come_at_once(town, score
 
 def test_several_protocols_at_once_give_what_each_gives_alone(town, scored):
     for name, metrics in scored.items():
-        alone = evaluate(*town["files"], SCHEMA, name).to_dict()
-        together = metrics.to_dict()
+        alone = metrics_to_dict(evaluate(*town["files"], SCHEMA, name))
+        together = metrics_to_dict(metrics)
         for result in (alone, together):  # the one has counted radii that the other has no use for
             for scene in result["per_scene"]:
                 del scene["counts"]
@@ -139,7 +139,7 @@ def test_every_result_carries_its_protocol_the_version_and_the_options(scored):
     from rs_biformer import __version__
 
     for name, metrics in scored.items():
-        result = metrics.to_dict()
+        result = metrics_to_dict(metrics)
         assert (result["protocol"], result["version"]) == (name, __version__)
         assert result["protocol_definition"] == PROTOCOLS[name].to_dict()
         assert result["options"] == {"tolerance": 0, "max_unknown": 0.01, "boundary": []}
@@ -150,7 +150,9 @@ def test_a_map_stitched_in_another_way_than_the_protocol_asks_is_noted(town):
     path = town["files"][0]
     with rasterio.open(path, "r+") as file:
         file.update_tags(PREDICTION_WINDOW="256", PREDICTION_OVERLAP="0.5")
-    asked = [evaluate(*town["files"], SCHEMA, name).to_dict()["notes"] for name in ("geoseg-legacy", "isprs-official")]
+    asked = [
+        metrics_to_dict(evaluate(*town["files"], SCHEMA, name))["notes"] for name in ("geoseg-legacy", "isprs-official")
+    ]
     sentence = (
         "1 of 1 maps were made from windows of 256 pixels with overlap 0.5, where the protocol asks for 1024 and 0"
     )

@@ -6,7 +6,7 @@ from rasterio.transform import Affine
 from scipy import ndimage
 
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.evaluation import Protocol, confusion, evaluate, rasters
+from rs_biformer.evaluation import Protocol, confusion, evaluate, metrics_to_dict, rasters
 from rs_biformer.evaluation.rasters import scene_names, subjects, windows
 from rs_biformer.schema import IGNORE, PRESETS, ClassSchema
 
@@ -55,8 +55,8 @@ def test_streamed_counts_equal_those_of_the_whole_scene(scene, monkeypatch, rows
     metrics = evaluate(files["prediction"], files["label"], SCHEMA)
     whole = confusion.count(label, prediction, 6)
     np.testing.assert_array_equal(metrics.scores.confusion.matrix, whole.matrix)
-    assert metrics.to_dict()["ignored_pixels"] == 300
-    assert metrics.to_dict()["unpredicted_pixels"] == whole.unpredicted.sum() == 20
+    assert metrics_to_dict(metrics)["ignored_pixels"] == 300
+    assert metrics_to_dict(metrics)["unpredicted_pixels"] == whole.unpredicted.sum() == 20
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(512, 8192), (5, 9)])
@@ -77,7 +77,7 @@ def test_several_scenes_are_one_matrix_and_not_a_mean_of_scores(write_raster):
     for number, size in enumerate((20, 50)):
         labels.append(write_raster(f"{number}/label.tif", colours(blobs(size, size, number))))
         predictions.append(write_raster(f"{number}/classes.tif", blobs(size, size, number + 2)))
-    result = evaluate(predictions, labels, "vaihingen").to_dict()
+    result = metrics_to_dict(evaluate(predictions, labels, "vaihingen"))
     parts = [np.array(scene["confusion_matrix"]) for scene in result["per_scene"]]
     assert result["confusion_matrix"] == sum(parts).tolist()
     assert result["overall_accuracy"] == np.trace(sum(parts)) / sum(parts).sum()
@@ -86,8 +86,10 @@ def test_several_scenes_are_one_matrix_and_not_a_mean_of_scores(write_raster):
 
 def test_a_class_outside_the_means_still_counts_in_the_accuracy_and_is_reported(scene):
     files, *_ = scene
-    all_classes = evaluate(files["prediction"], files["label"], SCHEMA).to_dict()
-    without = evaluate(files["prediction"], files["label"], SCHEMA, Protocol("five", exclude=("clutter",))).to_dict()
+    all_classes = metrics_to_dict(evaluate(files["prediction"], files["label"], SCHEMA))
+    without = metrics_to_dict(
+        evaluate(files["prediction"], files["label"], SCHEMA, Protocol("five", exclude=("clutter",)))
+    )
     assert without["overall_accuracy"] == all_classes["overall_accuracy"]
     assert without["per_class"] == all_classes["per_class"]
     five = [without["per_class"][name]["iou"] for name in SCHEMA.classes if name != "clutter"]
@@ -99,7 +101,7 @@ def test_absent_classes_are_none_and_not_zero(write_raster):
     label = np.zeros((8, 8), np.uint8)
     label[4:] = 1
     paths = write_raster("a_classes.tif", label), write_raster("a_label.tif", colours(label))
-    result = evaluate(*paths, SCHEMA).to_dict()
+    result = metrics_to_dict(evaluate(*paths, SCHEMA))
     assert result["mean_iou"] == result["mean_f1"] == result["overall_accuracy"] == 1
     assert result["mean_over"] == ["impervious surface", "building"]
     absent = {"iou": None, "f1": None, "precision": None, "recall": None, "support": 0, "unpredicted": 0}
@@ -118,14 +120,14 @@ def test_pixels_that_are_nodata_in_the_scene_are_ignored_and_holes_elsewhere_are
     blind, seeing = evaluate(*paths, SCHEMA), evaluate(*paths, SCHEMA, scenes=[scene])
     assert (blind.overall_accuracy, seeing.overall_accuracy) == (0.7, 70 / 80)
     assert seeing.scores.confusion.ignored == 20
-    assert any("10 labelled pixels (12.50 %) have no prediction" in note for note in seeing.to_dict()["notes"])
+    assert any("10 labelled pixels (12.50 %) have no prediction" in note for note in metrics_to_dict(seeing)["notes"])
 
 
 def test_a_map_in_colours_equals_the_map_in_indices(scene, write_raster):
     files, _, prediction = scene
     coloured = write_raster("coloured.tif", colours(prediction))
-    by_index = evaluate(files["prediction"], files["label"], SCHEMA).to_dict()
-    by_colour = evaluate(coloured, files["label"], SCHEMA).to_dict()
+    by_index = metrics_to_dict(evaluate(files["prediction"], files["label"], SCHEMA))
+    by_colour = metrics_to_dict(evaluate(coloured, files["label"], SCHEMA))
     assert by_colour["confusion_matrix"] == by_index["confusion_matrix"]
 
 
@@ -141,7 +143,7 @@ def test_few_unknown_colours_are_ignored_and_reported_and_many_are_refused(write
     label = colours(np.zeros((20, 20), np.uint8))
     label[:, 0, :3] = 17
     paths = write_raster("a_classes.tif", np.zeros((20, 20), np.uint8)), write_raster("a_label.tif", label)
-    result = evaluate(*paths, SCHEMA, Protocol("eroded", ignore_boundary=2)).to_dict()
+    result = metrics_to_dict(evaluate(*paths, SCHEMA, Protocol("eroded", ignore_boundary=2)))
     assert (result["unknown_label_pixels"], result["evaluated_pixels"]) == (3, 397)
     assert any("3 pixels have a label that the class schema lacks" in note for note in result["notes"])
     message = r"a_label.tif holds \(17, 17, 17\), which schema 'vaihingen' does not know; use .* 3 pixels, 0.75 %"
