@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from range_server import serving
 
 from rs_biformer.cli import evaluate as command
 from rs_biformer.errors import ConfigError, RasterError
@@ -80,7 +81,7 @@ def test_a_protocol_file_and_a_tolerance_are_obeyed(files, tmp_path):
             ["--prediction", "m.tif", "--classes", "potsdam", "--protocol", "isprs-offical"],
             "did you mean isprs-official",
         ),
-        (["--prediction", "m.tif", "n.tif", "--classes", "potsdam"], "2 predictions and 1 labels"),
+        (["--prediction", "m.tif", "n.tif", "--classes", "potsdam"], "2 maps and 1 labels"),
         (["--compare", "a.json", "--classes", "potsdam"], "--label has no effect on --compare"),
         (["--prediction", "m.tif", "--prediction", "n.tif", "--classes", "potsdam"], "several sets of maps need names"),
         (
@@ -290,3 +291,156 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_mapped(files, ch
     with pytest.raises(RasterError, match="nowhere.tif does not exist"):
         run(*options, files["label"][0], tmp_path / "nowhere.tif", "--maps", tmp_path / "maps")
     assert not (tmp_path / "maps").exists()  # all were refused before the first scene was mapped
+
+
+def test_each_checkpoint_is_loaded_once_and_the_scenes_are_listed_once(files, checkpoint, tmp_path, monkeypatch):
+    from rs_biformer.jobs import mapping, models, truths
+
+    counted = {}
+
+    def count(room, name):
+        real = getattr(room, name)
+
+        def counting(*args, **options):
+            counted[name] = counted.get(name, 0) + 1
+            return real(*args, **options)
+
+        monkeypatch.setattr(room, name, counting)
+
+    count(models, "load_checkpoint")
+    count(truths, "pattern_scenes")
+    count(mapping, "pattern_scenes")
+    run(
+        *("--checkpoint", f"one={checkpoint}", f"two={checkpoint}", "--scene", *files["image"], "--label"),
+        *(*files["label"], "--out", tmp_path / "m.json", "--overlap", 0, "--maps", tmp_path / "maps"),
+    )
+    assert counted == {"load_checkpoint": 2, "pattern_scenes": 1}
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("maps/*/*.tif")) == [
+        f"maps/{model}/{name}_image_classes.tif" for model in ("one", "two") for name in "ab"
+    ]
+
+
+def accuracy(out):
+    return json.loads(out.read_text())["overall_accuracy"]
+
+
+def test_labels_are_found_by_a_pattern_from_the_map_or_from_the_scene(files, tmp_path):
+    out, folder = tmp_path / "m.json", tmp_path
+    always = ["--classes", "potsdam", "--out", out]
+    run("--prediction", *files["map"], "--label", "{dir}/{stem:*_classes}_label.tif", *always)
+    assert accuracy(out) == 0.9
+    maps, labels = folder / "{name}_classes.tif", folder / "{name}_label.tif"
+    run("--prediction", maps, "--scene", *reversed(files["image"]), "--label", labels, *always)
+    assert accuracy(out) == 0.9
+    assert [scene["name"] for scene in json.loads(out.read_text())["per_scene"]] == ["b", "a"]
+    with pytest.raises(ConfigError, match="no label"):
+        run("--prediction", *files["map"], "--label", folder / "{stem}_x.tif", *always)
+    with pytest.raises(ConfigError, match="leads from a scene to its prediction; give the images as --scene"):
+        run("--prediction", maps, "--label", *files["label"], *always)
+
+
+def test_a_list_of_pairs_says_what_belongs_together(files, checkpoint, tmp_path):
+    out, pairs = tmp_path / "m.json", tmp_path / "pairs.csv"
+    pairs.write_text("image,label,name\na_image.tif,b_label.tif,north\nb_image.tif,a_label.tif,south\n")
+    run(
+        "--prediction",
+        *reversed(files["map"]),
+        "--scene",
+        pairs,
+        "--classes",
+        "potsdam",
+        "--out",
+        out,
+        "--pair",
+        "order",
+    )
+    assert accuracy(out) == 0.9
+    assert [scene["name"] for scene in json.loads(out.read_text())["per_scene"]] == ["north", "south"]
+    run("--checkpoint", checkpoint, "--scene", pairs, "--out", out, "--maps", tmp_path / "maps", "--overlap", 0)
+    assert sorted(path.name for path in tmp_path.glob("maps/*.tif")) == ["north_classes.tif", "south_classes.tif"]
+    with pytest.raises(ConfigError, match="give it alone, without --label"):
+        run("--checkpoint", checkpoint, "--scene", pairs, "--label", *files["label"], "--out", out)
+    pairs.write_text("image,label\na_image.tif,\n")
+    with pytest.raises(ConfigError, match=r"names no label for .*a_image\.tif"):
+        run("--checkpoint", checkpoint, "--scene", pairs, "--out", out)
+
+
+@pytest.mark.parametrize("kind", ["map", "image"])
+def test_files_that_a_shell_has_permuted_are_refused(write_raster, tmp_path, kind, capsys):
+    rng, out = np.random.default_rng(5), tmp_path / "m.json"
+    made = {"map": [], "image": [], "label": []}
+    for number in range(8, 12):
+        label = rng.integers(0, 5, (8, 8)).astype(np.uint8)
+        made["map"].append(write_raster(f"map_{number}.tif", label, nodata=IGNORE))
+        made["image"].append(write_raster(f"image_{number}.tif", label + 1))
+        made["label"].append(write_raster(f"truth_{number:03d}.tif", label))
+    made["label"].sort()
+    made["map"].sort(key=str if kind == "map" else lambda path: int(path.stem[4:]))
+    scenes = ["--scene", *sorted(made["image"])] if kind == "image" else []
+    argv = ["--prediction", *made["map"], "--label", *made["label"], *scenes, "--classes", "potsdam", "--out", out]
+    beside = f"{kind}_10.tif stands beside label .*truth_008.tif, and by their names it belongs to .*truth_010.tif"
+    with pytest.raises(ConfigError, match=beside):
+        run(*argv)
+    assert not out.exists()
+    run(*argv, "--pair", "names")
+    assert accuracy(out) == 1
+    assert "paired by name" in capsys.readouterr().err
+    run(*argv, "--pair", "order")
+    assert (accuracy(out) < 0.5) == (kind == "map")
+
+
+def test_scenes_of_one_name_in_several_folders_are_told_apart(files, checkpoint, write_raster, tmp_path):
+    for name in "ab":
+        for kind in ("image", "label"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / f"{name}_{kind}.tif").rename(tmp_path / name / f"{kind}.tif")
+    argv = ["--checkpoint", checkpoint, "--scene", tmp_path / "a/image.tif", tmp_path / "b/image.tif", "--overlap", 0]
+    argv += ["--label", "{dir}/label.tif", "--out", tmp_path / "m.json", "--maps", tmp_path / "maps"]
+    run(*argv, "--name", "{parent}")
+    assert [scene["name"] for scene in json.loads((tmp_path / "m.json").read_text())["per_scene"]] == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.glob("maps/*.tif")) == ["a_classes.tif", "b_classes.tif"]
+
+
+def test_scenes_of_another_pixel_size_are_mapped_on_the_model_s_and_compared_on_the_label_s(
+    checkpoint, write_raster, tmp_path, capsys
+):
+    from rasterio.transform import from_origin
+
+    place = {"transform": from_origin(500_000, 5_400_000, 1, 1)}  # the model was trained on 0.5 m
+    scene = write_raster("s.tif", np.full((3, 40, 48), 60, np.uint8), photometric="rgb", **place)
+    label = write_raster("s_label.tif", np.zeros((40, 48), np.uint8), **place)
+    out, maps = tmp_path / "m.json", tmp_path / "maps"
+    argv = ["--checkpoint", checkpoint, "--scene", scene, "--label", label, "--out", out, "--overlap", 0]
+    with pytest.raises(RasterError, match="--rescale-gsd"):
+        run(*argv)
+    page = tmp_path / "p.html"
+    run(*argv, "--rescale-gsd", "--maps", maps, "--confidence", "--report", page)
+    first = json.loads(out.read_text())
+    assert first["evaluated_pixels"] == 40 * 48 and first["unpredicted_pixels"] == 0
+    assert "pixels of another size than their labels" in capsys.readouterr().err
+    run(
+        "--prediction", maps / "s_classes.tif", "--label", label, "--classes", "potsdam", "--out", out, "--scene", scene
+    )
+    assert json.loads(out.read_text())["confusion_matrix"] == first["confusion_matrix"]
+    run(*argv, "--allow-gsd-mismatch")
+    assert json.loads(out.read_text())["evaluated_pixels"] == 40 * 48
+
+
+@pytest.mark.parametrize("prefix", ["", "/vsicurl/"])
+def test_page_card_and_figures_hold_no_key_of_a_url(files, tmp_path, monkeypatch, capsys, prefix):
+    with serving(tmp_path) as url:
+        signed = [
+            f"{prefix}{url}/{kind}?X-Amz-Signature=KEY&sig=KEY&apikey=KEY"
+            for kind in ("a_classes.tif", "a_label.tif", "a_image.tif")
+        ]
+        mapped, label, image = (name.replace("http://", "http://me:KEY@") for name in signed)
+        out, page, card = tmp_path / "m.json", tmp_path / "p.html", tmp_path / "c.md"
+        argv = ["--prediction", f"new={mapped}", "--label", label, "--scene", image, "--classes", "potsdam"]
+        argv += ["--out", str(out), "--report", str(page), "--card", str(card)]
+        monkeypatch.setattr(sys, "argv", ["rs-biformer", "evaluate", *argv])
+        run(*argv)
+    for path in (out, page, card):
+        text = path.read_text(encoding="utf-8")
+        assert "a_label.tif" in text and "KEY" not in text, path
+    shown = capsys.readouterr()
+    assert "KEY" not in shown.out + shown.err

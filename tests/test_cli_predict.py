@@ -347,7 +347,7 @@ def test_what_is_not_given_is_the_default_and_the_window_that_of_training(rgb, p
     assert seen["options"] == Options(Windows(64))
 
 
-@pytest.mark.parametrize("command", ["predict"])
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_the_help_tells_the_defaults(command):
     parser = argparse.ArgumentParser()
     import_module(f"rs_biformer.cli.{command}").add_arguments(parser)

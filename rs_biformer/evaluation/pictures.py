@@ -6,6 +6,7 @@ from html import escape
 from os import PathLike
 
 from rs_biformer.evaluation.html import heading, hint, number, row_name, swatch, table
+from rs_biformer.evaluation.maps import Numbers
 from rs_biformer.evaluation.metrics import BLOCK, Metrics
 from rs_biformer.evaluation.previews import EMPTY, WRONG, Preview, preview, preview_size, worst_first
 from rs_biformer.evaluation.rasters import ImageFiles
@@ -25,13 +26,15 @@ AnyPath = str | PathLike[str]
 class SceneView:
     """The rasters of one scene to be shown. `name` is that of the scene in Metrics; `image` may be None.
 
-    prediction: a class map, or those of several models by the model's name.
+    prediction: a class map, or those of several models by the model's name. numbers: what theirs mean, see
+        `maps.Numbers`.
     """
 
     name: str
     image: ImageFiles | None
     label: AnyPath
     prediction: AnyPath | Mapping[str, AnyPath]
+    numbers: Numbers = "auto"
 
     @property
     def predictions(self) -> dict[str, AnyPath]:
@@ -87,7 +90,13 @@ def scene_views(metrics: Metrics, views: Sequence[SceneView]) -> str:
             else ""
         )
         pictures = preview(
-            view.image, view.label, view.predictions, metrics.schema, size=size, tolerance=metrics.options.tolerance
+            view.image,
+            view.label,
+            view.predictions,
+            metrics.schema,
+            size=size,
+            tolerance=metrics.options.tolerance,
+            numbers=view.numbers,
         )
         parts.append(
             f'<figure class="scene card" data-ratio="{pictures.width / pictures.height:.5f}"><figcaption>'
@@ -119,6 +128,7 @@ def worst_windows(metrics: Metrics, views: Sequence[SceneView]) -> str:
             metrics.schema,
             size=_BLOCK_SIDE,
             tolerance=metrics.options.tolerance,
+            numbers=view.numbers,
             window=block.window,
         )
         area = block.window

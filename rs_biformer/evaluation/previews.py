@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rs_biformer.evaluation.maps import AnyPath, ClassMap
-from rs_biformer.evaluation.rasters import ImageFiles
+from rs_biformer.evaluation.maps import AnyPath, ClassMap, Numbers
+from rs_biformer.evaluation.rasters import ImageFiles, onto
 from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.labels import LabelRaster
 from rs_biformer.raster.scene import Scene
@@ -51,6 +51,7 @@ def preview(
     *,
     size: int,
     tolerance: int = 0,
+    numbers: Numbers = "auto",
     window: Window | None = None,
 ) -> Preview:
     """Pictures of a scene, or a window of it, of which the longer side has at most `size` pixels.
@@ -60,7 +61,8 @@ def preview(
     with ExitStack() as stack:
         truth = stack.enter_context(LabelRaster(label, schema, tolerance=tolerance))
         maps = {
-            name: stack.enter_context(ClassMap(path, schema, tolerance=tolerance)) for name, path in predictions.items()
+            name: stack.enter_context(ClassMap(path, schema, tolerance=tolerance, numbers=numbers))
+            for name, path in predictions.items()
         }
         area = window or Window(0, 0, truth.height, truth.width)
         cell = -(-max(area.height, area.width) // size)
@@ -71,7 +73,7 @@ def preview(
             index, _ = truth.read(part)
             labels.append(most_frequent(index, cell, len(schema)))
             for name, mapped in maps.items():
-                predicted = mapped.read(part)
+                predicted = onto(truth, mapped.source, mapped.read, part)
                 found[name].append(most_frequent(predicted, cell, len(schema)))
                 errors[name].append(wrong_share(index, predicted, cell))
     layers = {} if image is None else {"Image": _jpeg(_image_preview(image, area, cell))}

@@ -28,7 +28,7 @@ OnFailure = Literal["continue", "stop"]
 Tell = Callable[[Event], None]
 
 
-def _quiet(event: Event) -> None:
+def quiet(event: Event) -> None:
     """What nobody listens to."""
 
 
@@ -72,7 +72,7 @@ def map_scenes(
     name: str = "{stem}",
     skip_existing: bool = False,
     on_failure: OnFailure = "continue",
-    tell: Tell = _quiet,
+    tell: Tell = quiet,
     **options: Any,
 ) -> MappingReport:
     """Map scenes of any number and size into the folder `out`, as `rs-biformer predict` does, which calls this.
@@ -124,7 +124,7 @@ def map_listed(
     fitting: Fitting = AS_TRAINED,
     skip_existing: bool = False,
     on_failure: OnFailure = "continue",
-    tell: Tell = _quiet,
+    tell: Tell = quiet,
     **options: Any,
 ) -> MappingReport:
     """`map_scenes` for scenes that are listed and a model that is loaded; those that failed are in the report."""

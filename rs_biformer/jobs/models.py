@@ -49,6 +49,7 @@ class Loaded:
             **({"file size": f"{self.path.stat().st_size / 1e6:.1f} MB"} if self.path else {}),
             "training window": f"{self.meta.window} px",
             **({"ground sample distance": f"{self.meta.gsd:g} m"} if self.meta.gsd else {}),
+            **({"its splits overlap": self.meta.shared_ground} if self.meta.shared_ground else {}),
         }
 
 
