@@ -152,7 +152,8 @@ class TrainedModel(nn.Module):
         return self.meta.bands
 
     def forward(self, raw: Tensor, valid: Tensor | None = None) -> Tensor:
-        return self.network(self.normalisation(raw, valid))
+        logits: Tensor = self.network(self.normalisation(raw, valid))
+        return logits
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], CheckpointMeta]:

@@ -159,8 +159,9 @@ def build(kind: type[T] | Any, data: Any, where: str, error: type[RsBiformerErro
     """
     try:
         if isinstance(kind, type) and is_dataclass(kind):
-            return _of_dataclass(kind, data)
-        result: T = _adapter(kind).validate_python(data)
+            result: T = _of_dataclass(kind, data)
+        else:
+            result = _adapter(kind).validate_python(data)
     except ValidationError as found:
         raise error(f"{where}: {_problems(found, data)}") from None
     except RsBiformerError as found:  # from the object's own checks

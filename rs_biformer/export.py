@@ -35,7 +35,8 @@ class _Deployed(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model(image).softmax(1)
+        scores: Tensor = self.model(image).softmax(1)
+        return scores
 
 
 def export_onnx(

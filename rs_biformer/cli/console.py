@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -31,7 +32,7 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     from tqdm import tqdm
 
     with ExitStack() as stack:
-        bars: list[tqdm] = []
+        bars: list[tqdm[Any]] = []
 
         def update(done: int, total: int) -> None:
             if not bars:

@@ -5,7 +5,7 @@ a test compares.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rs_biformer.errors import ConfigError
@@ -86,7 +86,7 @@ def given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     """
     from rs_biformer.raster.values import parse_nodata
 
-    read = {
+    read: dict[str, Callable[[Any], Any]] = {
         "nodata": parse_nodata,
         "scales": parse_scales,
         "max_memory": parse_size,

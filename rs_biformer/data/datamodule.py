@@ -100,7 +100,8 @@ class TileDataModule(LightningDataModule):
         """Expected share of each class, (classes,), among the labelled pixels of the training windows as drawn."""
         histogram = self.train.table.histogram
         expected = histogram.sum(axis=0) if self.probabilities is None else self.probabilities @ histogram
-        return expected / expected.sum()
+        shares: NDArray[np.float64] = expected / expected.sum()
+        return shares
 
     def setup(self, stage: str) -> None:
         """Decode the scenes into memory where that is asked for and fits."""
@@ -120,7 +121,8 @@ class TileDataModule(LightningDataModule):
         """The first batch of the run, or its first `size` windows, read in this process."""
         dataset = self._train_set()
         first = islice(self._train_sampler(), size or self.batch_size)
-        return default_collate([dataset[draw] for draw in first])
+        batch: dict[str, Tensor] = default_collate([dataset[draw] for draw in first])
+        return batch
 
     def _train_set(self) -> TileDataset:
         manifest = self.index.manifest

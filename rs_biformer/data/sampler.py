@@ -1,7 +1,7 @@
 """Which training windows an epoch sees, in which order: a function of the seed and the epoch alone."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,8 @@ def balanced_weights(histogram: NDArray[np.int64], strength: float) -> NDArray[n
     present = total > 0
     worth[present] = (total[present] / total.sum()) ** -strength
     weights = np.divide(histogram @ worth, pixels, out=np.zeros(len(pixels)), where=pixels > 0)
-    return weights / weights.sum()
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
 
 
 def nearby_order(cells: NDArray[np.int64], mixed: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -64,7 +65,7 @@ class _Sized(Dataset[None]):
         return self.length
 
 
-class TrainSampler(DistributedSampler):
+class TrainSampler(DistributedSampler[Any]):
     """Draws windows for training; every process of a distributed run gets an equal share of each epoch.
 
     windows: how many there are. samples: how many an epoch draws, over all processes; rounded down to a multiple of
@@ -121,7 +122,7 @@ class TrainSampler(DistributedSampler):
         return np.concatenate(passes)[start - first * self.windows :][: self.samples]
 
 
-class ValidationSampler(DistributedSampler):
+class ValidationSampler(DistributedSampler[Any]):
     """All windows once and in order, dealt out to the processes; none is repeated to make their shares equal."""
 
     def __init__(self, windows: int, *, replicas: int = 1, rank: int = 0) -> None:

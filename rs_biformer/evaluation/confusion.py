@@ -66,12 +66,14 @@ class Confusion:
     @property
     def support(self) -> NDArray[Any]:
         """Labelled pixels per class (..., K), predicted or not."""
-        return self.matrix.sum(axis=-1) + self.unpredicted
+        support: NDArray[Any] = self.matrix.sum(axis=-1) + self.unpredicted
+        return support
 
     @property
     def predicted(self) -> NDArray[Any]:
         """Labelled pixels given to each class (..., K)."""
-        return self.matrix.sum(axis=-2)
+        predicted: NDArray[Any] = self.matrix.sum(axis=-2)
+        return predicted
 
     @property
     def hits(self) -> NDArray[Any]:
@@ -141,8 +143,9 @@ def _histogram(codes: NDArray[Any], number: int) -> NDArray[np.int64]:
         return np.bincount(codes, minlength=number)
     # Two bytes at a time are half as many counts, of neighbours, which a map has in long runs: half the time.
     pairs = np.bincount(codes[:even].view(np.uint16), minlength=number << 8)[: number << 8].reshape(number, 256)
-    found = pairs.sum(axis=1) + pairs.sum(axis=0)[:number]
-    return found + np.bincount(codes[even:], minlength=number)
+    last = np.bincount(codes[even:], minlength=number)
+    found: NDArray[np.int64] = pairs.sum(axis=1) + pairs.sum(axis=0)[:number] + last
+    return found
 
 
 def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:

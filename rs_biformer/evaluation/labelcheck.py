@@ -229,7 +229,9 @@ def _suspects(
 def _placed(outlines: NDArray[np.object_], transform: Affine) -> NDArray[np.object_]:
     """Outlines in pixels (x = column, y = row) where the transform puts them."""
     a, b, c, d, e, f = tuple(transform)[:6]
-    return shapely.transform(outlines, lambda points: points @ np.array([[a, d], [b, e]]) + (c, f))
+    steps = np.array([[a, d], [b, e]])
+    placed: NDArray[np.object_] = shapely.transform(outlines, lambda points: points @ steps + (c, f))
+    return placed
 
 
 def _suspicious(

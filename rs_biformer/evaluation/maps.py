@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from os import PathLike
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -263,13 +263,14 @@ class Probabilities:
     def of_class(self, values: NDArray[np.float32], index: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The probability (h, w) of the mapped class of each pixel, from what `read` gave; NaN without one."""
         if not self.per_class:
-            return values[0]
+            alone: NDArray[np.float32] = values[0]
+            return alone
         mapped = index != IGNORE
         chosen = np.take_along_axis(values, np.where(mapped, index, 0)[None].astype(np.intp), axis=0)[0]
         return np.where(mapped, chosen, np.float32(np.nan))
 
 
-def describe_unknown(unknown: Counter, schema: ClassSchema) -> str:
+def describe_unknown(unknown: Counter[Any], schema: ClassSchema) -> str:
     """The middle of a sentence about colours or values that a schema does not know."""
     values = ", ".join(str(value) for value, _ in unknown.most_common(3))
     return (

@@ -174,7 +174,8 @@ def onto(grid: Grid, own: Grid, read: Callable[[Window], NDArray[Any]], window: 
 def _under(factor: float, offset: float, start: int, length: int, limit: int) -> NDArray[np.intp]:
     """The pixel of the other axis under the middle of each of `length` pixels from `start`."""
     middles = (np.arange(start, start + length) + 0.5) * factor + offset
-    return np.clip(np.floor(middles), 0, limit - 1).astype(np.intp)
+    under: NDArray[np.intp] = np.clip(np.floor(middles), 0, limit - 1).astype(np.intp)
+    return under
 
 
 def _relative(one: Grid, other: Grid) -> NDArray[np.float64]:
@@ -210,7 +211,7 @@ def _common_name(prediction: str, label: str) -> str:
     return "_".join(words) or label
 
 
-def _one_each(given: Sequence | None, pairs: int, what: str) -> list:
+def _one_each(given: Sequence[Any] | None, pairs: int, what: str) -> list[Any]:
     listed = list(given) if given is not None else [None] * pairs
     if len(listed) != pairs:
         raise ConfigError(f"{len(listed)} {what} for {pairs} predictions; give one for each, in the same order")

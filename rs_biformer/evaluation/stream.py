@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from os import fspath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,7 +173,7 @@ class _Counts:
     blocks: dict[int, NDArray[np.int64]] = field(init=False)
     calibration: dict[int, CalibrationCounts] = field(default_factory=dict)
     boundary: BoundaryCounts | None = None
-    strange: Counter = field(default_factory=Counter)
+    strange: Counter[Any] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         rows, columns = block_grid(self.label.height, self.label.width)
@@ -247,7 +248,7 @@ class _Pixels:
     mapped: NDArray[np.uint8]
     valid: NDArray[np.bool_] | None
     confidence: NDArray[np.float32] | None
-    unknown: Counter
+    unknown: Counter[Any]
 
 
 def _read(rasters: Opened, window: Window, reach: int) -> _Pixels:

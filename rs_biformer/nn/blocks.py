@@ -38,7 +38,8 @@ class IRFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.expand_norm(self.activation(self.expand(x)))
         x = self.depthwise_norm(self.activation(x + self.depthwise(x)))
-        return self.reduce_norm(self.reduce(x))
+        out: Tensor = self.reduce_norm(self.reduce(x))
+        return out
 
 
 class MLP(nn.Sequential):
@@ -56,7 +57,8 @@ class ChannelsLast(nn.Module):
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out: Tensor = self.module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return out
 
 
 class Block(nn.Module):
@@ -130,7 +132,8 @@ class TransformerBlock(Block):
         if self.position is not None:
             x = x + self.position(x)
         x = x + self.drop_path(_scaled(self.attention(self.attention_norm(x)), self.attention_scale))
-        return x + self.drop_path(_scaled(self.ffn(self.ffn_norm(x)), self.ffn_scale))
+        out: Tensor = x + self.drop_path(_scaled(self.ffn(self.ffn_norm(x)), self.ffn_scale))
+        return out
 
 
 def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:

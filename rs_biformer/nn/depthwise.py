@@ -31,14 +31,16 @@ class DepthwiseConv2d(nn.Conv2d):
         tensors = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
         if torch.is_autocast_enabled(x.device.type):
             tensors = [tensor.to(torch.get_autocast_dtype(x.device.type)) for tensor in tensors]
-        return _DepthwiseConvolution.apply(*tensors)
+        out: Tensor = _DepthwiseConvolution.apply(*tensors)
+        return out
 
 
 def _runs_on_onednn(x: Tensor) -> bool:
     """Whether this is an eager convolution that oneDNN takes; a compiler is given the plain one."""
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype == torch.float64:
         return False
-    return torch.backends.mkldnn.is_available()
+    available: bool = torch.backends.mkldnn.is_available()
+    return available
 
 
 class _DepthwiseConvolution(torch.autograd.Function):
@@ -73,7 +75,8 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel: int) -> Tensor:
     """
     channels, reach = x.shape[1], kernel // 2
     if x.shape[3] < kernel:  # more would be cut off than there is
-        return conv2d_weight(x, (channels, 1, kernel, kernel), gradient, padding=reach, groups=channels)
+        whole: Tensor = conv2d_weight(x, (channels, 1, kernel, kernel), gradient, padding=reach, groups=channels)
+        return whole
     groups = []
     for first in range(0, kernel, FAST_COLUMNS):
         columns = min(FAST_COLUMNS, kernel - first)

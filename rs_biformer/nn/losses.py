@@ -53,12 +53,14 @@ def focal(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
 
 def dice(logits: Tensor, target: Tensor) -> Tensor:
     """1 - soft Dice per class over the whole batch, absent classes counting 0, then the mean over the K classes."""
-    return DiceLoss("multiclass")(logits.T[None], target[None])
+    loss: Tensor = DiceLoss("multiclass")(logits.T[None], target[None])
+    return loss
 
 
 def lovasz(logits: Tensor, target: Tensor) -> Tensor:
     """Lovász-softmax over the whole batch, the mean over the classes that are present (Berman et al. 2018)."""
-    return LovaszLoss("multiclass")(logits.T[None, :, :, None], target[None, :, None])
+    loss: Tensor = LovaszLoss("multiclass")(logits.T[None, :, :, None], target[None, :, None])
+    return loss
 
 
 def boundary(logits: Tensor, target: Tensor, labelled: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def create_encoder(
         raise ConfigError(f"in_channels is {in_channels}; a raster has 1 band or more")
     if name in ENCODERS:
         _check_arguments(name, arguments)
-        encoder = ENCODERS[name](in_channels, **arguments)
+        encoder: nn.Module = ENCODERS[name](in_channels, **arguments)
     elif is_library_name(name):
         encoder = library_encoder(name, in_channels, **arguments)
     else:
@@ -191,7 +191,8 @@ class AtStride16(nn.Module):
         self.decoder = decoder
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        return self.decoder(no_coarser_than(16, features))
+        decoded: Tensor = self.decoder(no_coarser_than(16, features))
+        return decoded
 
 
 def _deeplabv3plus(channels: list[int]) -> tuple[nn.Module, int]:

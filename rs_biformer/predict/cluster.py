@@ -244,7 +244,8 @@ def _packed(model: Any, recipe: Recipe, device: str) -> bytes:
     ):
         model = copy.deepcopy(model).cpu()  # the workers may have no such device
     try:
-        return cloudpickle.dumps((model, recipe, device))
+        packed: bytes = cloudpickle.dumps((model, recipe, device))
+        return packed
     except Exception as error:  # whatever an object's own __reduce__ raises
         raise ConfigError(
             f"the model cannot be sent to the workers ({_line(error)}); give one that pickles, such as a module"

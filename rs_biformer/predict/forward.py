@@ -209,7 +209,8 @@ def _first_line(error: BaseException) -> str:
 def good_at_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 here: tensor cores, or a CPU with AVX-512 BF16 or AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        supported: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return supported
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False

@@ -123,4 +123,5 @@ def average_views(
 
 def _entropy(scores: Tensor) -> Tensor:
     """(B, 1, S, S) in nats."""
-    return torch.special.entr(scores).sum(1, keepdim=True)
+    entropy: Tensor = torch.special.entr(scores).sum(1, keepdim=True)
+    return entropy

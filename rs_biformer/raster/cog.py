@@ -130,7 +130,8 @@ class Encoding:
 
     def decode(self, file: Any, window: Window) -> NDArray[Any]:
         """Pixels (C, h, w) of an open raster."""
-        return file.read(window=area(window)).astype(self.dtype, copy=False)
+        pixels: NDArray[Any] = file.read(window=area(window)).astype(self.dtype, copy=False)
+        return pixels
 
 
 class Checksum(NamedTuple):

@@ -26,11 +26,13 @@ def ground_areas(polygons: NDArray[np.object_], crs: CRS | None, transform: Affi
     polygons: with holes that run the other way than the outer ring.
     """
     if crs is None or not is_georeferenced(transform):
-        return shapely.area(polygons)
+        units: NDArray[np.float64] = shapely.area(polygons)
+        return units
     if crs.is_geographic or (crs.is_projected and crs.to_dict().get("proj") in ("merc", "webmerc")):
         return _on_ellipsoid(polygons, crs)
     metres = crs.linear_units_factor[1] if crs.is_projected else 1.0
-    return shapely.area(polygons) * metres**2
+    plane: NDArray[np.float64] = shapely.area(polygons) * metres**2
+    return plane
 
 
 def pixel_areas(crs: CRS | None, transform: Affine, height: int, width: int) -> NDArray[np.float64]:

@@ -154,12 +154,15 @@ def _plane(heights: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np
         [down @ rows, right @ cols, known.sum()],
     ]
     slopes = np.linalg.lstsq(np.array(moments), [down @ z.sum(1), z.sum(0) @ right, z.sum()], rcond=None)[0]
-    return (slopes[0] * down[:, None] + slopes[1] * right + slopes[2]).astype(np.float32)
+    plane: NDArray[np.float32] = (slopes[0] * down[:, None] + slopes[1] * right + slopes[2]).astype(np.float32)
+    return plane
 
 
 def _filled(heights: NDArray[np.float32], known: NDArray[np.bool_], reach: float) -> NDArray[np.float32]:
     """What is not known from what is known around it; 0 far away from that."""
-    return fillnodata(np.where(known, heights, 0).astype(np.float32), mask=known, max_search_distance=4 * reach)
+    zeroed = np.where(known, heights, 0).astype(np.float32)
+    filled: NDArray[np.float32] = fillnodata(zeroed, mask=known, max_search_distance=4 * reach)
+    return filled
 
 
 def _window_sides(largest: float) -> Iterator[int]:

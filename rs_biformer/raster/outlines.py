@@ -231,13 +231,15 @@ def beside(lines: Lines) -> NDArray[np.int64]:
     """Row and column, from the slab's upper left corner, of the pixels left and right of each line: (k, 2, 2)."""
     start = lines.directions[:, 0]
     point = lines.points[lines.first[:-1]][:, None, ::-1]
-    return point + _STEP[np.stack([_LEFT_AT_START[start], _RIGHT_AT_START[start]], axis=1)]
+    pixels: NDArray[np.int64] = point + _STEP[np.stack([_LEFT_AT_START[start], _RIGHT_AT_START[start]], axis=1)]
+    return pixels
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """starts[0], starts[0] + 1, ... (lengths[0] numbers), then starts[1], ...: all in one array."""
     offsets = np.cumsum(lengths) - lengths
-    return np.arange(int(lengths.sum())) + np.repeat(starts - offsets, lengths)
+    numbers: NDArray[np.int64] = np.arange(int(lengths.sum())) + np.repeat(starts - offsets, lengths)
+    return numbers
 
 
 def polygons(outlines: Outlines, count: int) -> NDArray[np.object_]:

@@ -444,7 +444,8 @@ class _Placement:
         if b == 0 and d == 0:  # in the order of GDAL's arithmetic, so that ties fall to the same side
             return np.stack([-c / a + x * (1 / a), -f / e + y * (1 / e)], axis=1)
         x, y = x - c, y - f
-        return np.stack([e * x - b * y, a * y - d * x], axis=1) / (a * e - b * d)
+        pixels: NDArray[np.float64] = np.stack([e * x - b * y, a * y - d * x], axis=1) / (a * e - b * d)
+        return pixels
 
     def _coordinates(self, points: Points) -> Points:
         """Pixels -> coordinates of the grid's CRS."""
@@ -495,7 +496,7 @@ def _gcps(grid: Any) -> tuple[list[Any], CRS | None]:
     """The ground control points that place a grid without a transform."""
     if is_georeferenced(grid.transform):
         return [], None
-    given = getattr(grid, "gcps", None) or getattr(grid, "georeference", {}).get("gcps") or ([], None)
+    given: Any = getattr(grid, "gcps", None) or getattr(grid, "georeference", {}).get("gcps") or ([], None)
     return list(given[0]), given[1]
 
 

@@ -90,7 +90,8 @@ class _Task:
         ends[swap] = ends[swap][:, [2, 3, 0, 1]]
         order = np.lexsort((distance, *ends.T))
         again = (np.diff(ends[order], axis=0) == 0).all(axis=1)
-        return straight[order[1:][again]]
+        chosen: NDArray[np.int64] = straight[order[1:][again]]
+        return chosen
 
     def _farthest(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Squared distance from the straight, and index, of the farthest inner point of stretches that have one."""
@@ -168,7 +169,8 @@ class _Task:
         turns = ((y0 <= 0) & (y1 > 0) & (side > 0)).astype(np.int64) - ((y1 <= 0) & (y0 > 0) & (side < 0))
         touches = closing & (side == 0) & (x0 * x1 <= 0) & (y0 * y1 <= 0)
         bounds = np.cumsum(edges) - edges
-        return (np.add.reduceat(turns, bounds) != 0) | np.logical_or.reduceat(touches, bounds)
+        crossed: NDArray[np.bool_] = (np.add.reduceat(turns, bounds) != 0) | np.logical_or.reduceat(touches, bounds)
+        return crossed
 
 
 def _portions(costs: NDArray[np.int64]) -> Iterator[slice]:

@@ -194,11 +194,13 @@ def _is_nodata(band: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
         return np.zeros(band.shape, bool)
     if band.dtype.kind == "f":
         with np.errstate(over="ignore"):  # a float64 nodata value such as -1.8e308 becomes -inf in a float32 band
-            return band == band.dtype.type(nodata)
+            same: NDArray[np.bool_] = band == band.dtype.type(nodata)
+            return same
     limits = np.iinfo(band.dtype)
     if not (limits.min <= nodata <= limits.max and float(nodata).is_integer()):
         return np.zeros(band.shape, bool)
-    return band == band.dtype.type(int(nodata))
+    equal: NDArray[np.bool_] = band == band.dtype.type(int(nodata))
+    return equal
 
 
 def is_georeferenced(transform: Affine) -> bool:
@@ -225,7 +227,7 @@ def ground_sample_distance(crs: CRS | None, transform: Affine, height: int, widt
         # the mean of the curvature along the meridian and across it, by which both sides of a pixel are multiplied
         mean_radius = radius * (1 - flattening) / (1 - squared * sin(latitude) ** 2)
         return pixel * unit * mean_radius * sqrt(cos(latitude)) if abs(latitude) < pi / 2 else None
-    metres = pixel * crs.linear_units_factor[1]
+    metres: float = pixel * crs.linear_units_factor[1]
     projection = horizontal(crs).to_dict()
     if projection.get("proj") in ("merc", "webmerc"):
         true = radians(projection.get("lat_ts", 0.0))

@@ -183,7 +183,7 @@ def _sunlight(town: Town, canvas: _Canvas, steps: Shifts) -> Floats:
     steepness = slope_x * slope_x + slope_y * slope_y
     east = math.sin(town.sun_azimuth) / math.tan(town.sun_elevation)
     south = -math.cos(town.sun_azimuth) / math.tan(town.sun_elevation)
-    light = (1 - slope_x * np.float32(east) - slope_y * np.float32(south)) / np.sqrt(1 + steepness)
+    light: Floats = (1 - slope_x * np.float32(east) - slope_y * np.float32(south)) / np.sqrt(1 + steepness)
     np.clip(light, 0, 1.3, out=light)
     light[steepness > 16] = 1
     light[_shadow_height(z, steps) > z + np.float32(0.25)] = 0

@@ -34,7 +34,7 @@ def value_noise(y: NDArray[Any], x: NDArray[Any], wavelength: float, seed: int) 
     above = rows - rows[0]
     across = lattice[above] * (1 - down) + lattice[above + 1] * down
     left = cols - cols[0]
-    out = np.take(across, left, axis=1)
+    out: NDArray[np.float32] = np.take(across, left, axis=1)
     step = np.take(across, left + 1, axis=1)
     step -= out
     step *= right

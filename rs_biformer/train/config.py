@@ -265,7 +265,8 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     augment = _section(Augmentation, "data.augment", values, origins)
     sections = {name: _section(kind, name, values, origins, augment=augment) for name, kind in SECTIONS.items()}
     trainer = asdict(_section(TrainerOptions, "trainer", values, origins))
-    return _section(TrainConfig, "", values, origins, **sections, trainer=trainer)
+    config: TrainConfig = _section(TrainConfig, "", values, origins, **sections, trainer=trainer)
+    return config
 
 
 def known_keys() -> dict[str, Field[Any]]:

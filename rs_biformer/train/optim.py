@@ -52,12 +52,13 @@ def learning_rate_factor(step: int, steps: int, options: ScheduleConfig) -> floa
         risen = (step + 1) / (rising + 1)
         return (1 - math.cos(math.pi * risen)) / 2 if options.name == "onecycle" else risen
     passed = min(1.0, (step - rising) / max(1, steps - rising))
-    shape = {
+    shapes: dict[str, Callable[[], float]] = {
         "constant": lambda: 1.0,
         "poly": lambda: (1 - passed) ** options.power,
         "cosine": lambda: (1 + math.cos(math.pi * passed)) / 2,
         "onecycle": lambda: (1 + math.cos(math.pi * passed)) / 2,
-    }[options.name]()
+    }
+    shape = shapes[options.name]()
     return shape if options.name == "constant" else options.final + (1 - options.final) * shape
 
 

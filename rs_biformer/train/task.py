@@ -59,18 +59,22 @@ class SegmentationTask(LightningModule):
         self.validation_loss = MeanMetric()
 
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
-        return self.model(self._normalised(image, valid))
+        logits: Tensor = self.model(self._normalised(image, valid))
+        return logits
 
     def _normalised(self, image: Tensor, valid: Tensor | None) -> Tensor:
-        return self.normalisation(image, valid).contiguous(memory_format=torch.channels_last)
+        normalised: Tensor = self.normalisation(image, valid).contiguous(memory_format=torch.channels_last)
+        return normalised
 
     def training_loss(self, batch: Batch) -> Tensor:
         label = batch["label"].long()
         if not self.auxiliary:
-            return self.loss(self(batch["image"], batch["valid"]), label)
+            loss: Tensor = self.loss(self(batch["image"], batch["valid"]), label)
+            return loss
         x = self._normalised(batch["image"], batch["valid"])
         logits, second = self.model.forward_with_auxiliary(x)  # type: ignore[operator]
-        return self.loss(logits, label) + self.auxiliary * self.loss(second, label)
+        both: Tensor = self.loss(logits, label) + self.auxiliary * self.loss(second, label)
+        return both
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
@@ -91,7 +95,7 @@ class SegmentationTask(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self(batch["image"], batch["valid"])
         label = batch["label"].long()
-        prediction = logits.argmax(1)
+        prediction: Tensor = logits.argmax(1)
         self.confusion.update(prediction, label)
         labelled = (label != IGNORE).sum()
         if labelled:

@@ -68,7 +68,8 @@ class BiLevelRoutingAttention(nn.Module):
             attend = self.method or choose_method(size[0] * size[1], self.topk / count)
             out = attend(q, k, v, routes, region, self.num_heads, self.scale)
         local = self.local(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.project(out + local)
+        joined: Tensor = self.project(out + local)
+        return joined
 
     def _routes(self, x: Tensor, q: Tensor, k: Tensor, region: tuple[int, int]) -> Tensor:
         """As `route` by q and k. Where autocast has rounded these, by what they were made of.

@@ -66,7 +66,8 @@ class CrossShapedAttention(nn.Module):
             attend_stripes(parts[number :: self.directions], stripe, self.heads, local, self.mask_padding)
             for number, (stripe, local) in enumerate(zip(stripes, self.local, strict=True))
         ]
-        return self.project(torch.cat(out, dim=-1))
+        joined: Tensor = self.project(torch.cat(out, dim=-1))
+        return joined
 
 
 def attend_stripes(

@@ -52,7 +52,8 @@ class MultiScaleDilatedAttention(nn.Module):
             attend_window(q[:, :, :, g], k[:, :, :, g], v[:, :, :, g], self.kernel_size, dilation, self.scale)
             for g, dilation in enumerate(self.dilations)
         ]
-        return self.project(torch.cat(groups, dim=3).flatten(3))
+        out: Tensor = self.project(torch.cat(groups, dim=3).flatten(3))
+        return out
 
 
 def attend_window(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: int, scale: float) -> Tensor:
@@ -62,7 +63,7 @@ def attend_window(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: i
     weights = torch.stack(logits).softmax(0).to(v.dtype)  # (window, B, H, W, M)
     weighted = zip(weights, _neighbours(v, kernel_size, dilation), strict=True)
     first, neighbour = next(weighted)
-    out = first[..., None] * neighbour
+    out: Tensor = first[..., None] * neighbour
     for weight, neighbour in weighted:
         out = torch.addcmul(out, weight[..., None], neighbour)
     return out

