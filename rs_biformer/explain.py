@@ -1,7 +1,8 @@
 """What a pixel looks at: the regions it was routed to at each bi-level routing stage, and its attention over them.
 
 Nothing of the network is changed: the inputs of its attention modules are caught on their way, and routing and
-attention are worked out once more from each module's own parameters, for the one token in question.
+attention are worked out once more from each module's own parameters, for the one token in question. A plain vision
+transformer routes nothing: what is shown is the attention of its last block over the whole window.
 """
 
 import os
@@ -21,6 +22,7 @@ from rs_biformer.files import replacing
 from rs_biformer.geometry import Window, reflect_pad
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention, route
 from rs_biformer.nn.attention.regions import region_of_pixel, region_size
+from rs_biformer.nn.encoders.plain import PlainTransformer
 from rs_biformer.raster.scene import Scene
 
 
@@ -53,11 +55,13 @@ def explain_pixel(model: TrainedModel, image: Tensor, valid: Tensor, row: int, c
     """The routing of the token that holds a pixel: one entry per stage, from the last block of each.
 
     image: (C, H, W) raw band values; valid: (H, W) bool; row, col: the pixel in them.
-    Raises ConfigError for a network without bi-level routing attention.
+    Raises ConfigError for a network with neither bi-level routing attention nor a plain transformer.
     """
+    encoder = model.network.get_submodule("encoder")
+    if isinstance(encoder, PlainTransformer):
+        return [_of_plain_transformer(model, encoder, image, valid, row, col)]
     caught: list[tuple[str, BiLevelRoutingAttention, Tensor]] = []
     sizes: list[int] = []
-    encoder = model.network.get_submodule("encoder")
     hooks = [encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2]))]
     for name, module in model.network.named_modules():
         if isinstance(module, BiLevelRoutingAttention):
@@ -68,12 +72,50 @@ def explain_pixel(model: TrainedModel, image: Tensor, valid: Tensor, row: int, c
             stages = _last_of_each_stage(caught)
             if not stages:
                 raise ConfigError(
-                    f"{model.meta.encoder} has no bi-level routing attention to explain; use a BiFormer or a hybrid"
+                    f"{model.meta.encoder} has no bi-level routing attention to explain; use a BiFormer, a hybrid or a "
+                    "plain vision transformer"
                 )
             return [_routing(name, module, x, sizes[0] // x.shape[1], row, col) for name, module, x in stages]
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _of_plain_transformer(
+    model: TrainedModel, encoder: PlainTransformer, image: Tensor, valid: Tensor, row: int, col: int
+) -> Routing:
+    """The attention of a pixel's token in the last block, over all tokens of the window; one region, the whole of it.
+
+    Tokens beside the map, such as class tokens, are left out and the rest is scaled to a sum of 1.
+    """
+    caught: list[Tensor] = []
+    sizes: list[torch.Size] = []
+    parts = encoder.transformer.named_modules()
+    blocks = [(name, part) for name, part in parts if hasattr(part, "fused_attn") and hasattr(part, "attn_drop")]
+    if not blocks:
+        raise ConfigError(f"{model.meta.encoder} does not show its attention; use a ViT, a BiFormer or a hybrid")
+    name, block = blocks[-1]
+    fused, block.fused_attn = block.fused_attn, False  # a fused kernel never forms the weights
+    hooks = [
+        encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape)),
+        block.get_submodule("attn_drop").register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0])),
+    ]
+    try:
+        with torch.inference_mode():
+            model(image[None], valid[None])
+    finally:
+        block.fused_attn = fused
+        for hook in hooks:
+            hook.remove()
+    height, width = (side // encoder.stride for side in sizes[0][-2:])
+    row, col = row // encoder.stride, col // encoder.stride
+    weights = caught[0][0]  # (M, N, N), tokens beside the map first
+    beside = weights.shape[-1] - height * width
+    if len(caught[0]) != 1 or beside < 0:
+        raise ConfigError(f"the last block of {model.meta.encoder} does not see the whole window; nothing can be shown")
+    attention = weights[:, beside + row * width + col, beside:]
+    shown = (attention / attention.sum(-1, keepdim=True)).float().view(-1, height, width).cpu().numpy()
+    return Routing(f"encoder.transformer.{name}", encoder.stride, (row, col), (height, width), ((0, 0),), shown)
 
 
 def _catch(name: str, caught: list[tuple[str, BiLevelRoutingAttention, Tensor]]) -> Any:

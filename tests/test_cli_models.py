@@ -47,3 +47,19 @@ def test_every_architecture_is_listed(capsys):
 def test_names_that_nobody_knows_are_refused_in_one_line(capsys):
     assert main(["models", "--only", "biformer_tini"]) == 2
     assert "did you mean biformer_tiny" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_all_lists_what_the_libraries_have_with_their_weights(capsys):
+    models = json.loads(printed(capsys, "--all", "--json"))["models"]
+    weights = {model["encoder"]: model["weights"] for model in models}
+    assert len(models) == len(weights) > 1000
+    assert "dinov3_lvd1689m" in weights["convnext_tiny"] and weights["resnet18"][0] == "imagenet"
+    assert not set(weights) & set(list_encoders()) and "tu-coat_tiny" in weights
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "--all", "--only", "*dinov3*", "--csv"))))
+    assert rows and all("dinov3" in row["encoder"] for row in rows)
+    assert "vit_small_patch16_dinov3" in printed(capsys, "--all", "--only", "vit_small_patch16_dinov3")
+
+
+def test_a_pattern_of_no_encoder_is_refused_in_one_line(capsys):
+    assert main(["models", "--all", "--only", "dinov9*"]) == 2
+    assert "no encoder called dinov9*" in capsys.readouterr().err

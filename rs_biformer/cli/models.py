@@ -11,6 +11,7 @@ HELP = "list the architectures: parameters, multiply-adds, strides and widths of
 EXAMPLE = """rs-biformer models
   rs-biformer models --size 224 --csv > models.csv
   rs-biformer models --only biformer_small resnet50 --decoder upernet --json
+  rs-biformer models --all --only "*dinov3*" "convnext*"                (what timm and smp have, with their weights)
 
 Multiply-adds are half of what torch's FlopCounterMode counts: matrix products and convolutions, as the network runs.
 Bi-level routing attention counts the pairs of pixels that are routed to each other, even where a dense product under a
@@ -21,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rs-biformer models`."""
     add = parser.add_argument
     add("--only", nargs="+", metavar="NAME", help="these encoders; those of smp and timm are known by name as well")
+    everything = "the names of all encoders of smp and timm, and of the weights that model.weights downloads for each; "
+    add("--all", action="store_true", help=everything + "--only takes patterns then")
     add("--decoder", default="unet_fusion", help="the decoder that completes them (unet_fusion)")
     add("--size", type=int, default=256, help="rows and columns of the image that is counted on (256)")
     add("--bands", type=int, default=3, help="bands of that image (3)")
@@ -31,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Count every architecture, and show a table, JSON or CSV."""
+    """Count every architecture, and show a table, JSON or CSV; or list what the libraries have."""
+    if args.all:
+        return _show_all(args)
     from dataclasses import asdict
 
     from rs_biformer.cli import console
@@ -56,6 +61,34 @@ def run(args: argparse.Namespace) -> None:
         header = ["encoder", "params M", "GMAC", "ImageNet M", "GMAC", "model M", "GMAC", "strides"]
         console.table(title, header, [_shown(figures) for figures in found])
         print(f"GMAC: 1e9 multiply-adds; decoders, each with any encoder: {', '.join(DECODERS)}")
+
+
+def _show_all(args: argparse.Namespace) -> None:
+    from fnmatch import fnmatch
+
+    from rs_biformer.cli import console
+    from rs_biformer.errors import ConfigError
+    from rs_biformer.nn.encoders.library import library_names, weights_of
+    from rs_biformer.nn.model import list_encoders
+
+    patterns = args.only or ["*"]
+    names = [name for name in library_names() if any(fnmatch(name, pattern) for pattern in patterns)]
+    if not names:
+        raise ConfigError(
+            f"smp and timm have no encoder called {', '.join(patterns)}; patterns take *, such as '*dinov3*'"
+        )
+    ours = set(list_encoders())  # which come first: timm's of the same name has a prefix
+    rows = [{"encoder": f"tu-{name}" if name in ours else name, "weights": weights_of(name)} for name in names]
+    if args.json:
+        print(json.dumps({"models": rows}, indent=2))
+    elif args.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(rows[0])
+        writer.writerows([_cell(value) for value in row.values()] for row in rows)
+    else:
+        shown = [[str(row["encoder"]), ", ".join(row["weights"])] for row in rows]
+        console.table("Encoders of smp and timm, and their weights", ["encoder", "weights"], shown)
+        print("plain vision transformers get a pyramid; model.encoder NAME, model.weights WEIGHTS or a file")
 
 
 def _cell(value: object) -> object:

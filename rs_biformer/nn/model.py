@@ -104,7 +104,8 @@ def _checkpoint_blocks(name: str, encoder: nn.Module) -> None:
     blocks = [module for module in encoder.modules() if isinstance(module, Block)]
     for block in blocks:
         block.checkpointing = True
-    by_timm = getattr(getattr(encoder, "model", None), "set_grad_checkpointing", None)
+    network = getattr(encoder, "model", None) or getattr(encoder, "transformer", None)
+    by_timm = getattr(network, "set_grad_checkpointing", None)
     if by_timm is not None:
         by_timm()
     elif not blocks:

@@ -140,6 +140,8 @@ class OptimizerConfig:
         momentum: Of sgd; the first beta of adamw.
         multipliers: Multiples of learning_rate for parts of the network, by the beginning of their parameters' names;
             the longest that fits counts. {encoder: 0.1} trains a pretrained encoder at a tenth.
+        layer_decay: Multiple of the rate from each layer of a plain vision transformer to the one before it, such as
+            0.75, so that the first change least; 1 trains all alike.
         ema: Decay of an exponential moving average of the weights, such as 0.999, that validation, best.ckpt and
             last.ckpt then hold; 0 keeps none. Early on the decay is lower, so that short runs forget their start.
     """
@@ -149,6 +151,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     momentum: float = 0.9
     multipliers: dict[str, float] = field(default_factory=dict)
+    layer_decay: float = 1.0
     ema: float = 0.0
 
     def __post_init__(self) -> None:
@@ -158,6 +161,7 @@ class OptimizerConfig:
         _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "in [0, 1)")
         for name, multiple in self.multipliers.items():
             _require(multiple >= 0, f"optimizer.multipliers.{name}", multiple, "0 (frozen) or more")
+        _require(0 < self.layer_decay <= 1, "optimizer.layer_decay", self.layer_decay, "above 0, up to 1 (none)")
         _require(0 <= self.ema < 1, "optimizer.ema", self.ema, "in [0, 1), such as 0.999")
 
 

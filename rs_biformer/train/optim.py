@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.nn.encoders.plain import layer_depths
 from rs_biformer.train.config import OptimizerConfig, ScheduleConfig
 
 
@@ -17,6 +18,7 @@ def create_optimizer(network: nn.Module, options: OptimizerConfig) -> Optimizer:
 
     The group of the highest learning rate comes first. Raises ConfigError for a multiplier of no part of the network.
     """
+    depths = layer_depths(network) if options.layer_decay != 1 else {}
     groups: dict[tuple[float, float], list[Tensor]] = {}
     unused = set(options.multipliers)
     for name, parameter in network.named_parameters():
@@ -24,6 +26,7 @@ def create_optimizer(network: nn.Module, options: OptimizerConfig) -> Optimizer:
         unused.discard(part)
         if parameter.requires_grad:
             rate = options.learning_rate * options.multipliers.get(part, 1.0)
+            rate *= options.layer_decay ** depths.get(name, 0)
             is_vector = sum(side > 1 for side in parameter.shape) < 2  # a class token is 1 x 1 x C
             groups.setdefault((rate, 0.0 if is_vector else options.weight_decay), []).append(parameter)
     if unused:

@@ -1,9 +1,13 @@
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from torch import nn
 
+from rs_biformer.errors import ConfigError
 from rs_biformer.nn.attention import BiLevelRoutingAttention, MultiScaleDilatedAttention
+from rs_biformer.nn.blocks import TransformerBlock
 from rs_biformer.nn.encoders.hybrid import VARIANTS, resnet18_biformer
+from rs_biformer.nn.model import create_encoder
 from rs_biformer.nn.weights import load_published_weights
 
 
@@ -88,3 +92,75 @@ def test_weights_of_the_cnn_alone_can_be_loaded():
     assert report.left == ("fc.weight", "fc.bias")
     assert all(name.startswith("stages.") for name in report.missing)
     assert torch.equal(encoder.cnn.conv1.weight, cnn.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ("cnn", "arguments"),
+    [
+        ("test_convnext", {}),
+        ("efficientnet-b0", {"attention": ["bra", "bra", "msda", "msda"], "width": 32}),
+        ("tf_efficientnet_lite0", {"attention": ["none", "none", "bra", "msda"], "fusion": "convolution"}),
+        ("mit_b0", {"layer_scale": 1e-5, "width": 32, "regions": 4, "topks": [1, 2, 4, 16]}),
+    ],
+)
+def test_the_path_runs_beside_any_pyramid(cnn, arguments):
+    encoder = create_encoder("hybrid", in_channels=4, cnn=cnn, **arguments).eval()
+    plain = create_encoder(cnn, in_channels=4).out_channels
+    x = torch.randn(1, 4, 64, 96)
+    with torch.no_grad():
+        features = encoder(x)
+    assert [f.shape[1] for f in features] == list(encoder.out_channels)
+    assert [tuple(f.shape[2:]) for f in features[2:]] == [(64 // s, 96 // s) for s in (4, 8, 16, 32)]
+    if arguments.get("fusion") != "convolution":
+        assert list(encoder.out_channels) == list(plain)
+
+
+def test_a_residual_hybrid_begins_as_its_cnn_and_its_path_learns_at_once():
+    encoder = create_encoder("hybrid", cnn="test_convnext", attention=["none", "bra", "msda", "msda"], width=32).eval()
+    x = torch.randn(1, 3, 64, 64)
+    features, cnn = encoder(x), encoder.cnn(x)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(features, cnn, strict=True))
+    sum(f.square().mean() for f in features[2:]).backward()
+    assert all(stage.add.weight.grad.abs().sum() > 0 for stage in encoder.stages)
+    with torch.no_grad():
+        for stage in encoder.stages:
+            stage.add.weight.normal_()
+        moved = encoder(x)
+    changed = [not torch.equal(mine, theirs) for mine, theirs in zip(moved, cnn, strict=True)]
+    assert changed == [False, False, False, True, True, True]
+
+
+def test_layer_scale_multiplies_both_branches():
+    block = TransformerBlock(8, nn.Identity(), nn.Identity(), layer_scale=0.25)
+    x = torch.randn(2, 3, 3, 8)
+    y = x + 0.25 * block.attention_norm(x)
+    torch.testing.assert_close(block(x), y + 0.25 * block.ffn_norm(y))
+    assert {name for name, _ in block.named_parameters() if "scale" in name} == {"attention_scale", "ffn_scale"}
+    assert not [n for n, _ in TransformerBlock(8, nn.Identity(), nn.Identity()).named_parameters() if "scale" in n]
+
+
+def test_the_lite_hybrid_has_no_path_at_stride_4():
+    encoder = create_encoder("lite_hybrid")
+    assert encoder.begin == 1 and len(encoder.stages) == 3
+    assert sum(p.numel() for p in encoder.parameters()) < 6e6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"attention": ["bra", "bra"]}, "give four, one per stride"),
+        ({"attention": "bra"}, "give four, one per stride"),
+        ({"attention": ["bra", "none", "bra", "bra"]}, "none may stand at the first strides alone"),
+        ({"attention": ["none"] * 4}, "not at all four"),
+        ({"attention": ["bra", "bra", "swin", "bra"]}, "each must be one of bra, msda, none"),
+        ({"width": 48}, "multiple of 32"),
+        ({"depths": [1, 0, 1, 1]}, "each must be 1 or more"),
+        ({"fusion": "add"}, "use convolution or residual"),
+        ({"cnn": "resnet19"}, "cannot make encoder resnet19"),
+        ({"cnn": "test_vit", "cnn_arguments": {"taps": "no"}}, "use last or even"),
+        ({"cnm": "resnet18"}, "takes no argument 'cnm'.*cnn"),
+    ],
+)
+def test_hybrids_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        create_encoder("hybrid", **arguments)

