@@ -1,20 +1,21 @@
 """Losses of semantic segmentation that never see an ignored pixel.
 
-Shape legend: B batch, K classes, H and W pixels, P pixels of the batch that have a label.
+Shape legend: B batch, K classes, H and W pixels, P pixels that a term looks at.
 
-The pixels that have a label are gathered once, (B, K, H, W) -> (P, K), before any term but `boundary` looks at them, so
-that no term needs an ignore index of its own and a logit under an ignored pixel, be it inf or NaN, reaches neither the
-loss nor the gradient. `boundary` needs neighbours and masks instead.
+Logits under ignored pixels become 0 before any term sees them, so that none of these, be it inf or NaN, reaches the
+loss or the gradient. Every term takes a mask of the pixels that count. Nothing here asks a GPU for a number: leaving
+pixels out means to count them, for which the processor would wait for all that the GPU has still to do, at every step.
+On a CPU that costs nothing, and pixels without a label are left out first.
 
-What that works around in segmentation_models_pytorch 0.6:
+Of segmentation_models_pytorch 0.6 `DiceLoss` is used as it is: a class absent from the batch adds 0 to the mean over
+all K classes, hence also no gradient. Its others are not:
 
 - `SoftCrossEntropyLoss` zeroes the ignored pixels but divides by all of them, so nodata dilutes the loss; it takes no
   class weights. torch's cross-entropy serves instead.
-- `LovaszLoss` returns an empty tensor, not a scalar, for a batch without labels, and fails for float64 logits.
+- `LovaszLoss` waits for the GPU once per class, returns an empty tensor, not a scalar, for a batch without labels, and
+  fails for float64 logits.
 - `FocalLoss` returns NaN for a batch without labels. It is also K one-against-all sigmoid losses, whereas the class
   map and its confidence are read from a softmax; the focal term here is the softmax form of Lin et al. (2017).
-- `DiceLoss` is right with an ignore index and is used as it is: a class absent from the batch adds 0 to the mean
-  over all K classes, hence also no gradient.
 """
 
 import math
@@ -23,10 +24,11 @@ from difflib import get_close_matches
 
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.losses import DiceLoss, LovaszLoss
+from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.nn.attention.softmax import without_autocast
 from rs_biformer.schema import IGNORE
 
 FOCAL_GAMMA = 2.0
@@ -36,31 +38,51 @@ BOUNDARY_REACH = 2
 """Pixels by which two outlines may lie apart and still meet in the boundary term; the paper's value (5 x 5)."""
 
 
-def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+_NONE = -100
+"""The class index by which torch and smp leave a pixel out."""
+
+
+def cross_entropy(logits: Tensor, target: Tensor, known: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
     """Mean cross-entropy; with class weights the mean is weighted, so a batch of one class keeps its scale."""
-    return F.cross_entropy(logits, target, weight=weights, label_smoothing=smoothing)
+    truth = target.where(known, _NONE)
+    mean = F.cross_entropy(logits, truth, weight=weights, label_smoothing=smoothing, ignore_index=_NONE)
+    return mean.where(known.any(), 0.0)  # of no pixels torch's mean is NaN
 
 
-def focal(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+def focal(logits: Tensor, target: Tensor, known: Tensor, weights: Tensor | None) -> Tensor:
     """Cross-entropy times (1 - p)^2, p being the probability of the true class (Lin et al. 2017)."""
-    surprise = F.cross_entropy(logits, target, reduction="none")
+    surprise = F.cross_entropy(logits, target.where(known, _NONE), reduction="none", ignore_index=_NONE)
     loss = (1 - torch.exp(-surprise)) ** FOCAL_GAMMA * surprise
     if weights is None:
-        return loss.mean()
-    weight = weights[target]
-    return (weight * loss).sum() / weight.sum()
+        return loss.sum() / known.sum().clamp_min(1)
+    weight = weights[target] * known
+    return (weight * loss).sum() / weight.sum().where(known.any(), 1.0)
 
 
-def dice(logits: Tensor, target: Tensor) -> Tensor:
+def dice(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """1 - soft Dice per class over the whole batch, absent classes counting 0, then the mean over the K classes."""
-    loss: Tensor = DiceLoss("multiclass")(logits.T[None], target[None])
+    loss: Tensor = DiceLoss("multiclass", ignore_index=_NONE)(logits.T[None], target.where(known, _NONE)[None])
     return loss
 
 
-def lovasz(logits: Tensor, target: Tensor) -> Tensor:
-    """Lovász-softmax over the whole batch, the mean over the classes that are present (Berman et al. 2018)."""
-    loss: Tensor = LovaszLoss("multiclass")(logits.T[None, :, :, None], target[None, :, None])
-    return loss
+def lovasz(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Lovász-softmax over the whole batch, the mean over the classes that are present (Berman et al. 2018, alg. 1)."""
+    total, present = logits.new_zeros(()), logits.new_zeros(())
+    for number, probability in enumerate(logits.T.softmax(0)):
+        truth = ((target == number) & known).to(logits.dtype)
+        # An ignored pixel has no error: it comes after all that have one, and what it is multiplied with is 0.
+        errors, order = ((truth - probability).abs() * known).sort(descending=True)
+        occurs = truth.any()
+        total = total + torch.dot(errors, _jaccard_steps(truth[order])) * occurs
+        present = present + occurs
+    return total / present.clamp_min(1)
+
+
+def _jaccard_steps(truth: Tensor) -> Tensor:
+    """By how much the Jaccard loss grows as one pixel after the other is got wrong; truth: 0 or 1 per pixel, (P,)."""
+    total = truth.sum()
+    loss = 1 - (total - truth.cumsum(0)) / (total + (1 - truth).cumsum(0))
+    return torch.cat([loss[:1], loss[1:] - loss[:-1]])
 
 
 def boundary(logits: Tensor, target: Tensor, labelled: Tensor) -> Tensor:
@@ -119,23 +141,27 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         classes = self._checked_classes(logits, target)
-        with torch.autocast(logits.device.type, enabled=False):
+        with without_autocast(logits.device):
             known = target != self.ignore_index
-            labelled = known.flatten().nonzero().squeeze(1)
-            # index_select, not a boolean mask: on a GPU the gradient of a mask begins by sorting all indices
-            pixels = logits.movedim(1, -1).reshape(-1, classes).index_select(0, labelled).float()
-            truth = target.flatten().index_select(0, labelled)
-            if not len(truth):
-                return pixels.sum()  # 0.0 of no pixels, with a path back to the logits
-            _require_known_labels(truth, classes)
+            fits = (target >= 0) & (target < classes)
+            wrong = (known & ~fits).any()
+            if _can_be_counted(logits.device) and wrong:
+                raise ConfigError(unknown_label(target, known, classes))
+            labelled = known & fits
+            # an index out of range would end the process with an assertion of the GPU that names no label
+            truth = target.where(labelled, 0)
+            pixels, truths, mask = _pixels(logits, truth, labelled)
             term: dict[str, Callable[[], Tensor]] = {
-                "cross_entropy": lambda: cross_entropy(pixels, truth, self.class_weights, self.label_smoothing),
-                "focal": lambda: focal(pixels, truth, self.class_weights),
-                "dice": lambda: dice(pixels, truth),
-                "lovasz": lambda: lovasz(pixels, truth),
-                "boundary": lambda: boundary(logits.float(), target.where(known, 0), known),
+                "cross_entropy": lambda: cross_entropy(pixels, truths, mask, self.class_weights, self.label_smoothing),
+                "focal": lambda: focal(pixels, truths, mask, self.class_weights),
+                "dice": lambda: dice(pixels, truths, mask),
+                "lovasz": lambda: lovasz(pixels, truths, mask),
+                "boundary": lambda: boundary(logits.float(), truth, labelled),
             }
-            return torch.stack([weight * term[name]() for name, weight in self.terms.items()]).sum()
+            if not len(truths):
+                return pixels.sum()  # 0.0 of no pixels, with a path back to the logits
+            total = torch.stack([weight * term[name]() for name, weight in self.terms.items()]).sum()
+            return total if _can_be_counted(logits.device) else total.where(~wrong, math.nan)
 
     def _checked_classes(self, logits: Tensor, target: Tensor) -> int:
         if logits.ndim != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
@@ -156,14 +182,30 @@ class SegmentationLoss(nn.Module):
         return classes
 
 
-def _require_known_labels(truth: Tensor, classes: int) -> None:
-    # on a GPU an index out of range would end the process with an assertion that names no label
-    low, high = (int(bound) for bound in torch.aminmax(truth))
-    if low < 0 or high >= classes:
-        raise ConfigError(
-            f"target holds class index {low if low < 0 else high}, the logits have classes 0 to {classes - 1}; "
-            "use the schema that the tiles were made with, or mark those pixels with the ignore index"
-        )
+def _can_be_counted(device: torch.device) -> bool:
+    """Whether asking how many or which is free of waiting for a queue of work."""
+    return device.type == "cpu"
+
+
+def _pixels(logits: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(P, K) float32, (P,), (P,): what the terms look at, on a CPU the pixels that count, elsewhere all of them."""
+    pixels = logits.movedim(1, -1).reshape(-1, logits.shape[1])
+    target, known = target.flatten(), known.flatten()
+    if not _can_be_counted(logits.device):
+        return pixels.where(known[:, None], 0.0).float(), target, known
+    places = known.nonzero().squeeze(1)
+    return pixels.index_select(0, places).float(), target.index_select(0, places), known.index_select(0, places)
+
+
+def unknown_label(target: Tensor, known: Tensor, classes: int) -> str:
+    """A line about the labels, among those that are known, that are none of 0 to classes - 1; empty where all are."""
+    low, high = (int(bound) for bound in torch.aminmax(target[known])) if known.any() else (0, 0)
+    if low >= 0 and high < classes:
+        return ""
+    return (
+        f"target holds class index {low if low < 0 else high}, the logits have classes 0 to {classes - 1}; "
+        "use the schema that the tiles were made with, or mark those pixels with the ignore index"
+    )
 
 
 def create_loss(
@@ -183,7 +225,8 @@ def create_loss(
     ignore_index: label of the pixels that have none.
 
     Returns a module: (logits (B, K, H, W), target (B, H, W) int64) -> scalar. A batch without a single label gives 0.0
-    and zero gradients. The module raises ConfigError for shapes or labels that do not fit.
+    and zero gradients. The module raises ConfigError for shapes that do not fit, on a CPU also for labels that do not;
+    on a GPU, which it never waits for, such labels make the loss NaN.
 
     Raises ConfigError for an unknown term and for options that no chosen term would use.
     """

@@ -12,9 +12,10 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from rs_biformer.checkpoint import META_KEY, CheckpointMeta
-from rs_biformer.errors import RsBiformerError
+from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.evaluation.confusion import Confusion
 from rs_biformer.evaluation.metrics import Scores
+from rs_biformer.nn.losses import unknown_label
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.schema import IGNORE
 from rs_biformer.train.config import OptimizerConfig, ScheduleConfig
@@ -80,6 +81,9 @@ class SegmentationTask(LightningModule):
         loss = self.training_loss(batch)
         looks = batch_idx % FINITE_EVERY == 0 or self.trainer.is_last_batch
         if looks and not torch.isfinite(loss):
+            label = batch["label"].long()  # on a GPU the loss cannot complain of them
+            if problem := unknown_label(label, label != IGNORE, len(self.meta.schema)):
+                raise ConfigError(problem)
             raise RsBiformerError(
                 f"the loss is {loss.item()} at step {self.global_step}; lower optimizer.learning_rate, raise "
                 "schedule.warmup, set trainer.gradient_clip_val, or use trainer.precision 32-true"

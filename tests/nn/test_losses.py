@@ -2,12 +2,22 @@ import math
 
 import pytest
 import torch
+from segmentation_models_pytorch.losses import LovaszLoss
 from torch import nn
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.nn import losses
 from rs_biformer.nn.losses import TERMS, create_loss
 
 LOG3 = math.log(3.0)
+
+
+@pytest.fixture(params=["counted", "masked"])
+def way(request, monkeypatch):
+    """Both ways of leaving pixels out: counted as on a CPU, and masked as on a GPU, which must not be waited for."""
+    if request.param == "masked":
+        monkeypatch.setattr(losses, "_can_be_counted", lambda device: False)
+    return request.param
 
 
 def two_pixels() -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,12 +45,12 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_term_has_the_value_worked_by_hand(term):
+def test_a_term_has_the_value_worked_by_hand(term, way):
     logits, target = two_pixels()
     assert create_loss(term)(logits, target).item() == pytest.approx(BY_HAND[term], rel=1e-6)
 
 
-def test_terms_add_up_by_their_weights():
+def test_terms_add_up_by_their_weights(way):
     logits, target = two_pixels()
     loss = create_loss({"cross_entropy": 0.5, "dice": 2.0, "lovasz": 1.0, "focal": 3.0})(logits, target)
     expected = 0.5 * BY_HAND["cross_entropy"] + 2 * BY_HAND["dice"] + BY_HAND["lovasz"] + 3 * BY_HAND["focal"]
@@ -48,7 +58,7 @@ def test_terms_add_up_by_their_weights():
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_step_down_the_gradient_of_a_term_lowers_it(term):
+def test_a_step_down_the_gradient_of_a_term_lowers_it(term, way):
     torch.manual_seed(0)
     logits = torch.randn(2, 4, 5, 6, requires_grad=True)
     target = torch.randint(0, 4, (2, 5, 6))
@@ -61,7 +71,7 @@ def test_a_step_down_the_gradient_of_a_term_lowers_it(term):
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_ignored_pixels_change_neither_the_value_nor_the_gradient(term):
+def test_ignored_pixels_change_neither_the_value_nor_the_gradient(term, way):
     torch.manual_seed(1)
     logits, target = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 4, 4))
     wide = torch.full((1, 3, 4, 8), math.nan)
@@ -79,7 +89,7 @@ def test_ignored_pixels_change_neither_the_value_nor_the_gradient(term):
 
 @pytest.mark.parametrize("ignore_index", [255, -100, 0])
 @pytest.mark.parametrize("term", TERMS)
-def test_a_batch_without_labels_gives_zero_and_zero_gradients(term, ignore_index):
+def test_a_batch_without_labels_gives_zero_and_zero_gradients(term, ignore_index, way):
     network = nn.Conv2d(3, 5, 1)
     target = torch.full((2, 4, 4), ignore_index)
     value = create_loss(term, ignore_index=ignore_index)(network(torch.randn(2, 3, 4, 4)), target)
@@ -87,6 +97,47 @@ def test_a_batch_without_labels_gives_zero_and_zero_gradients(term, ignore_index
     assert value.shape == ()
     assert value.item() == 0.0
     assert all((parameter.grad == 0).all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"class_weights": (1.0, 2.0, 3.0)}])
+def test_a_batch_without_labels_gives_zero_whatever_the_options(options, way):
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    value = create_loss("cross_entropy", **options)(logits, torch.full((1, 4, 4), 255))
+    value.backward()
+    assert value.item() == 0.0 and (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"class_weights": (1.0, 2.0, 3.0, 0.5)}])
+@pytest.mark.parametrize("term", TERMS)
+def test_no_term_waits_for_a_gpu(term, options):
+    """Tensors without values stand for those that a GPU has not computed yet: whoever asks for one is refused."""
+    if options and term != "cross_entropy":
+        pytest.skip("of cross_entropy alone")
+    loss = create_loss(term, **options).to("meta")
+    logits = torch.empty(2, 4, 16, 16, device="meta", requires_grad=True)
+    value = loss(logits, torch.empty(2, 16, 16, dtype=torch.long, device="meta"))
+    value.backward()
+    assert logits.grad.shape == logits.shape and value.shape == ()
+    for waits in (lambda: logits.flatten().nonzero(), value.item, lambda: bool(value > 0)):
+        with pytest.raises((NotImplementedError, RuntimeError)):  # the trap works
+            waits()
+
+
+def test_lovasz_is_that_of_its_publishers():
+    torch.manual_seed(3)
+    logits = torch.randn(2, 4, 9, 7, requires_grad=True)
+    target = torch.randint(0, 3, (2, 9, 7))  # class 3 is absent
+    target[:, :2] = 255
+    expected = LovaszLoss("multiclass", ignore_index=255)(logits, target)
+    found = create_loss("lovasz")(logits, target)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (expected, found)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_labels_that_do_not_fit_make_the_loss_nan_where_it_cannot_raise(monkeypatch):
+    monkeypatch.setattr(losses, "_can_be_counted", lambda device: False)
+    assert create_loss("cross_entropy")(torch.zeros(1, 3, 4, 4), torch.full((1, 4, 4), 3)).isnan()
 
 
 def test_the_outline_that_is_too_far_away_is_missed_and_the_near_one_is_met():
@@ -104,14 +155,14 @@ def test_the_outline_that_is_too_far_away_is_missed_and_the_near_one_is_met():
     assert predicted_edge_at(15) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_an_ignored_area_makes_no_outline():
+def test_an_ignored_area_makes_no_outline(way):
     target = torch.zeros(1, 8, 8, dtype=torch.long)
     target[..., 4:] = 255
     assert create_loss("boundary")(torch.randn(1, 2, 8, 8), target).item() == 0.0
 
 
 @pytest.mark.parametrize("term", [term for term in TERMS if term != "boundary"])  # a single class has no outline
-def test_a_batch_of_a_single_class_can_be_learnt(term):
+def test_a_batch_of_a_single_class_can_be_learnt(term, way):
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
     target = torch.full((1, 2, 2), 2)
     loss = create_loss(term)
@@ -124,7 +175,7 @@ def test_a_batch_of_a_single_class_can_be_learnt(term):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("term", TERMS)
-def test_a_term_is_computed_in_float32_under_autocast(term, dtype):
+def test_a_term_is_computed_in_float32_under_autocast(term, dtype, way):
     torch.manual_seed(2)
     logits = (torch.randn(1, 3, 16, 16) * 4).to(dtype).requires_grad_()
     target = torch.randint(0, 3, (1, 16, 16))
@@ -137,7 +188,7 @@ def test_a_term_is_computed_in_float32_under_autocast(term, dtype):
     assert logits.grad.isfinite().all()
 
 
-def test_class_weights_give_the_weighted_mean_of_the_pixels():
+def test_class_weights_give_the_weighted_mean_of_the_pixels(way):
     logits, target = two_pixels()
     easy, hard = math.log(4 / 3), math.log(2)
     weighted = create_loss("cross_entropy", class_weights=(1.0, 3.0))(logits, target)

@@ -6,6 +6,8 @@ from tiny_index import SCHEMA
 from torch import nn
 
 from rs_biformer.checkpoint import CheckpointMeta
+from rs_biformer.errors import ConfigError
+from rs_biformer.nn import losses
 from rs_biformer.nn.losses import create_loss
 from rs_biformer.train.config import OptimizerConfig, ScheduleConfig
 from rs_biformer.train.task import PROTOCOL, SegmentationTask
@@ -142,3 +144,11 @@ def test_the_auxiliary_head_adds_its_share_of_the_same_loss_in_training_alone(ta
     torch.testing.assert_close(with_head.training_loss(windows), first + weight * second)
     torch.testing.assert_close(task.training_loss(windows), first)
     torch.testing.assert_close(with_head(windows["image"], windows["valid"]), windows["image"])
+
+
+def test_labels_that_do_not_fit_are_named_where_the_loss_could_only_be_nan(task, monkeypatch):
+    monkeypatch.setattr(losses, "_can_be_counted", lambda device: False)  # as on a GPU
+    windows = batch(np.zeros((1, 8, 8), int), np.zeros((1, 8, 8), int))
+    windows["label"][0, 3, 3] = 9
+    with pytest.raises(ConfigError, match="class index 9, the logits have classes 0 to 2"):
+        task.training_step(windows, 0)
