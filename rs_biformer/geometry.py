@@ -44,7 +44,11 @@ class Window:
         return slice(self.row, self.row_stop), slice(self.col, self.col_stop)
 
     def intersects(self, other: "Window") -> bool:
-        """Whether the two share a pixel; windows that only touch do not."""
+        """Whether the two share a pixel; windows that only touch do not.
+
+        >>> Window(0, 0, 2, 2).intersects(Window(1, 1, 2, 2)), Window(0, 0, 2, 2).intersects(Window(0, 2, 2, 2))
+        (True, False)
+        """
         return (
             self.row < other.row_stop
             and other.row < self.row_stop
@@ -53,7 +57,11 @@ class Window:
         )
 
     def grown(self, margin: int, height: int, width: int) -> "Window":
-        """The window with `margin` more pixels on each side, clipped to a scene of `height` x `width`."""
+        """The window with `margin` more pixels on each side, clipped to a scene of `height` x `width`.
+
+        >>> Window(0, 4, 2, 2).grown(3, 10, 8)
+        Window(row=0, col=1, height=5, width=7)
+        """
         row, col = max(0, self.row - margin), max(0, self.col - margin)
         row_stop, col_stop = min(height, self.row_stop + margin), min(width, self.col_stop + margin)
         return Window(row, col, row_stop - row, col_stop - col)
@@ -62,20 +70,31 @@ class Window:
         """The window so many pixels further down and to the right, but inside a scene of `height` x `width`.
 
         The window must fit the scene.
+
+        >>> Window(0, 0, 4, 4).moved(3, -1, 10, 10), Window(0, 0, 4, 4).moved(9, 0, 10, 10)
+        (Window(row=3, col=0, height=4, width=4), Window(row=6, col=0, height=4, width=4))
         """
         row = min(max(0, self.row + down), height - self.height)
         col = min(max(0, self.col + right), width - self.width)
         return Window(row, col, self.height, self.width)
 
     def intersection(self, other: "Window") -> "Window | None":
-        """The pixels that both hold; None where there are none."""
+        """The pixels that both hold; None where there are none.
+
+        >>> Window(0, 0, 4, 4).intersection(Window(2, 3, 4, 4))
+        Window(row=2, col=3, height=2, width=1)
+        """
         if not self.intersects(other):
             return None
         row, col = max(self.row, other.row), max(self.col, other.col)
         return Window(row, col, min(self.row_stop, other.row_stop) - row, min(self.col_stop, other.col_stop) - col)
 
     def within(self, frame: "Window") -> tuple[slice, slice]:
-        """Row and column slices, for indexing an array whose origin is that of `frame`, in which the window lies."""
+        """Row and column slices, for indexing an array whose origin is that of `frame`, in which the window lies.
+
+        >>> Window(5, 7, 2, 3).within(Window(4, 4, 8, 8))
+        (slice(1, 3, None), slice(3, 6, None))
+        """
         row, col = self.row - frame.row, self.col - frame.col
         return slice(row, row + self.height), slice(col, col + self.width)
 
@@ -175,6 +194,9 @@ def stride_of(size: int, overlap: float) -> int:
     """Distance between window starts for windows of `size` pixels of which a share `overlap` is common to neighbours.
 
     Raises ConfigError unless size >= 1 and 0 <= overlap < 1.
+
+    >>> stride_of(512, 0.5), stride_of(10, 0.99)
+    (256, 1)
     """
     if size < 1:
         raise ConfigError(f"window is {size} pixels; it must be 1 or more")
@@ -188,6 +210,9 @@ def window_starts(length: int, size: int, stride: int) -> tuple[int, ...]:
 
     Every pixel is covered. The last window is shifted in so that it ends at the edge; a length of at most `size` has
     the single start 0.
+
+    >>> window_starts(10, 4, 3), window_starts(11, 4, 3), window_starts(3, 4, 3)
+    ((0, 3, 6), (0, 3, 6, 7), (0,))
     """
     if length < 1 or size < 1 or not 1 <= stride <= size:
         raise ConfigError(f"cannot cover {length} pixels by windows of {size} every {stride}; stride must be 1 to size")
@@ -200,6 +225,9 @@ def grid(height: int, width: int, size: int, stride: int) -> Iterator[Window]:
     """The windows that cover a scene, row by row, all inside it.
 
     They are `size` x `size`, and as large as the scene along an axis on which the scene is smaller.
+
+    >>> [(window.row, window.col) for window in grid(5, 4, 4, 2)]
+    [(0, 0), (1, 0)]
     """
     columns = window_starts(width, size, stride)
     for row in window_starts(height, size, stride):
@@ -216,6 +244,9 @@ def axis_weights(length: int, size: int, stride: int, blend: Blend = "hann") -> 
 
     blend: `hann` fades each window towards its edges (a raised cosine sampled between the ends, never zero),
     `average` weighs all windows alike, `center` gives a pixel to the one window whose centre is nearest.
+
+    >>> [weight.tolist() for weight in axis_weights(6, 4, 2, "average")]
+    [[1.0, 1.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]]
     """
     if blend not in get_args(Blend):
         raise ConfigError(f"blend is {blend!r}; it must be one of {', '.join(get_args(Blend))}")
@@ -240,7 +271,11 @@ def axis_weights(length: int, size: int, stride: int, blend: Blend = "hann") -> 
 
 
 def reflect_pad(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Grow the last two axes to at least `height` x `width` by reflection at the bottom and right edges."""
+    """Grow the last two axes to at least `height` x `width` by reflection at the bottom and right edges.
+
+    >>> reflect_pad(np.array([[1, 2, 3]]), 1, 5).tolist()
+    [[1, 2, 3, 2, 1]]
+    """
     down, right = max(0, height - array.shape[-2]), max(0, width - array.shape[-1])
     if not down and not right:
         return array

@@ -92,7 +92,11 @@ class ClassSchema:
         return len(self.classes)
 
     def class_colours(self) -> Iterator[tuple[Colour, int]]:
-        """Each colour that means a class, with the class index; all first colours come first."""
+        """Each colour that means a class, with the class index; all first colours come first.
+
+        >>> dict(ClassSchema("two", ("road", "roof"), ((9, 9, 9), (255, 0, 0))).class_colours())
+        {(9, 9, 9): 0, (255, 0, 0): 1}
+        """
         yield from zip(self.colours, range(len(self)), strict=True)
         for index, colours in enumerate(self.further_colours):
             yield from ((colour, index) for colour in colours)
@@ -104,7 +108,11 @@ class ClassSchema:
             yield from ((value, index) for value in values)
 
     def class_numbers(self) -> dict[int, int]:
-        """The class index of each number that a label raster may hold."""
+        """The class index of each number that a label raster may hold.
+
+        >>> PRESETS["loveda"].class_numbers()
+        {1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6}
+        """
         return {value: index for value, index in self.class_values() if isinstance(value, int)}
 
     def plainly_numbered(self) -> "ClassSchema":
@@ -134,7 +142,13 @@ class ClassSchema:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ClassSchema":
-        """Build a schema from what `to_dict` gives. Raises ConfigError naming the part that is wrong."""
+        """Build a schema from what `to_dict` gives. Raises ConfigError naming the part that is wrong.
+
+        >>> entry = {"name": "wood", "colour": [0, 128, 0], "value": [10, "forest"]}
+        >>> wood = ClassSchema.from_dict({"classes": [entry]})
+        >>> wood.values, wood.further_values, wood.ignore_values
+        ((10,), (('forest',),), (255,))
+        """
         written: _Written = build(_Written, data, "class schema")
         ignore = written.ignore or _Ignore()
         colours = [_colours_of(number, entry) for number, entry in enumerate(written.classes)]

@@ -30,7 +30,11 @@ _PART = re.compile(r"[A-Z][A-Z0-9_]+:")  # NETCDF:"file.nc":variable; a drive of
 
 
 def is_remote(name: PathLike) -> bool:
-    """Whether only GDAL knows what the name means: a URL, a /vsi path, or a part of a container (`NETCDF:...`)."""
+    """Whether only GDAL knows what the name means: a URL, a /vsi path, or a part of a container (`NETCDF:...`).
+
+    >>> is_remote("s3://bucket/a.tif"), is_remote("/data/a.tif"), is_remote("C:/data/a.tif")
+    (True, False, False)
+    """
     text = os.fspath(name)
     return text.startswith("/vsi") or bool(_SCHEME.match(text) or _PART.match(text))
 
@@ -44,6 +48,9 @@ def gdal_name(name: PathLike) -> str:
     """What GDAL calls it: `s3://bucket/key` becomes `/vsis3/bucket/key`.
 
     rasterio would do the same, but asks for boto3 where GDAL reads the usual AWS variables and files by itself.
+
+    >>> gdal_name("s3://bucket/a.tif"), gdal_name("https://host/a.tif"), gdal_name("a.tif")
+    ('/vsis3/bucket/a.tif', '/vsicurl/https://host/a.tif', 'a.tif')
     """
     text = os.fspath(name)
     match = _SCHEME.fullmatch(text)
@@ -59,6 +66,9 @@ def without_secrets(name: PathLike) -> str:
     """The name without what gives access to it: user and password, and the signature of a URL.
 
     It goes where others may read it, and a file is the same one under a new signature.
+
+    >>> without_secrets("https://me:word@host/a.tif?layer=2&X-Amz-Signature=abc")
+    'https://host/a.tif?layer=2'
     """
     text = os.fspath(name)
     if not is_remote(text):
@@ -99,7 +109,11 @@ def _bare(url: str) -> str:
 
 
 def stem_of(location: Location) -> str:
-    """The name without folder and suffix, and of a URL without the query: what the maps of a scene go by."""
+    """The name without folder and suffix, and of a URL without the query: what the maps of a scene go by.
+
+    >>> stem_of(Path("area/a.b.tif")), stem_of("https://host/b.tif?layer=2"), stem_of('NETCDF:"c.nc":red')
+    ('a.b', 'b', 'NETCDF_c_nc_red')
+    """
     if isinstance(location, Path):
         return location.stem
     tail = location.partition("?")[0].rpartition("/")[2]
