@@ -26,10 +26,9 @@ from rs_biformer.data.index import SPLITS
 from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.crs import horizontal, names_a_place, same_crs
 from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.source import MAX_SHIFT, ground_sample_distance, is_georeferenced, matrix
+from rs_biformer.raster.source import MAX_SHIFT, ground_sample_distance, is_georeferenced, matrix, places_pixels
 
 _STEPS = 16  # positions along each side of a frame that is reprojected
-_FURTHEST = 1e15  # beyond it a coordinate places nothing, and its square is no area
 
 
 @dataclass(frozen=True)
@@ -50,24 +49,13 @@ class Frame:
         if points and not is_georeferenced(transform) and len(points) >= 3:
             crs, transform = system, from_gcps(points)
         frame = cls(scene.height, scene.width, crs, transform)
-        known = names_a_place(crs) and is_georeferenced(transform) and frame.is_sound
+        known = names_a_place(crs) and is_georeferenced(transform) and places_pixels(transform, *frame.size)
         return replace(frame, crs=horizontal(crs) if known and crs is not None else None)
 
     @property
-    def is_sound(self) -> bool:
-        """Whether pixels have an area and all corners are at finite places."""
-        numbers = np.array(tuple(self.transform)[:6])
-        with np.errstate(all="ignore"):
-            corners = matrix(self.transform) @ [
-                [0, self.width, 0, self.width],
-                [0, 0, self.height, self.height],
-                [1] * 4,
-            ]
-            return bool(
-                np.isfinite(numbers).all()
-                and (abs(corners[:2]) < _FURTHEST).all()
-                and abs(self.transform.determinant) > 0
-            )
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.height, self.width
 
     def outline(self, crs: CRS, *, shrunk: float = 0.0) -> shapely.Polygon | None:
         """The frame as a polygon in a CRS, `shrunk` pixels smaller on each side; None where the CRS does not reach."""

@@ -43,6 +43,7 @@ MAX_MANIFEST_VALUES = 1 << 24
 _MANIFEST_KEY = "rs_biformer"
 _HISTOGRAM_PREFIX = "pixels_"
 _GROUP_ROWS = 1 << 17
+_GLOBE = (540.0, 90.0 + 1e-6)  # degrees of longitude, which may be unrolled, and latitude that there are
 _NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # what rasterio gives for a file without a transform
 
 
@@ -324,11 +325,27 @@ class TileIndex:
         y = affine[:, 3] * col + affine[:, 4] * row + affine[:, 5]
         polygons = np.full(len(self), None, dtype=object)
         # A CRS without a transform says nothing of the place: it may belong to rational polynomials (RPCs).
-        systems = [scene.crs if scene.transform != _NOWHERE else None for scene in scenes]
+        systems = [None if scene.transform == _NOWHERE or off_the_globe(scene) else scene.crs for scene in scenes]
         for wkt in {system for system in systems if system is not None}:
             rows = np.array([system == wkt for system in systems])[table.scene]
             polygons[rows] = _lonlat_polygons(wkt, x[rows], y[rows])
         return polygons
+
+
+def off_the_globe(scene: SceneRecord) -> bool:
+    """Whether a scene says where it lies, and there is no such place on the globe: UTM metres taken for degrees."""
+    if scene.crs is None or scene.transform == _NOWHERE:
+        return False
+    a, b, c, d, e, f = scene.transform
+    col, row = scene.width * np.array([0, 0, 1, 1, 0]), scene.height * np.array([0, 1, 1, 0, 0])
+    x, y = a * col + b * row + c, d * col + e * row + f
+    if _lonlat_polygons(scene.crs, x[None], y[None])[0] is None:
+        return True
+    # A northing of 5e9 metres goes around the globe a few times; it does not come back as what it was.
+    system, globe = CRS.from_wkt(scene.crs), CRS.from_user_input("OGC:CRS84")
+    back = np.array(reproject(globe, system, *reproject(system, globe, x, y)[:2])[:2])
+    apart = abs(back - [x, y]).max()
+    return not system.is_geographic and not apart <= np.hypot(np.ptp(x), np.ptp(y))
 
 
 def concatenate(tables: list[TileTable]) -> TileTable:
@@ -364,20 +381,39 @@ def _lonlat_polygons(wkt: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]
     except (RasterioError, CPLE_BaseError):  # another planet, an engineering CRS, a missing datum grid
         return polygons
     rings = np.stack([lon, lat], axis=-1).reshape(-1, 5, 2)
-    known = np.isfinite(rings).all(axis=(1, 2))
+    known = np.isfinite(rings).all(axis=(1, 2)) & (abs(rings) <= _GLOBE).all(axis=(1, 2))
     rings = rings[known]
+    if not len(rings):
+        return polygons
     # A projected ring that jumps by more than half the globe crosses the antimeridian: unroll it, then cut it there.
     if system.is_projected:
-        rings[..., 0] -= 360 * np.round((rings[..., 0] - rings[:, :1, 0]) / 360)
+        rings[..., 0] = np.unwrap(rings[..., 0], period=360, axis=1)
     drawn = shapely.polygons(rings)
-    for number in np.flatnonzero((abs(rings[..., 0]) > 180).any(axis=1)):
-        whole = drawn[number]
-        parts = [
-            shapely.intersection(_shifted(whole, turn), shapely.box(-180, -90, 180, 90)) for turn in (-360, 0, 360)
-        ]
-        drawn[number] = shapely.multipolygons([part for part in parts if part.geom_type == "Polygon" and part.area])
+    around = np.round((rings[:, -1, 0] - rings[:, 0, 0]) / 360)
+    for number in np.flatnonzero(around):
+        drawn[number] = _over_pole(rings[number])
+    wide = (abs(rings[..., 0]) > 180).any(axis=1) | (around != 0)
+    for number in np.flatnonzero(wide | ~shapely.is_valid(drawn)):
+        whole = shapely.make_valid(drawn[number])
+        globe = shapely.box(-180, -90, 180, 90)
+        parts = [shapely.intersection(_shifted(whole, turn), globe) for turn in (-360, 0, 360)]
+        areas = [one for part in parts for one in shapely.get_parts(part) if one.geom_type == "Polygon" and one.area]
+        drawn[number] = _together(areas)
     polygons[known] = drawn
     return polygons
+
+
+def _together(areas: list[shapely.Polygon]) -> shapely.Geometry | None:
+    if not areas:
+        return None
+    several = shapely.multipolygons(areas)
+    return several if shapely.is_valid(several) else shapely.union_all(areas)  # halves around a pole touch
+
+
+def _over_pole(ring: NDArray) -> shapely.Polygon:
+    """The ground inside a ring that goes once around the globe: up to the pole that is nearer."""
+    pole = 90.0 if ring[:, 1].mean() > 0 else -90.0
+    return shapely.Polygon([*ring, (ring[-1, 0], pole), (ring[0, 0], pole)])
 
 
 def _shifted(polygon: shapely.Polygon, degrees: float) -> shapely.Polygon:

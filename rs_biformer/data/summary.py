@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 
 from rs_biformer.data.counting import Key, Tally, TilePlan, nearest_class
-from rs_biformer.data.index import SPLITS, Manifest, TileIndex, TileTable
+from rs_biformer.data.index import SPLITS, Manifest, TileIndex, TileTable, off_the_globe
 from rs_biformer.errors import RasterError
 from rs_biformer.files import write_text
 from rs_biformer.schema import ClassSchema
@@ -106,6 +107,12 @@ def _notes(
     known = [plan.gsd for plan in plans if plan.gsd is not None]
     if known and max(known) > min(known) * (1 + _GSD_TOLERANCE):
         yield f"pixel sizes differ, from {min(known):.3g} to {max(known):.3g} m; resample the scenes to one size"
+    if lost := [plan.record for plan in plans if off_the_globe(plan.record)]:
+        x, y = lost[0].transform[2], lost[0].transform[5]
+        yield (
+            f"{len(lost)} scenes lie nowhere on the globe ({lost[0].name} at {x:.9g}, {y:.9g} in "
+            f"{CRS.from_wkt(lost[0].crs or '').to_string()[:60]}); their windows have no footprint: check the CRS"
+        )
     if any(plan.record.crs is None for plan in plans):
         yield "some scenes have no CRS; their windows have no footprint"
 

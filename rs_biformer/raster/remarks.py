@@ -26,14 +26,20 @@ _TURNS = {
 def remarks(scene: Scene, *, scales: bool = True) -> list[str]:
     """Lines about a scene that was opened to be read; none where nothing is odd.
 
-    An alpha band that is no mask, an EXIF orientation, a nodata value given for files that declare another, and, with
-    `scales`, those that are declared and not applied. The alpha band is looked at in a few places.
+    A georeference that places nothing, an alpha band that is no mask, an EXIF orientation, a nodata value given for
+    files that declare another, and, with `scales`, those that are declared and not applied. The alpha band is looked at
+    in a few places.
 
     Raises RasterError where those cannot be read.
     """
     found: list[str] = []
     for source in scene.sources:
         found += _alpha(scene, source)
+        if source.misplaced:
+            found.append(
+                f"the georeference of {source.path} places nothing (pixels of size 0, or infinite places); it is read "
+                "as if it had none: set it anew with gdal_edit.py -a_ullr"
+            )
         if source.turned != 1:
             found.append(
                 f"{source.path} is to be seen {_TURNS[source.turned]} (EXIF orientation {source.turned}); its pixels "

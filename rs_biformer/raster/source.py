@@ -26,7 +26,10 @@ from rs_biformer.raster.values import Scaling
 MAX_SHIFT = 0.25
 """Pixels by which the corners of two rasters on the same grid may differ: rounding in a header, not half a pixel."""
 
+_FURTHEST = 1e15  # in units of any CRS
+
 _ELLIPSOID = re.compile(r'(?:SPHEROID|ELLIPSOID)\["[^"]*", *([\d.eE+]+), *([\d.eE+]+)')
+_MERCATOR_EDGE = 4 * pi  # radii; beyond it the pole is less than a metre away
 _EARTH = (6_378_137.0, 298.257223563)  # metres, and the inverse of the flattening
 
 
@@ -52,8 +55,10 @@ class Source:
 
     Facts as rasterio gives them: height, width, count, dtypes, nodatavals, interps (ColorInterp per band),
     descriptions, crs, transform, gcps (points, CRS), rpcs, units; scalings (scale and offset per band, which `read`
-    does not apply). `turned` is the EXIF orientation, 1 where the picture is to be seen as it is stored. `palette` is
-    the colour table of a one-band raster as a lookup table (values, 4) uint8 of red, green, blue, alpha, else None.
+    does not apply). `misplaced` tells a georeference that places nothing (pixels of size 0, infinite places), for which
+    the raster counts as one without. `turned` is the EXIF orientation, 1 where the picture is to be seen as it is
+    stored. `palette` is the colour table of a one-band raster as a lookup table (values, 4) uint8 of red, green, blue,
+    alpha, else None.
 
     Raises RasterError when the file is missing, is no raster, or holds complex numbers.
     """
@@ -77,6 +82,9 @@ class Source:
                 self.descriptions: tuple[str | None, ...] = handle.descriptions
                 self.crs: CRS | None = handle.crs
                 self.transform: Affine = handle.transform
+                self.misplaced = not places_pixels(self.transform, self.height, self.width)
+                if self.misplaced:
+                    self.transform = Affine.identity()
                 self.gcps: tuple[list[Any], CRS | None] = handle.gcps
                 self.rpcs: Any = handle.rpcs
                 self.palette = _palette(handle)
@@ -203,6 +211,13 @@ def _is_nodata(band: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     return equal
 
 
+def places_pixels(transform: Affine, height: int, width: int) -> bool:
+    """Whether the pixels of a raster have an area and its corners lie at places whose squares are numbers."""
+    a, b, c, d, e, f = tuple(transform)[:6]
+    far = max(abs(c) + abs(a) * width + abs(b) * height, abs(f) + abs(d) * width + abs(e) * height)
+    return bool(far < _FURTHEST and a * e - b * d)  # false for NaN, too
+
+
 def is_georeferenced(transform: Affine) -> bool:
     """Whether a transform says where the raster lies; rasterio gives the identity where the file says nothing."""
     return not transform.almost_equals(Affine.identity())
@@ -232,6 +247,8 @@ def ground_sample_distance(crs: CRS | None, transform: Affine, height: int, widt
     if projection.get("proj") in ("merc", "webmerc"):
         true = radians(projection.get("lat_ts", 0.0))
         northing = middle * crs.linear_units_factor[1] / (projection.get("k", 1.0) * cos(true))
+        if abs(northing) > _MERCATOR_EDGE * radius:
+            return None
         metres *= cos(2 * atan(exp(northing / radius)) - pi / 2) / (projection.get("k", 1.0) * cos(true))
     return metres
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
+from rasterio.warp import transform
 
 from rs_biformer.data.chips import write_chips
 from rs_biformer.data.dataset import TileDataset
@@ -521,3 +523,40 @@ def test_blocks_are_dealt_by_place_over_all_scenes(tmp_path):
     assert shapely.intersection(train, val).area == 0
     assert {index.scene(n).name for n in range(len(index))} == {"a", "b", "c"}
     assert any("a, b, c share ground" in note for note in summary["notes"])
+
+
+@pytest.mark.parametrize("code", [3031, 3413, 3575])
+def test_windows_around_a_pole_lie_where_their_pixels_lie(tmp_path, code):
+    """Each footprint holds the middle of its own window and of no other, the pole's own window among them."""
+    place = {"crs": f"EPSG:{code}", "transform": from_origin(-4000, 4000, 100, 100)}
+    image = save(tmp_path / "a.tif", np.full((3, 80, 80), 9, np.uint8), **place)
+    label = save(tmp_path / "a_label.tif", np.full((3, 80, 80), 255, np.uint8), **place)
+    files = SceneFiles("a", (image,), label, "train")
+    index, summary = tile_scenes([files], SCHEMA, tmp_path / "out", options=TileOptions(16, overlap=0))
+    ground = TileIndex.read(tmp_path / "out").footprints()
+    assert shapely.is_valid(ground).all()
+    table = index.table
+    x, y = -4000 + 100 * (table.col + 9), 4000 - 100 * (table.row + 7)
+    lon, lat = transform(f"EPSG:{code}", "OGC:CRS84", x, y)
+    assert np.array_equal(shapely.contains_xy(ground[:, None], lon, lat), np.eye(25, dtype=bool))
+    assert shapely.contains_xy(ground[12], 77.0, np.sign(lat[12]) * 89.9999)
+    assert not any("globe" in note for note in summary["notes"])
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ({"crs": "EPSG:4326", "transform": from_origin(5e5, 5.4e6, 0.5, 0.5)}, "a at 500000, 5400000 in EPSG:4326"),
+        ({"crs": "EPSG:32633", "transform": from_origin(5e5, 5e9, 0.5, 0.5)}, "a at 500000, 5e\\+09 in EPSG:32633"),
+        ({"crs": "EPSG:3857", "transform": from_origin(5e9, 5e9, 0.5, 0.5)}, "lie nowhere on the globe"),
+        ({"transform": rasterio.Affine(0, 0, 5e5, 0, 0, 5.4e6)}, "places nothing"),
+        ({"transform": rasterio.Affine(1e308, 0, 5e5, 0, -1e308, 5.4e6)}, "places nothing"),
+        ({"transform": rasterio.Affine(1, 0, float("nan"), 0, -1, 5.4e6)}, "places nothing"),
+    ],
+)
+def test_a_georeference_that_cannot_be_is_told_and_gives_no_footprint(tmp_path, place, said):
+    files, *_ = make_scene(tmp_path, **place)
+    index, summary = tile_scenes([files], SCHEMA, tmp_path / "out", options=TileOptions(16))
+    assert any(re.search(said, note) for note in summary["notes"])
+    assert set(index.footprints().tolist()) == {None}
+    assert index.manifest.gsd is None or "32633" in said

@@ -1,0 +1,66 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rs_biformer.data.parallel import ordered_map
+
+PARENT = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from rs_biformer.data.parallel import ordered_map
+from test_parallel import busy
+if __name__ == "__main__":
+    list(ordered_map(busy, [Path(sys.argv[1]) / str(number) for number in range(2)], 2))
+"""
+
+
+def busy(note: Path) -> None:
+    """Leave the process's id in a file, and be at work for minutes."""
+    note.with_suffix(".part").write_text(str(os.getpid()))
+    note.with_suffix(".part").rename(note)
+    time.sleep(300)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")
+    return not state.exists() or ") Z" not in state.read_text()
+
+
+def wait_for(condition, what):
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail(what)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX systems")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_the_process_that_began_them(tmp_path, number):
+    (tmp_path / "parent.py").write_text(PARENT)
+    notes = [tmp_path / "0", tmp_path / "1"]
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path), str(Path(__file__).parent)]
+    parent = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: all(note.exists() for note in notes), "the workers did not begin")
+        workers = [int(note.read_text()) for note in notes]
+        assert all(map(is_alive, workers))
+        parent.send_signal(number)
+        wait_for(lambda: not any(map(is_alive, workers)), f"workers live on after {number.name}")
+        parent.wait(60)
+    finally:
+        parent.kill()
+
+
+def test_results_come_in_the_order_of_the_tasks():
+    assert list(ordered_map(str, [3, 1, 2], 2)) == ["3", "1", "2"]
