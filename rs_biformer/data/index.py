@@ -490,7 +490,7 @@ def _places(column: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
     if places.null_count:
         foreign = column.filter(pc.is_null(places))[0].as_py()
         raise ConfigError(f"a window is of {shown(foreign)}, which is none of {', '.join(map(shown, names[:5]))}")
-    return places.to_numpy().astype(np.int64)
+    return np.asarray(places.to_numpy(), np.int64)
 
 
 def _require_windows_inside(table: TileTable, manifest: Manifest) -> None:
