@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rs_biformer.cli.labels import add_label_arguments, label_options
 from rs_biformer.errors import ConfigError
 from rs_biformer.machine import machine_cores
 
@@ -21,6 +22,8 @@ PATTERN: {stem} is the scene's file name without suffix, {name} that stem up to 
   {dir} the scene's folder and {parent} that folder's name. Quote it, so that the shell leaves it alone.
   A piece of a field is what * stands for: 'm/mask_{stem:image_*}.tif' finds m/mask_7.tif for i/image_7.tif, and
   {stem:*_image_*>*_mask_*} puts several pieces together anew.
+LABELS may be rasters (colours, a palette, values, a band for each class) or polygons: GeoPackage, Shapefile,
+  FlatGeobuf, GeoJSON, GeoParquet, whose attribute holds the classes of the schema.
 PAIRS: a .csv or .tsv file with a header: image, label, and on request split, name and extra... for further rasters;
   paths from its folder
 RULE: train=NAME,... val=NAME,... test=NAME,...  scenes by name or pattern; train=* takes the rest
@@ -44,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image files, quoted globs, folders or lists; or one list of PAIRS, or one unzipped official folder",
     )
     add("--labels", metavar="PATTERN", help="where the label of a scene lies, see below; official folders know it")
+    add("--area", metavar="FILE", help="polygons; what lies outside of them is ignored")
     add("--extra", nargs="+", default=[], metavar="PATTERN", help="further rasters per scene, such as a DSM, as bands")
     add(
         "--name", metavar="PATTERN", help="what scenes are called, such as {parent}_{stem} (the stem, where it will do)"
@@ -85,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     height.add_argument("--with-ndsm", dest="height", action="store_const", const="ndsm", help="Potsdam: add the nDSM")
     add("--chips", action="store_true", help="also write every window as GeoTIFF chips of image and label")
     add("--workers", type=int, default=machine_cores(), help="processes (all cores)")
+    add_label_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -93,6 +98,7 @@ def run(args: argparse.Namespace) -> None:
     from rs_biformer.data.chips import write_chips
     from rs_biformer.data.splits import assign_scenes, parse_blocks
     from rs_biformer.data.tiling import TileOptions, tile_scenes
+    from rs_biformer.raster.paths import locate
     from rs_biformer.raster.values import parse_nodata
     from rs_biformer.schema import load_schema
 
@@ -108,6 +114,8 @@ def run(args: argparse.Namespace) -> None:
         nodata=parse_nodata(args.nodata) if args.nodata else (),
         scale=args.scale,
         allow_dtype_mismatch=args.allow_dtype_mismatch,
+        labels=label_options(args),
+        area=None if args.area is None else locate(args.area),
         allow_shared_ground=args.allow_shared_ground,
     )
     scenes, rule = _find_scenes(args)

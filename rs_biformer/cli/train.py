@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,14 +55,12 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.find is not None:
         return _find(args.find, config)
-    from rs_biformer.train.run import BEST_NAME, LAST_NAME, train
+    from rs_biformer.train.run import train
 
     out = train(config, fast=args.fast, say=_say)
     if args.fast:
         return
-    kept = [name for name in (BEST_NAME, LAST_NAME) if (Path(out) / name).is_file()]  # best needs validation windows
-    advice = f"; next: rs-biformer evaluate --checkpoint {Path(out) / kept[0]} --help" if kept else ""
-    print(f"trained: {out}{advice}", file=sys.stderr)
+    print(f"trained: {out}; next: rs-biformer evaluate --checkpoint {out}/best.ckpt --help", file=sys.stderr)
 
 
 def _find(what: str, config: "TrainConfig") -> None:

@@ -25,7 +25,7 @@ from rs_biformer.documents import build, read_json
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import write_text
 from rs_biformer.geometry import Window
-from rs_biformer.raster.labels import LabelRaster
+from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.paths import is_remote
 from rs_biformer.raster.writer import write_chip
 from rs_biformer.schema import IGNORE, ClassSchema
@@ -116,13 +116,18 @@ def _fingerprint(index: TileIndex, target: Path) -> str:
     scenes = index.manifest.scenes
     digest.update(json.dumps(replace(index.manifest, scenes=()).to_dict(), sort_keys=True).encode())
     for scene in scenes:
-        for path in (*scene.images, scene.label or ""):
+        for path in (*scene.images, scene.label or "", *([scene.area] if scene.area else [])):
             facts = Path(path).stat() if path and not is_remote(path) else None
             seen = (os.path.relpath(path, target) if path else "", facts and (facts.st_size, facts.st_mtime_ns))
-            digest.update(repr((scene.name, scene.crs, scene.transform, seen)).encode())
+            digest.update(repr((scene.name, scene.crs, scene.transform, seen, *_labelling(scene))).encode())
     for column in vars(index.table).values():
         digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
+
+
+def _labelling(scene: SceneRecord) -> tuple[LabelOptions, ...]:
+    """How a label is read, where that is not as its bands suggest; chips that were written before stay known."""
+    return () if scene.labelling == LabelOptions() else (scene.labelling,)
 
 
 def _prepare(target: Path, fingerprint: str) -> None:
@@ -198,10 +203,9 @@ def _write_missing(task: _Row, missing: list[int]) -> None:
     # Windows of a row overlap: the stretch that they span is decoded once.
     left = min(window.col for window in windows)
     height, width = max(w.height for w in windows), max(w.col_stop for w in windows) - left
-    assert record.label is not None
     with (
         record.open(manifest.bands, manifest.reading) as scene,
-        LabelRaster(record.label, manifest.schema, tolerance=manifest.tolerance) as raster,
+        record.open_label(scene, manifest.schema, manifest.tolerance) as raster,
     ):
         span = Window(windows[0].row, left, height, width)
         pixels, valid = scene.read(span)

@@ -17,7 +17,7 @@ from rs_biformer.data.parallel import ordered_map
 from rs_biformer.data.statistics import BandStatistics
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, Windows
-from rs_biformer.raster.labels import LabelRaster
+from rs_biformer.raster.labels import Key, shifted_by_one
 from rs_biformer.raster.values import Reading, Scaling
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -25,8 +25,6 @@ _PIXELS_AT_ONCE = 1 << 22
 _ROW_STEP = 256
 
 Progress = Callable[[int, int], None]
-Key = tuple[int, int, int] | int | float
-"""A colour or a value."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def count(
             done += 1
             if progress:
                 progress(done, total)
-        _require_known(plan, labelled, unknown, schema, max_unknown)
+        _require_known(plan, labelled, cells, unknown, schema, max_unknown)
         tallies.append(Tally(row_edges, col_edges, cells, statistics, unknown))
     return tallies
 
@@ -155,10 +153,9 @@ def _count_slab(task: _Slab) -> _Count:
     """Decode a slab once and count: the only place where tiling meets pixels."""
     record = task.record
     window = Window(task.start, 0, task.stop - task.start, record.width)
-    assert record.label is not None
     with (
         record.open(task.bands, task.reading) as scene,
-        LabelRaster(record.label, task.schema, tolerance=task.tolerance) as raster,
+        record.open_label(scene, task.schema, task.tolerance) as raster,
     ):
         image, valid = scene.read(window)
         label, unknown = raster.read(window)
@@ -188,7 +185,12 @@ def _cell_histograms(
 
 
 def _require_known(
-    plan: TilePlan, labelled: int, unknown: Counter[Key], schema: ClassSchema, max_unknown: float
+    plan: TilePlan,
+    labelled: int,
+    cells: NDArray[np.int64],
+    unknown: Counter[Key],
+    schema: ClassSchema,
+    max_unknown: float,
 ) -> None:
     strange = unknown.total()
     if strange <= max_unknown * (labelled + strange):
@@ -197,8 +199,13 @@ def _require_known(
     raise RasterError(
         f"{plan.record.label}: {strange / (labelled + strange):.1%} of its labelled pixels are unknown to the class "
         f"schema {schema.name!r}, allowed are {max_unknown:.1%} (--max-unknown): {worst}; correct the schema, "
-        "make them ignore colours or values, or take near colours with --tolerance"
+        f"make them ignore colours or values, or take near ones with --tolerance{_hint(plan, cells, unknown, schema)}"
     )
+
+
+def _hint(plan: TilePlan, cells: NDArray[np.int64], unknown: Counter[Key], schema: ClassSchema) -> str:
+    said = shifted_by_one(schema, cells.sum(axis=(0, 1)), unknown)
+    return f". {said}" if said else ""
 
 
 def _describe_unknown(key: Key, pixels: int, schema: ClassSchema) -> str:

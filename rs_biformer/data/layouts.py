@@ -222,10 +222,6 @@ def pattern_scenes(
     if not scenes:
         raise ConfigError(f"of {len(found)} scenes none is left; {', '.join(skip)} leaves them all out")
     scenes = list({_known(scene): scene for scene in scenes}.values())
-    if labels is not None and len(scenes) > 1 and not any(field for _, field, _, _ in Formatter().parse(labels)):
-        raise ConfigError(
-            f"--labels {labels} is one file for {len(scenes)} scenes; write where they differ as {{stem}} or {{name}}"
-        )
     files = [
         SceneFiles(
             _fill(location, name or "{stem}"),

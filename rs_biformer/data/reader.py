@@ -16,7 +16,8 @@ from rs_biformer.data.index import Manifest, SceneRecord
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, cover
 from rs_biformer.machine import machine_memory
-from rs_biformer.raster.labels import LabelRaster, erode_boundaries
+from rs_biformer.raster.labelling import Label
+from rs_biformer.raster.labels import erode_boundaries
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE
 
@@ -64,7 +65,7 @@ class SceneReader:
         self._bound = cache
         self._held = 0
         self._chunks: OrderedDict[tuple[int, Window], _Chunk] = OrderedDict()
-        self._open: OrderedDict[int, tuple[Scene, LabelRaster]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[Scene, Label]] = OrderedDict()
 
     def read(self, number: int, window: Window) -> Pixels:
         """The pixels of a window of scene `number`, a copy. What has no valid image has no label."""
@@ -130,26 +131,24 @@ class SceneReader:
         label[~valid] = IGNORE
         return _Chunk(image, label, None if valid.all() else valid)
 
-    def _scene(self, number: int) -> tuple[Scene, LabelRaster]:
+    def _scene(self, number: int) -> tuple[Scene, Label]:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
         record = self.manifest.scenes[number]
-        if record.label is None:
-            raise RasterError(f"scene {record.name} has no label; tile it with --labels to train or validate on it")
         scene = record.open(self.manifest.bands, self.manifest.reading)
         if (scene.height, scene.width) != (record.height, record.width):
             raise RasterError(
                 f"{scene.path} is {scene.height} x {scene.width} and was {record.height} x {record.width} when it was "
                 "tiled; tile again"
             )
-        self._open[number] = scene, LabelRaster(record.label, self.manifest.schema, tolerance=self.manifest.tolerance)
+        self._open[number] = scene, record.open_label(scene, self.manifest.schema, self.manifest.tolerance)
         if len(self._open) > OPEN_SCENES:
             self._shut(*self._open.popitem(last=False)[1])
         return self._open[number]
 
     @staticmethod
-    def _shut(scene: Scene, label: LabelRaster) -> None:
+    def _shut(scene: Scene, label: Label) -> None:
         scene.close()
         label.close()
 

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from rs_biformer.data.counting import Key, Tally, TilePlan, nearest_class
+from rs_biformer.data.counting import Tally, TilePlan, nearest_class
 from rs_biformer.data.index import SPLITS, Manifest, TileIndex, TileTable, off_the_globe
 from rs_biformer.errors import RasterError
 from rs_biformer.files import write_text
+from rs_biformer.raster.labels import Key, shifted_by_one
 from rs_biformer.schema import ClassSchema
 
 SUMMARY_NAME = "summary.json"
@@ -70,7 +71,11 @@ def summarise(
         "unknown": [_summarise_unknown(key, n, manifest.schema) for key, n in unknown.most_common(_NAMED_UNKNOWNS)],
         "scenes": scenes,
         "scenes_without_label": list(unlabelled),
-        "notes": [*remarked, *_notes(manifest, plans, unlabelled, unknown)],
+        "notes": [
+            *remarked,
+            *_notes(manifest, plans, unlabelled, unknown),
+            *_absent_classes(tallies, unknown, manifest),
+        ],
     }
 
 
@@ -115,6 +120,12 @@ def _notes(
         )
     if any(plan.record.crs is None for plan in plans):
         yield "some scenes have no CRS; their windows have no footprint"
+
+
+def _absent_classes(tallies: Sequence[Tally], unknown: Counter[Key], manifest: Manifest) -> Iterator[str]:
+    pixels = sum((tally.cells.sum(axis=(0, 1)) for tally in tallies), np.zeros(len(manifest.schema), np.int64))
+    if said := shifted_by_one(manifest.schema, pixels, unknown):
+        yield said
 
 
 def write_summary(summary: dict[str, Any], out: Path) -> None:

@@ -1,6 +1,7 @@
 """Scenes and labels -> tile index: plan the windows, read every pixel once, count, and keep what holds something."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,13 @@ from rs_biformer.data.summary import summarise, write_summary
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Windows, grid, stride_of
 from rs_biformer.raster.bands import common_names, is_name, open_alike
-from rs_biformer.raster.labels import LabelRaster, require_pair
-from rs_biformer.raster.paths import absolute
+from rs_biformer.raster.labelling import Note, settle, told
+from rs_biformer.raster.labels import LabelOptions
+from rs_biformer.raster.paths import Location, absolute
+from rs_biformer.raster.polygons import is_vector
 from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.source import Source, is_georeferenced
 from rs_biformer.raster.values import AS_IT_IS, Reading, Scaling, describe
 from rs_biformer.schema import ClassSchema
 
@@ -45,6 +49,7 @@ class TileOptions:
         all scenes declare the same, applies them where each declares its own, and refuses scenes of which some declare
         none.
     allow_shared_ground: take scenes of different splits that show the same ground; the index says so for good.
+    labels: how labels are read where their files leave it open. area: polygons; what lies outside is ignored.
     allow_dtype_mismatch: take scenes of several data types together, their values as they are.
     """
 
@@ -57,6 +62,8 @@ class TileOptions:
     nodata: tuple[float | None, ...] = ()
     scale: Literal["auto", "apply", "ignore"] = "auto"
     allow_dtype_mismatch: bool = False
+    labels: LabelOptions = LabelOptions()
+    area: Location | None = None
     allow_shared_ground: bool = False
 
     def __post_init__(self) -> None:
@@ -129,11 +136,25 @@ def _open_all(
     """The windows of all scenes, how they are read, and what there is to remark."""
     reading = Reading(nodata=options.nodata)
     remarked: list[str] = []
-    plans = [_open(scene, schema, options, reading, remarked) for scene in scenes]
+    notes: list[Note] = []
+    _require_own_labels(scenes)
+    plans = [_open(scene, schema, options, reading, remarked, notes) for scene in scenes]
+    remarked += told(notes)
     plans = _with_common_bands(plans, scenes, options, reading, remarked)
     reading, said = _common_reading([(plan.record.name, plan.scalings) for plan in plans], reading, options.scale)
     _require_one_dtype(plans, reading, options)
     return plans, reading, [*said, *dict.fromkeys(remarked)]
+
+
+def _require_own_labels(scenes: Sequence[SceneFiles]) -> None:
+    """One label for several scenes is cut to each, so it must say where it lies."""
+    shared = Counter(scene.label for scene in scenes if scene.label is not None)
+    for label, users in shared.items():
+        if users > 1 and not is_vector(label) and not is_georeferenced(Source(label).transform):
+            raise RasterError(
+                f"{label} is one file for {users} scenes and does not say where it lies; give each scene its own, "
+                "with {stem} or {name} in --labels where they differ, or a label that is georeferenced"
+            )
 
 
 def _with_common_bands(
@@ -287,15 +308,20 @@ def _without_placeholders(
 
 
 def _open(
-    files: SceneFiles, schema: ClassSchema, options: TileOptions, reading: Reading, remarked: list[str]
+    files: SceneFiles,
+    schema: ClassSchema,
+    options: TileOptions,
+    reading: Reading,
+    remarked: list[str],
+    notes: list[Note],
 ) -> TilePlan:
     """Look at a scene and its label, reading no more than a few pixels, and lay its windows."""
     assert files.label is not None
-    with (
-        Scene(files.images, bands=options.bands, reading=reading) as scene,
-        LabelRaster(files.label, schema) as label,
-    ):
-        require_pair(scene, label)
+    with Scene(files.images, bands=options.bands, reading=reading) as scene:
+        labelling, said = settle(
+            files.label, schema, scene, tolerance=options.tolerance, options=options.labels, area=options.area
+        )
+        notes += said
         remarked += remarks(scene, scales=False)
         record = SceneRecord(
             files.name,
@@ -305,6 +331,8 @@ def _open(
             scene.width,
             scene.crs.to_wkt() if scene.crs else None,
             tuple(scene.transform)[:6],
+            labelling=labelling,
+            area=None if options.area is None else absolute(options.area),
         )
         stride = stride_of(options.window, options.overlap)
         return TilePlan(

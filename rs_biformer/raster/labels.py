@@ -2,9 +2,10 @@
 
 import os
 from collections import Counter
+from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,39 +16,111 @@ from rasterio.transform import Affine
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.paths import Location
+from rs_biformer.raster.placing import placed
+from rs_biformer.raster.polygons import Order, PolygonOptions
 from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.source import Source, require_same_grid
+from rs_biformer.raster.source import Grid, Source, require_same_grid
 from rs_biformer.schema import IGNORE, ClassSchema, Colour
 
-_UNKNOWN = 254  # a schema has at most 254 classes, 0 to 253
+UNKNOWN = _UNKNOWN = 254
+"""What `index_of` gives for what a schema does not know; it has at most 254 classes, 0 to 253."""
+
+ReadAs = Literal["colours", "palette", "values", "one-hot", "grey"]
+"""How a label raster spells classes: three bands of colour; one band by the colours of its palette, or by its values;
+a band for each class, not 0 where it is; three equal bands of values."""
+
+Key = Colour | int | float | str
+"""What a label holds that its schema does not know."""
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """How labels are read where a file leaves it open. What is None is found out, see `labelling.settle`.
+
+    read_as: how a raster spells classes. band: the one that holds values, counted from 1.
+    nodata: a value that is no label, whatever the file says; "none" for no such value, and no mask or transparency.
+    regrid: resample rasters that lie on another grid than their scene, by nearest neighbour.
+    field: the attribute that holds the classes of polygons; "" where all are of the one class that is not outside.
+    layer, crs, width, order: see polygons.PolygonOptions.
+
+    Raises ConfigError for a reading that there is not, and what PolygonOptions refuses.
+    """
+
+    read_as: ReadAs | None = None
+    band: int | None = None
+    nodata: float | Literal["none"] | None = None
+    regrid: bool = False
+    field: str | None = None
+    layer: str | None = None
+    crs: str | None = None
+    width: float | None = None
+    order: Order = "last"
+
+    def __post_init__(self) -> None:
+        if self.read_as is not None and self.read_as not in get_args(ReadAs):
+            raise ConfigError(f"labels cannot be read as {self.read_as!r}; use {', '.join(get_args(ReadAs))}")
+        if self.band is not None and self.band < 1:
+            raise ConfigError(f"--label-band is {self.band}; bands are counted from 1")
+        _ = self.polygons
+
+    @property
+    def polygons(self) -> PolygonOptions:
+        """What concerns vector layers."""
+        return PolygonOptions(self.layer, self.crs, self.width, self.order)
 
 
 class LabelRaster:
-    """A label raster read by window as class indices.
+    """A label raster read by window as class indices, on the grid of its scene.
 
-    Three image bands are colours, in the order that the colour interpretation says. One band with a colour table is
-    colours as well when the table holds at least half of the schema's class colours; otherwise one band holds the
-    schema's values.
+    options: how it is spelt and where it lies, see LabelOptions. Where `read_as` is left open, three image bands are
+    colours, in the order that the colour interpretation says; one band with a colour table is colours as well when the
+    table holds at least half of the schema's class colours; otherwise one band holds the schema's values, and as many
+    bands as there are classes hold one class each. `labelling.settle` looks closer.
 
     tolerance: how far each of red, green and blue may lie from a class or ignore colour, 0 to 255; the nearest colour
-    (by the largest of the three differences, then by their sum) wins.
+    (by the largest of the three differences, then by their sum) wins. Values may be as far from the schema's.
 
-    Raises RasterError when the file is missing, no raster, or has other than 1 or 3 image bands; ConfigError when the
-    tolerance is out of range.
+    grid: the grid that windows are of; the raster's own unless given. The raster may cover more (whole pixels are cut)
+    or, with `options.regrid`, lie on any other grid.
+
+    Raises RasterError when the file is missing, no raster, has bands that spell nothing, or does not fit the grid;
+    ConfigError when the tolerance is out of range.
     """
 
-    def __init__(self, path: str | os.PathLike[str], schema: ClassSchema, *, tolerance: int = 0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        schema: ClassSchema,
+        *,
+        tolerance: int = 0,
+        options: LabelOptions | None = None,
+        grid: Grid | None = None,
+    ) -> None:
         if not 0 <= tolerance <= 255:
             raise ConfigError(f"tolerance is {tolerance}; it is a difference of 8-bit colours and must be 0 to 255")
+        options = options or LabelOptions()
         self.schema, self.tolerance = schema, tolerance
         self._source = Source(path)
-        self._numbers = _image_bands(self._source)
+        self.read_as, self.numbers = _spelling(self._source, schema, tolerance, options)
+        if options.nodata == "none":
+            self._source.unmask()
+        elif options.nodata is not None:
+            self._source.nodatavals = (float(options.nodata),) * self._source.count
+        self._hole = self._colour_of_nodata()
+        self._grid: Grid = self._source if grid is None else grid
+        self._pixels = self._source if grid is None else placed(self._source, grid, regrid=options.regrid)
         self._palette_codes: NDArray[np.uint32] | None = None
-        if self._source.palette is not None:
-            codes = _pack(self._source.palette[:, :3].T)
-            found = set(_colour_table(schema, tolerance)[codes].tolist()) & set(range(len(schema)))
-            if 2 * len(found) >= len(schema):
-                self._palette_codes = codes
+        if self.read_as == "palette":
+            assert self._source.palette is not None
+            self._palette_codes = _pack(self._source.palette[:, :3].T)
+
+    def _colour_of_nodata(self) -> tuple[float | None, ...] | None:
+        """The nodata values of coloured bands, which are one colour together: yellow is no hole where white is."""
+        nodata = self._source.nodatavals
+        if self.read_as != "colours" or any(nodata[number - 1] is None for number in self.numbers):
+            return None
+        self._source.nodatavals = (None,) * self._source.count
+        return tuple(nodata[number - 1] for number in self.numbers)
 
     @property
     def path(self) -> Location:
@@ -55,21 +128,21 @@ class LabelRaster:
 
     @property
     def height(self) -> int:
-        return self._source.height
+        return self._grid.height
 
     @property
     def width(self) -> int:
-        return self._source.width
+        return self._grid.width
 
     @property
     def crs(self) -> CRS | None:
-        return self._source.crs
+        return self._grid.crs
 
     @property
     def transform(self) -> Affine:
-        return self._source.transform
+        return self._grid.transform
 
-    def read(self, window: Window) -> tuple[NDArray[np.uint8], Counter[Colour | int | float]]:
+    def read(self, window: Window) -> tuple[NDArray[np.uint8], Counter[Key]]:
         """Class index per pixel (h, w) uint8, and how many pixels had each colour or value that the schema lacks.
 
         IGNORE where the schema says ignore, where the raster is masked (nodata, alpha, mask) and where the colour or
@@ -77,30 +150,42 @@ class LabelRaster:
 
         Raises RasterError when the window leaves the raster or a block cannot be read.
         """
-        pixels = self._source.read(self._numbers, window)
-        valid = self._source.valid(self._numbers, pixels, window)
-        if len(pixels) == 3:
-            index = _index_of_colours(pixels, self.schema, self.tolerance)
-        elif self._palette_codes is not None:
-            index = _colour_table(self.schema, self.tolerance)[self._palette_codes[pixels[0]]]
-        else:
-            index = _index_of_values(pixels[0], self.schema)
+        pixels, valid = self._pixels.read_valid(self.numbers, window)
+        if self._hole is not None:
+            valid = valid & ~np.logical_and.reduce([p == hole for p, hole in zip(pixels, self._hole, strict=True)])
+        index = self.index_of(pixels)
         if not valid.all():
             index[~valid] = IGNORE
         strange = index == _UNKNOWN
-        unknown: Counter[Colour | int | float] = Counter()
+        unknown: Counter[Key] = Counter()
         if strange.any():
             index[strange] = IGNORE
             unknown.update(self._names([band[strange] for band in pixels]))
         return index, unknown
 
-    def _names(self, pixels: list[NDArray[Any]]) -> dict[Colour | int | float, int]:
+    def index_of(self, pixels: list[NDArray[Any]]) -> NDArray[np.uint8]:
+        """Class index, IGNORE or UNKNOWN of the pixels of the bands that spell the label."""
+        if self.read_as == "colours":
+            return _index_of_colours(pixels, self.schema, self.tolerance)
+        if self.read_as == "one-hot":
+            return _index_of_bands(pixels)
+        if self._palette_codes is not None:
+            classes: NDArray[np.uint8] = _colour_table(self.schema, self.tolerance)[self._palette_codes[pixels[0]]]
+            return classes
+        return index_of_values(pixels[0], self.schema, self.tolerance)
+
+    def _names(self, pixels: list[NDArray[Any]]) -> dict[Key, int]:
         """The colours or values of pixels (bands, each (n,)), with how many have each."""
-        codes = _pack(pixels) if len(pixels) == 3 else pixels[0]
+        if self.read_as == "one-hot":
+            return {
+                f"{count} bands at once": int((_set_bands(pixels) == count).sum())
+                for count in range(2, len(pixels) + 1)
+            }
+        codes = _pack(pixels) if self.read_as == "colours" else pixels[0]
         if self._palette_codes is not None:
             codes = self._palette_codes[codes]
         found, counts = np.unique(codes, return_counts=True)
-        coloured = len(pixels) == 3 or self._palette_codes is not None
+        coloured = self.read_as in ("colours", "palette")
         names = [_unpack(code) for code in found.tolist()] if coloured else found.tolist()
         return dict(zip(names, counts.tolist(), strict=True))
 
@@ -117,21 +202,81 @@ class LabelRaster:
         self.close()
 
 
-def _image_bands(source: Source) -> list[int]:
-    """Band numbers that spell the label: one, or those of red, green and blue."""
+def _spelling(source: Source, schema: ClassSchema, tolerance: int, options: LabelOptions) -> tuple[ReadAs, list[int]]:
+    """How a raster spells classes, and the 1-based numbers of the bands that do."""
     image = [number for number, interp in enumerate(source.interps, 1) if interp != ColorInterp.alpha]
-    if len(image) not in (1, 3):
-        raise RasterError(
-            f"{source.path} has {len(image)} image bands; a label raster has 1 (values) or 3 (colours), alpha apart"
-        )
-    if len(image) == 3:
-        wrong = [dtype for dtype in source.dtypes if dtype != "uint8"]
-        if wrong:
-            raise RasterError(f"{source.path} has colours in {wrong[0]}; a colour-coded label raster must be uint8")
-        order = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-        if set(order) <= set(source.interps):
-            return [source.interps.index(interp) + 1 for interp in order]
+    if options.band is not None:
+        if not 1 <= options.band <= source.count:
+            raise RasterError(f"{source.path} has {source.count} bands; --label-band is {options.band}")
+        return ("palette" if options.read_as == "palette" else "values"), [options.band]
+    read_as = options.read_as or plain_reading(source, schema, tolerance, image)
+    if read_as == "one-hot":
+        return read_as, _bands_of_classes(source, schema, image)
+    if read_as == "colours":
+        return read_as, _colour_bands(source, image)
+    if read_as == "palette" and source.palette is None:
+        raise RasterError(f"{source.path} has no palette; leave --label-as palette out, or name what it has")
+    if read_as in ("values", "palette") and len(image) != 1:
+        raise RasterError(f"{source.path} has {len(image)} image bands; say which holds the values with --label-band")
+    return read_as, image[:1]
+
+
+def plain_reading(source: Source, schema: ClassSchema, tolerance: int, image: list[int]) -> ReadAs:
+    """What the bands alone suggest. Raises RasterError where they suggest nothing."""
+    if len(image) == 1:
+        return "palette" if _palette_fits(source, schema, tolerance) else "values"
+    if len(image) == 3 and not (len(schema) == 3 and any(dtype != "uint8" for dtype in source.dtypes)):
+        return "colours"
+    if len(schema) in (len(image), source.count):
+        return "one-hot"
+    raise RasterError(
+        f"{source.path} has {len(image)} image bands; a label raster has 1 (values), 3 (colours), or {len(schema)} "
+        f"(one for each class of schema {schema.name!r}), alpha apart; --label-band takes one of them"
+    )
+
+
+def _palette_fits(source: Source, schema: ClassSchema, tolerance: int) -> bool:
+    if source.palette is None:
+        return False
+    found = set(_colour_table(schema, tolerance)[_pack(source.palette[:, :3].T)].tolist()) & set(range(len(schema)))
+    return 2 * len(found) >= len(schema)
+
+
+def _bands_of_classes(source: Source, schema: ClassSchema, image: list[int]) -> list[int]:
+    if len(image) == len(schema):
+        return image
+    if source.count == len(schema):  # a fourth band that a writer took for alpha
+        return list(range(1, source.count + 1))
+    raise RasterError(
+        f"{source.path} has {len(image)} bands and schema {schema.name!r} {len(schema)} classes, one each"
+    )
+
+
+def _colour_bands(source: Source, image: list[int]) -> list[int]:
+    if len(image) != 3:
+        raise RasterError(f"{source.path} has {len(image)} image bands; colours are three, alpha apart")
+    wrong = [dtype for dtype in source.dtypes if dtype != "uint8"]
+    if wrong:
+        raise RasterError(f"{source.path} has colours in {wrong[0]}; a colour-coded label raster must be uint8")
+    order = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    if set(order) <= set(source.interps):
+        return [source.interps.index(interp) + 1 for interp in order]
     return image
+
+
+def _set_bands(pixels: list[NDArray[Any]]) -> NDArray[np.uint8]:
+    """How many bands of each pixel are not 0."""
+    count: NDArray[np.uint8] = np.sum([band != 0 for band in pixels], axis=0, dtype=np.uint8)
+    return count
+
+
+def _index_of_bands(pixels: list[NDArray[Any]]) -> NDArray[np.uint8]:
+    """The band that is not 0, IGNORE where none is, UNKNOWN where several are."""
+    count = _set_bands(pixels)
+    index: NDArray[np.uint8] = np.argmax([band != 0 for band in pixels], axis=0).astype(np.uint8)
+    index[count == 0] = IGNORE
+    index[count > 1] = _UNKNOWN
+    return index
 
 
 def _pack(channels: NDArray[Any] | list[NDArray[Any]]) -> NDArray[np.uint32]:
@@ -232,19 +377,47 @@ def _build_colour_table(colours: _Known, tolerance: int) -> NDArray[np.uint8]:
     return flat
 
 
-def _index_of_values(band: NDArray[Any], schema: ClassSchema) -> NDArray[np.uint8]:
-    """Class index, IGNORE or _UNKNOWN of each pixel of a band of label values of any dtype."""
+def index_of_values(band: NDArray[Any], schema: ClassSchema, tolerance: int = 0) -> NDArray[np.uint8]:
+    """Class index, IGNORE or UNKNOWN of each pixel of a band of label values of any dtype.
+
+    tolerance: how far a value may lie from one of the schema's; the nearest wins, of two the lower.
+    """
     numbers = schema.class_numbers() | dict.fromkeys(schema.ignore_values, IGNORE)
     values, indices = np.array(list(numbers)), np.array(list(numbers.values()), np.uint8)
-    if band.dtype == np.uint8:
-        table = np.full(256, _UNKNOWN, np.uint8)
-        possible = (values >= 0) & (values <= 255)
-        table[values[possible]] = indices[possible]
-        return translate_bytes(band, table.tobytes())
     order = np.argsort(values)
     values, indices = values[order], indices[order]
-    place = np.minimum(np.searchsorted(values, band), len(values) - 1)
-    return np.where(values[place] == band, indices[place], np.uint8(_UNKNOWN))
+    if band.dtype == np.uint8:
+        return translate_bytes(band, _nearest_value(np.arange(256), values, indices, tolerance).tobytes())
+    return _nearest_value(band, values, indices, tolerance)
+
+
+def _nearest_value(
+    band: NDArray[Any], values: NDArray[np.int64], indices: NDArray[np.uint8], tolerance: int
+) -> NDArray[np.uint8]:
+    """The index of the nearest of some values, in rising order, within a tolerance; UNKNOWN elsewhere."""
+    above = np.minimum(np.searchsorted(values, band), len(values) - 1)
+    if not tolerance:
+        return np.where(values[above] == band, indices[above], np.uint8(_UNKNOWN))
+    below = np.maximum(above - 1, 0)
+    exact = band.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        place = np.where(abs(exact - values[below]) <= abs(values[above] - exact), below, above)
+        near = abs(exact - values[place]) <= tolerance
+    return np.where(near, indices[place], np.uint8(_UNKNOWN))
+
+
+def shifted_by_one(schema: ClassSchema, pixels: NDArray[np.int64], unknown: Counter[Key]) -> str:
+    """A sentence where labels look as if they counted from 1 and the schema from 0; else nothing.
+
+    pixels: how many each class has (K,). The sign: the first class has none, and an unknown value is the next number.
+    """
+    numbered = schema.values == tuple(range(len(schema)))
+    if not numbered or pixels[0] or not pixels.any() or not unknown.get(len(schema)):
+        return ""
+    return (
+        f"The labels look shifted by one: class {schema.classes[0]} (value 0) has no pixel and the value {len(schema)} "
+        f"is unknown; if they count from 1, write value: 1 to {len(schema)} in the schema"
+    )
 
 
 def encode_colours(index: NDArray[np.uint8], schema: ClassSchema) -> NDArray[np.uint8]:

@@ -112,9 +112,7 @@ class Survey:
 
     kinds: Counter[str] = field(default_factory=Counter)
     invalid: list[int] = field(default_factory=list)
-    broken: list[int] = field(default_factory=list)
     values: dict[str, Counter[Any]] = field(default_factory=dict)
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
 
 
 class Polygons:

@@ -51,14 +51,14 @@ class PixelGrid:
     gcps: tuple[list[Any], CRS | None] = field(default_factory=lambda: ([], None))
     rpcs: Any = None
 
-    def scaled(self, across: float, down: float) -> "PixelGrid":
-        """The grid with pixels `across` times as wide and `down` times as high, and the same upper left corner.
+    def scaled(self, factor: float) -> "PixelGrid":
+        """The grid with pixels `factor` times as large and the same upper left corner.
 
         Height and width are rounded, so that the lower and right edges move by half a new pixel at most.
         """
-        height, width = max(1, round(self.height / down)), max(1, round(self.width / across))
+        height, width = (max(1, round(length / factor)) for length in (self.height, self.width))
         a, b, c, d, e, f = tuple(self.transform)[:6]
-        scaled = Affine(a * across, b * down, c, d * across, e * down, f)
+        scaled = Affine(a * factor, b * factor, c, d * factor, e * factor, f)
         return PixelGrid(self.path, height, width, self.crs, scaled)
 
 
@@ -72,11 +72,14 @@ class Regridded:
     A pixel is valid where the source pixel under its centre is. Only valid source pixels have weight, so neither nodata
     nor NaN reaches a neighbour. Integers are rounded, and what is invalid holds 0.
 
+    nearest: take the value of the source pixel under each pixel's centre, as for a colour table.
+
     Raises RasterError when one of the two has no transform, and when the raster does not overlap the grid.
     """
 
-    def __init__(self, source: Source, grid: Grid) -> None:
+    def __init__(self, source: Source, grid: Grid, *, nearest: bool = False) -> None:
         self.source, self.grid = source, grid
+        self._resampling = Resampling.nearest if nearest or source.palette is not None else Resampling.bilinear
         for one in (grid, source):
             if not is_georeferenced(one.transform) or one.transform.is_degenerate:
                 problem = grid_difference(grid, source) or f"{one.path} is to be resampled"
@@ -136,7 +139,7 @@ class Regridded:
                 dst_crs=self._crs,
                 src_nodata=np.nan,
                 dst_nodata=np.nan,
-                resampling=Resampling.bilinear if self.source.palette is None else Resampling.nearest,
+                resampling=self._resampling,
                 tolerance=_CRS_TOLERANCE,
                 # GDAL would work out the ratio from the shape of each block, a little differently for each.
                 XSCALE=along,

@@ -205,7 +205,6 @@ def test_a_missing_label_names_the_scene_the_path_and_a_near_file(tmp_path):
         (["a.tif"], "{scene}.png", r"has \{scene\}; it may have \{dir\}, \{name\}, \{parent\}, \{stem\}"),
         (["a.tif"], "{stem.png", "cannot be read"),
         (["a.tif"], "{stem}.tif", "would be its own label"),
-        (["a.tif", "b.tif"], "label.png", "is one file for 2 scenes"),
         (["a.tif", "other/a.tif"], "{stem}.png", "two scenes are called a"),
         (["empty"], "{stem}.png", "empty holds no scenes"),
     ],
