@@ -1,0 +1,40 @@
+"""What the pages of this project tell people to type, as lists of words."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md") if (ROOT / name).exists()),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "configs").rglob("*.yaml")),
+]
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_SPAN = re.compile(r"`([^`]+)`")
+_COMMENT = re.compile(r"^\s*#? ?(.*)$")
+
+
+def command_lines(text: str) -> Iterator[str]:
+    """The lines that begin with `rs-biformer`, continued lines joined; of blocks of code, and of comments in YAML."""
+    for language, block in _FENCED.findall(text) or [("", re.sub(r"^#", "", text, flags=re.MULTILINE))]:
+        if language in ("", "bash", "sh", "console"):
+            joined = re.sub(r"\\\n\s*", "", block)
+            yield from (line.strip() for line in joined.splitlines() if line.strip().startswith("rs-biformer "))
+
+
+def spans(text: str) -> Iterator[str]:
+    """What stands between backticks within the text; a line break there is a space."""
+    for span in _SPAN.findall(_FENCED.sub("", text)):
+        yield " ".join(span.split())
+
+
+def words(line: str) -> list[str]:
+    """A line as a shell takes it apart, without its comment; what stands for something else keeps its name."""
+    return shlex.split(line, comments=True)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The blocks of code of a language, in order."""
+    return [block for found, block in _FENCED.findall(text) if found == language]
