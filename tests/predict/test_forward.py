@@ -133,13 +133,37 @@ def test_the_raw_batch_is_not_changed_by_what_the_model_gets():
     assert torch.equal(image, before)
 
 
-def test_a_copy_leaves_the_callers_module_where_it_is():
-    model = looking_around()
-    first, second = batch()
-    moved = []
-    model.to = lambda *where, **options: moved.append(where) or model  # type: ignore[method-assign]
-    assert len(list(Recipe(CLASSES).prepare(model, CPU, copy=True)(first, second))) == 6
-    assert not any(str(where) == "(device(type='cpu'),)" for where in moved[1:])
+class Counting(nn.Module):
+    """Counts its batches in a buffer, as a module with a state of its own does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.batches += 1
+        return brightest_band(image) * self.scale
+
+
+def test_a_copy_leaves_the_callers_module_as_it_is():
+    model = Counting()
+    for copy, counted in ((True, 0), (False, 1)):
+        predict = Recipe(CLASSES).prepare(model, CPU, copy=copy)
+        with torch.inference_mode():
+            assert len(list(predict(*batch()))) == 6
+        assert model.batches.item() == counted
+
+
+def test_a_copy_leaves_the_callers_module_and_the_recipes_normalisation_where_they_are(monkeypatch):
+    monkeypatch.setattr("rs_biformer.predict.forward.good_at_bf16", lambda device: False)
+    model, elsewhere = Counting(), torch.device("meta")
+    recipe = Recipe(CLASSES, Normalisation([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]))
+    recipe.prepare(model, elsewhere, copy=True)
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cpu"}
+    recipe.prepare(model, elsewhere)
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+    assert {tensor.device.type for tensor in recipe.normalisation.buffers()} == {"cpu"}
 
 
 def test_scaled_views_are_seen_at_their_size():
