@@ -177,10 +177,8 @@ def test_the_tour_of_the_readme_is_what_it_says(tmp_path):
         profile.update(driver="GTiff")
         with rasterio.open(tmp_path / label, "w", **profile) as sink:
             sink.write(encode_colours(index, schema))
-    shorter = (
-        "--trainer.max_steps 2 --trainer.limit_val_batches 2 --trainer.accelerator cpu --trainer.precision 32-true"
-    )
-    smaller = "--model.encoder resnet18_biformer --data.workers 0 --data.batch_size 2"
+    shorter = "--trainer.max_epochs 1 --data.samples_per_epoch 4 --data.batch_size 2 --trainer.limit_val_batches 2"
+    smaller = "--model.encoder resnet18_biformer --data.workers 0 --trainer.accelerator cpu --trainer.precision 32-true"
     lines = [line for line in command_lines(readme)]
     assert [words(line)[1] for line in lines] == ["tile", "train", "evaluate", "predict", "vectorize"]
     lines = [f"{line} {shorter} {smaller}" if words(line)[1] == "train" else line for line in lines]
