@@ -142,16 +142,55 @@ def test_a_scene_that_changed_size_since_it_was_tiled_is_refused(make_index):
 def test_focus_shows_each_class_of_the_place_as_often(make_index):
     index = make_index(size=(256, 256), window=64)
     label = np.zeros((256, 256), np.uint8)
-    label[100:104, 100:104] = 2  # one small spot, in the window at 64, 64
+    label[66:70, 120:124] = 2  # one small spot at the edge of the window at 64, 64
     with rasterio.open(index.manifest.scenes[0].label, "r+") as sink:
         sink.write(label, 1)
     number = next(n for n in range(len(index)) if (index.table.row[n], index.table.col[n]) == (64, 64))
+
+    def shown(**options) -> int:
+        items = TileDataset(index, **options)
+        return sum(bool((items[Draw(number, draw)]["label"][16:48, 16:48] == 2).any()) for draw in range(80))
+
+    assert shown() == 0  # the window as it is does not have it near its centre
+    assert 30 < shown(focus=1.0) < 55  # every second time; by area it would be one in 250
+    assert 3 < shown(focus=0.25) < 20
+
+
+def test_what_is_not_focused_is_jittered_and_nothing_moves_without_either(make_index):
+    index = make_index(size=(256, 256), window=64)
+    number = next(n for n in range(len(index)) if (index.table.row[n], index.table.col[n]) == (64, 64))
+    still = TileDataset(index)[number]["image"]
+
+    def moved(**options) -> float:
+        items = TileDataset(index, **options)
+        return np.mean([not torch.equal(items[Draw(number, draw)]["image"], still) for draw in range(60)])
+
+    assert moved() == 0
+    assert 0.1 < moved(focus=0.25) < 0.45
+    assert moved(focus=0.25, jitter=1.0) > 0.9
+
+
+def test_jitter_reaches_as_far_to_each_side_and_no_further(make_index):
+    index = make_index(size=(256, 256), window=64)
+    number = next(n for n in range(len(index)) if (index.table.row[n], index.table.col[n]) == (64, 64))
+    whole = file_pixels(index, 0, Window(0, 0, 256, 256))[0]
+    places = np.lib.stride_tricks.sliding_window_view(whole[0], (64, 64))
+    items = TileDataset(index, jitter=0.125)
+    found = []
+    for draw in range(400):
+        image = items[Draw(number, draw)]["image"][0].numpy()
+        near = np.argwhere((places[40:90, 40:90] == image).all(axis=(2, 3))) + 40 - 64
+        assert len(near) == 1
+        found.append(near[0])
+    assert np.min(found, axis=0).tolist() == [-8, -8] and np.max(found, axis=0).tolist() == [8, 8]
+
+
+def test_a_place_without_a_label_is_not_focused(make_index):
+    index = make_index(size=(192, 192))
+    with rasterio.open(index.manifest.scenes[0].label, "r+") as sink:
+        sink.write(np.full((192, 192), 9, np.uint8), 1)  # no class of the schema
     items = TileDataset(index, focus=1.0)
-    centres = [items[Draw(number, draw)]["label"][16:48, 16:48] for draw in range(60)]
-    spots = sum(bool((centre == 2).any()) for centre in centres)
-    assert 20 < spots  # by area it would be one in 250
-    plain = TileDataset(index, jitter=1.0)
-    assert sum(bool((plain[Draw(number, draw)]["label"][16:48, 16:48] == 2).any()) for draw in range(60)) < spots
+    assert all(torch.equal(items[Draw(4, draw)]["image"], items[4]["image"]) for draw in range(5))
 
 
 def test_turning_and_zooming_show_what_the_scene_has_around_the_window(make_index):
@@ -203,3 +242,40 @@ def test_a_mosaic_draws_by_the_probabilities(make_index):
     picture = file_pixels(index, 1, index.window(6))[0]
     for draw in range(5):
         assert (items[Draw(0, draw)]["image"].numpy()[:, 48:, 48:] == picture[:, 48:, 48:]).all()
+
+
+@pytest.mark.parametrize(("mosaic", "low", "high"), [(0.0, 0, 0), (0.25, 10, 32), (1.0, 80, 80)])
+def test_a_mosaic_is_made_as_often_as_asked_for(make_index, mosaic, low, high):
+    index = make_index(("a", "b", "c", "d"))
+    others = np.zeros(len(index))
+    others[-1] = 1.0
+    items = TileDataset(index, mosaic=mosaic, probabilities=others)
+    single = TileDataset(index)[0]["image"]
+    assert low <= sum(not torch.equal(items[Draw(0, draw)]["image"], single) for draw in range(80)) <= high
+
+
+@pytest.mark.parametrize("weights", [None, [0.0, 3.0, 0.0, 1.0, 0.0, 0.0, 2.0, 2.0]])
+def test_the_windows_of_a_mosaic_come_as_often_as_their_weights_say(make_index, weights):
+    index = make_index(("a", "b"))
+    items = TileDataset(index, mosaic=1.0, probabilities=None if weights is None else np.array(weights))
+    rng = np.random.default_rng(0)
+    counts = np.bincount([items._another(rng) for _ in range(4000)], minlength=len(index))
+    expected = np.ones(8) / 8 if weights is None else np.array(weights) / np.sum(weights)
+    np.testing.assert_allclose(counts / 4000, expected, atol=0.03)
+    assert not counts[expected == 0].any()
+
+
+def test_the_quarters_of_a_mosaic_meet_in_the_inner_half_and_carry_label_and_validity(make_index):
+    index = make_index(("a", "b", "c", "d"), nodata=0)
+    items, plain = TileDataset(index, mosaic=1.0), TileDataset(index)
+    first = plain[3]
+    meeting = set()
+    for draw in range(60):
+        item = items[Draw(3, draw)]
+        same = (item["image"] == first["image"]).all(0).numpy()
+        rows = next(n for n in range(64) if not same[n, 0]) if not same[:, 0].all() else 64
+        cols = next(n for n in range(64) if not same[0, n]) if not same[0].all() else 64
+        meeting.add((rows, cols))
+        assert torch.equal(item["label"] == IGNORE, ~item["valid"])
+    low, high = np.min(list(meeting), axis=0), np.max([one for one in meeting if max(one) < 64], axis=0)
+    assert low.min() >= 16 and high.max() <= 48 + 1 and low.max() <= 22 and high.min() >= 42
