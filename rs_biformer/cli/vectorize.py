@@ -8,10 +8,20 @@ EXAMPLE = "rs-biformer vectorize out/area3_classes.tif --out area3.gpkg --min-ar
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
-    parser.add_argument("map", metavar="MAP", help="class map, as `predict` writes it")
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help="polygons to write: FILE.gpkg, .fgb, .parquet or .geojson"
+        "map",
+        nargs="+",
+        metavar="MAP",
+        help="class maps on one grid, as `predict` writes them: several become one layer, joined across their edges",
     )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="polygons to write: FILE.gpkg, .fgb, .parquet or .geojson; in a GeoPackage that exists only the layer is "
+        "added or replaced",
+    )
+    parser.add_argument("--layer", metavar="NAME", help="name of the layer (default: that of the file)")
     parser.add_argument(
         "--min-area",
         type=float,
@@ -30,8 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--confidence",
+        nargs="+",
         metavar="RASTER",
-        help="one band on the map's grid, as `predict --confidence` writes it: each polygon gets its mean",
+        help="one band on the map's grid, as `predict --confidence` writes it: each polygon gets its mean; one for "
+        "each map",
     )
 
 
@@ -45,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
             args.map,
             args.out,
             confidence=args.confidence,
+            layer=args.layer,
             min_area=args.min_area,
             simplify=args.simplify,
             progress=progress,

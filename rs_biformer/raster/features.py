@@ -5,6 +5,7 @@ come with pyogrio, since rasterio is built without them.
 """
 
 import json
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,12 @@ from rasterio.crs import CRS
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import publish, scratch_folder
 from rs_biformer.raster.gdal import raster_errors
-from rs_biformer.raster.source import Grid
+from rs_biformer.raster.geopackage import is_written_by_us, layers, put_layer, put_style
+from rs_biformer.raster.legend import Legend
+from rs_biformer.raster.paths import PathLike
+from rs_biformer.raster.style import write_unless_edited
+
+_LOG = logging.getLogger(__name__)
 
 _DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".geojson": "GeoJSON", ".json": "GeoJSON"}
 _FORMATS = (*_DRIVERS, ".parquet")
@@ -62,24 +68,38 @@ def _schema(with_confidence: bool) -> pa.Schema:
     return pa.schema([*(pa.field(*field) for field in fields), geometry])
 
 
-def require_format(out: Path, grid: Grid) -> None:
-    """Raise unless a file of this name can hold polygons of this map: ConfigError, or RasterError for want of a CRS."""
+def require_format(out: Path, crs: CRS | None, path: PathLike) -> None:
+    """Raise unless a file of this name can hold polygons of the map at `path`.
+
+    ConfigError, or RasterError for want of a CRS, or where a GeoPackage of that name is none.
+    """
     suffix = out.suffix.lower()
     if suffix not in _FORMATS:
         raise ConfigError(f"{out} is to hold polygons; its name must end in {', '.join(_FORMATS)}")
-    if grid.crs is None and _DRIVERS.get(suffix) == "GeoJSON":
-        raise RasterError(f"{grid.path} has no CRS and GeoJSON is longitude and latitude; write a .gpkg instead")
+    if crs is None and _DRIVERS.get(suffix) == "GeoJSON":
+        raise RasterError(f"{path} has no CRS and GeoJSON is longitude and latitude; write a .gpkg instead")
 
 
-def write_features(out: Path, batches: Iterable[Features], crs: CRS | None, *, with_confidence: bool) -> int:
+def write_features(
+    out: Path,
+    batches: Iterable[Features],
+    crs: CRS | None,
+    *,
+    with_confidence: bool,
+    layer: str,
+    legend: Legend | None = None,
+) -> int:
     """Write polygons in the format that the file's name asks for and return their number.
 
-    The layer is named as the file. GeoJSON is longitude and latitude (RFC 7946), the others keep the CRS. The file
-    appears complete, with its spatial index, or not at all.
+    GeoJSON is longitude and latitude (RFC 7946), the others keep the CRS. The file appears complete, with its spatial
+    index, or not at all; of a GeoPackage that exists only the layer of this name is added or replaced. legend: how GIS
+    programs are to draw the classes: a style in the GeoPackage, or a .qml beside a FlatGeobuf.
 
     Raises RasterError when the file cannot be written, a full disk among the reasons, and whatever `batches` raises.
     """
     source = _Batches(batches)
+    if out.suffix.lower() == ".gpkg":
+        _require_own_layer(out, layer)
     with raster_errors(out, "written"):
         out.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(out) as folder:
@@ -89,7 +109,7 @@ def write_features(out: Path, batches: Iterable[Features], crs: CRS | None, *, w
                 if out.suffix.lower() == ".parquet":
                     _write_geoparquet(partial, reader, crs)
                 else:
-                    _write_by_gdal(partial, reader, crs, out.stem)
+                    _write_by_gdal(partial, reader, crs, layer)
                     _verify(partial, source.count)
             except Exception as error:
                 source.reraise()
@@ -97,8 +117,37 @@ def write_features(out: Path, batches: Iterable[Features], crs: CRS | None, *, w
                     raise
                 message = f"{out} cannot be written: {error}; make room or choose another folder"
                 raise RasterError(message.replace(f"{folder}/", "")) from error
-            publish(partial, out)
+            qml = legend.qml if legend is not None and legend.names else None
+            if not _hand_over(partial, out, layer, qml):
+                _LOG.warning("the style of %s was edited and is kept", out)
     return source.count
+
+
+def _hand_over(partial: Path, out: Path, layer: str, qml: str | None) -> bool:
+    """Give the finished file its name and its style, or its layer to the GeoPackage that has that name.
+
+    Whether the style was taken, too.
+    """
+    suffix = out.suffix.lower()
+    if suffix == ".gpkg" and _is_there(out):
+        return put_layer(partial, out, layer, qml)
+    if suffix == ".gpkg" and qml is not None:
+        put_style(partial, layer, qml, called=out)
+    publish(partial, out)
+    return suffix != ".fgb" or qml is None or write_unless_edited(out.with_suffix(".qml"), qml)
+
+
+def _is_there(out: Path) -> bool:
+    return out.is_file() and out.stat().st_size > 0
+
+
+def _require_own_layer(out: Path, layer: str) -> None:
+    """Raise RasterError where a GeoPackage cannot take the layer, before the work is done."""
+    if _is_there(out) and layer in layers(out) and not is_written_by_us(out, layer, _schema(False).names[:-1]):
+        raise RasterError(
+            f"{out} has a layer {layer} that holds no polygons of a map; choose another name with --layer, or "
+            "another file"
+        )
 
 
 class _Batches:
@@ -128,6 +177,7 @@ def _write_by_gdal(path: Path, reader: pa.RecordBatchReader, crs: CRS | None, la
 
     driver = _DRIVERS[path.suffix.lower()]
     options = {"RFC7946": "YES", "COORDINATE_PRECISION": "8"} if driver == "GeoJSON" else {}  # 8 decimals: a millimetre
+    whole = {"VERSION": "1.3"} if driver == "GPKG" else {}  # of 1.4 programs that people have warn
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # no CRS is no fault here
         write_arrow(
@@ -139,6 +189,7 @@ def _write_by_gdal(path: Path, reader: pa.RecordBatchReader, crs: CRS | None, la
             geometry_type="Polygon",
             crs=None if crs is None else crs.to_wkt(version="WKT2_2019"),
             layer_options=options,
+            dataset_options=whole,
         )
 
 

@@ -4,14 +4,22 @@ A GeoTIFF holds the colours of a class map but has no place for the names of cla
 with it QGIS, takes them from `MAP.tif.aux.xml`; QGIS loads `MAP.qml` with the map and shows its legend.
 """
 
+import logging
 import os
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
+from xml.sax.saxutils import escape, quoteattr
+
+from rasterio.crs import CRS
 
 from rs_biformer.files import write_text
 from rs_biformer.raster.gdal import raster_errors
+from rs_biformer.raster.legend import as_text
 from rs_biformer.schema import ClassSchema
+
+_LOG = logging.getLogger(__name__)
 
 
 def write_style(path: str | os.PathLike[str], schema: ClassSchema) -> tuple[Path, Path]:
@@ -53,9 +61,45 @@ def write_qml(path: str | os.PathLike[str], schema: ClassSchema) -> Path:
     SubElement(pipe, "rasterresampler", maxOversampling="2")
     SubElement(pipe, "resamplingStage").text = "resamplingFilter"
     SubElement(document, "blendMode").text = "0"
-    return _write(
-        Path(path).with_suffix(".qml"), document, "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-    )
+    path = Path(path).with_suffix(".qml")
+    _set_aside_other_classes(path, schema)
+    if not write_unless_edited(path, as_text(document)):
+        _LOG.warning("%s was edited and is kept; remove it to have a new one", path)
+    return path
+
+
+def write_unless_edited(path: Path, text: str) -> bool:
+    """Write a style, unless what is there is not as it was written here last; whether it was written.
+
+    A checksum at the end of the file tells. Raises RasterError when the file cannot be written.
+    """
+    with raster_errors(path, "written"):
+        if path.exists() and not _is_untouched(path, text):
+            return False
+        write_text(path, f"{text}<!-- rs_biformer {_checksum(text)} -->\n")
+    return True
+
+
+def _set_aside_other_classes(path: Path, schema: ClassSchema) -> None:
+    """Rename an edited style that does not know all of the classes: it would give the map a wrong legend."""
+    with raster_errors(path, "written"):
+        if not path.exists() or _is_untouched(path, ""):
+            return
+        found = path.read_text(encoding="utf-8", errors="replace")
+        if not all(escape(name) in found or quoteattr(name) in found for name in schema.classes):
+            aside = path.with_suffix(".edited.qml")
+            path.replace(aside)
+            _LOG.warning("%s was edited for other classes and is now %s", path, aside)
+
+
+def _is_untouched(path: Path, text: str) -> bool:
+    found = path.read_text(encoding="utf-8", errors="replace")
+    head, mark, tail = found.rpartition("<!-- rs_biformer ")
+    return found == text or bool(mark and tail.strip() == f"{_checksum(head)} -->")
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def write_category_names(path: str | os.PathLike[str], schema: ClassSchema) -> Path:
@@ -63,16 +107,46 @@ def write_category_names(path: str | os.PathLike[str], schema: ClassSchema) -> P
 
     Raises RasterError when the file cannot be written.
     """
-    document = Element("PAMDataset")
-    names = SubElement(SubElement(document, "PAMRasterBand", band="1"), "CategoryNames")
+    names = Element("CategoryNames")
     for name in schema.classes:
         SubElement(names, "Category").text = name
-    path = Path(path)
-    return _write(path.with_name(f"{path.name}.aux.xml"), document)
-
-
-def _write(path: Path, document: Element, head: str = "") -> Path:
-    ElementTree.indent(document)
+    path = _side_file(path)
     with raster_errors(path, "written"):
-        write_text(path, head + ElementTree.tostring(document, encoding="unicode") + "\n")
+        document = _dataset(path)
+        for band in document.findall("PAMRasterBand[@band='1']"):
+            document.remove(band)
+        SubElement(document, "PAMRasterBand", band="1").append(names)
+        _write(path, document)
     return path
+
+
+def write_crs(path: str | os.PathLike[str], crs: CRS) -> Path:
+    """Write a CRS that a GeoTIFF cannot hold to the file beside it where GDAL looks for one; that file's path.
+
+    Raises RasterError when the file cannot be written.
+    """
+    path = _side_file(path)
+    with raster_errors(path, "written"):
+        document = _dataset(path)
+        system = Element("SRS", dataAxisToSRSAxisMapping="1,2")
+        system.text = crs.to_wkt(version="WKT2_2019")
+        document.insert(0, system)
+        _write(path, document)
+    return path
+
+
+def _side_file(path: str | os.PathLike[str]) -> Path:
+    return Path(path).with_name(f"{Path(path).name}.aux.xml")
+
+
+def _dataset(path: Path) -> Element:
+    """What stands beside a map already, which the writer of the map put there."""
+    try:
+        return ElementTree.parse(path).getroot()
+    except (FileNotFoundError, ElementTree.ParseError):
+        return Element("PAMDataset")
+
+
+def _write(path: Path, document: Element) -> None:
+    ElementTree.indent(document)
+    write_text(path, ElementTree.tostring(document, encoding="unicode") + "\n")

@@ -5,10 +5,12 @@ polygons are written (features.py) as soon as no later slab can add to them. Mem
 polygons that reach its last row, and the runs of slabs in which a small patch is not settled yet.
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import shapely
@@ -17,39 +19,50 @@ from numpy.typing import NDArray
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.features import Features, require_format, write_features
+from rs_biformer.raster.georeference import Placing
 from rs_biformer.raster.ground import ground_areas, pixel_areas
+from rs_biformer.raster.legend import Legend
 from rs_biformer.raster.metadata import ScoreScale, read_class_names
+from rs_biformer.raster.mosaic import join_maps
 from rs_biformer.raster.outlines import Lines, Outlines, beside, outlines_of, polygons, trace
 from rs_biformer.raster.patches import Patches, find_patches, merge, sieve, sum_by
+from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.simplify import simplified
 from rs_biformer.raster.source import Source, require_same_grid
 from rs_biformer.schema import IGNORE
 
-_BAND_PIXELS = 2**22
-_BAND_ROWS = (16, 1024)
+_LOG = logging.getLogger(__name__)
+
+_SLAB_PIXELS = 2**22
+_SLAB_ROWS = (16, 1024)
 _SLAB_BORDERS = 2**20
 """Pixel edges between classes in a slab: memory grows with them, and a map of noise has two per pixel."""
 
 
 def vectorize(
-    map_path: str | os.PathLike[str],
+    maps: PathLike | Sequence[PathLike],
     out: str | os.PathLike[str],
     *,
-    confidence: str | os.PathLike[str] | None = None,
+    confidence: PathLike | Sequence[PathLike] | None = None,
+    layer: str | None = None,
     min_area: float = 0.0,
     simplify: float = 1.0,
     rows: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write the patches of a class map as polygons and return their number.
+    """Write the patches of a class map, or of several on one grid, as polygons and return their number.
 
     Pixels that share an edge and a class are one patch; masked pixels (nodata) belong to none. Each polygon has the
     attributes `class_index`, `class_name` (from the map's CLASS_NAMES, else "class N"), `area` of the outline as
     written, in square metres (see ground.py; without a CRS in the units of the transform, or in pixels), and, if asked
     for, `confidence`. Neighbours share the points of their common border: there are no gaps and no overlaps.
 
-    out: ends in .gpkg, .fgb, .parquet or .geojson; appears complete or not at all. confidence: a raster of one band on
-    the map's grid; a polygon gets the mean of it over its pixels, null where it is masked everywhere.
+    maps: several are joined across their edges; where they overlap, the first one counts. A map that control points
+    alone place is taken to the ground by the polynomial through them.
+    out: ends in .gpkg, .fgb, .parquet or .geojson; appears complete or not at all. In a GeoPackage that exists only the
+    layer is added or replaced. layer: its name, that of the file unless given.
+    confidence: a raster of one band on the map's grid (one for each of several maps); a polygon gets the mean of it
+    over its pixels, null where it is masked everywhere.
     min_area: smaller patches are given to the neighbour with the longest common border before anything else (`sieve`
     in patches.py); in the units of `area`. simplify: pixels by which an outline may leave the edges of the pixels; 0
     keeps every corner. The frame of the map and the points where three classes meet stay. rows: height of a slab; the
@@ -64,21 +77,46 @@ def vectorize(
         raise ConfigError(f"min_area is {min_area} and simplify is {simplify}; they must be numbers of 0 or more")
     if rows is not None and rows < 1:
         raise ConfigError(f"rows is {rows}; a slab is 1 row high or more")
+    maps = [maps] if isinstance(maps, str | os.PathLike) else list(maps)
+    certain = [confidence] if isinstance(confidence, str | os.PathLike) else list(confidence or ())
+    if not maps or len(certain) not in (0, len(maps)):
+        raise ConfigError(f"{len(maps)} map(s) and {len(certain)} confidence(s); give one for each map, or none")
     with ExitStack() as stack:
-        source = stack.enter_context(closing(Source(map_path)))
-        require_format(out, source)
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="rs_biformer_")))
+        source = stack.enter_context(closing(Source(_joined(maps, folder / "maps.vrt"))))
+        placing = Placing.of(source.crs, source.transform, source.gcps)
+        placing = placing.in_metres() if out.suffix.lower() in (".gpkg", ".fgb") else placing
+        require_format(out, placing.crs, maps[0])
         _require_class_map(source)
+        _tell(maps[0], placing)
         scores = None
-        if confidence is not None:
-            scores = _Scores(stack.enter_context(closing(Source(confidence))))
+        if certain:
+            scores = _Scores(stack.enter_context(closing(Source(_joined(certain, folder / "confidence.vrt")))))
             require_same_grid(source, scores.source)
-        height = rows or int(np.clip(_BAND_PIXELS // source.width, *_BAND_ROWS))
+        height = rows or int(np.clip(_SLAB_PIXELS // source.width, *_SLAB_ROWS))
         slabs: Iterable[NDArray[np.uint8]] = _slabs(source, height)
         if min_area > 0:
-            areas = pixel_areas(source.crs, source.transform, source.height, source.width)
+            areas = pixel_areas(source.crs, placing.transform, source.height, source.width)
+            if source.crs is None and placing.crs is not None:
+                areas = pixel_areas(placing.crs, placing.transform, source.height, source.width)
             slabs = sieve(slabs, areas, min_area)
-        features = _features(source, slabs, scores, simplify, progress)
-        return write_features(out, features, source.crs, with_confidence=scores is not None)
+        legend = Legend.of(maps[0], read_class_names(source.path))
+        features = _features(source, placing, legend.names, slabs, scores, simplify, progress)
+        return write_features(
+            out, features, placing.crs, with_confidence=scores is not None, layer=layer or out.stem, legend=legend
+        )
+
+
+def _joined(paths: Sequence[PathLike], vrt: Path) -> PathLike:
+    return paths[0] if len(paths) == 1 else join_maps(paths, vrt)
+
+
+def _tell(path: PathLike, placing: Placing) -> None:
+    """Say what was decided where a map does not say all."""
+    if placing.control:
+        _LOG.warning("%s is placed by control points alone; polygons are moved by the polynomial through them", path)
+    elif placing.crs is None:
+        _LOG.warning("%s has no CRS; programs will not know where its polygons lie", path)
 
 
 def _require_class_map(source: Source) -> None:
@@ -116,27 +154,26 @@ class _Scores:
 
 def _features(
     source: Source,
+    placing: Placing,
+    names: Mapping[int, str],
     slabs: Iterable[NDArray[np.uint8]],
     scores: _Scores | None,
     tolerance: float,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Features]:
-    names = dict(enumerate(read_class_names(source.path) or ()))
-    a, b, c, d, e, f = tuple(source.transform)[:6]
-    matrix, origin = np.array([[a, d], [b, e]]), (c, f)
-    mirrored = a * e - b * d > 0  # rows run north: what was counterclockwise on the screen runs the other way
     builder, row = FaceBuilder(source.height, tolerance), 0
     for slab in slabs:
         outlines, classes, means = builder.add(slab, None if scores is None else scores.read(row, len(slab)))
         row += len(slab)
         if len(outlines):
-            outlines = shapely.transform(outlines, lambda points: points @ matrix + origin)
-            outlines = shapely.reverse(outlines) if mirrored else outlines
+            outlines = shapely.transform(outlines, placing.ground)
+            # Where rows run north, what was counterclockwise on the screen runs the other way.
+            outlines = shapely.reverse(outlines) if placing.is_mirrored else outlines
             yield Features(
                 outlines,
                 classes,
                 [names.get(index, f"class {index}") for index in classes.tolist()],
-                ground_areas(outlines, source.crs, source.transform),
+                ground_areas(outlines, placing.crs, placing.transform),
                 None if scores is None else means,
             )
         if progress is not None:

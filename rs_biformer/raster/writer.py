@@ -24,12 +24,14 @@ from rs_biformer.files import publish, replacing, scratch_folder
 from rs_biformer.geometry import Window
 from rs_biformer.raster import tiff
 from rs_biformer.raster.cog import COMPRESSIONS, Encoding, verify, write_cog
+from rs_biformer.raster.crs import names_a_place
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors, reason
 from rs_biformer.raster.metadata import class_tags
 from rs_biformer.raster.overviews import Overviews
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.source import is_georeferenced
 from rs_biformer.raster.staging import Staging, close_folder, open_folder
+from rs_biformer.raster.style import write_crs
 from rs_biformer.schema import IGNORE, ClassSchema
 
 _FULL = 16 * 2**20  # bytes of free space below which a disk counts as full
@@ -116,6 +118,7 @@ class MapWriter:
         self._lock: BaseFileLock | None = None
         self._staging: Staging | None = None
         self._finished: Path | None = None
+        self._crs_beside: CRS | None = None  # what GeoTIFF keys cannot hold
 
     def _require_options(self, descriptions: Sequence[str] | None) -> None:
         encoding = self._encoding
@@ -215,7 +218,9 @@ class MapWriter:
                     sink.scales = (self._scale,) * self._encoding.count
                 if self._schema is not None:
                     _write_schema(sink, self._schema, self._nodata)
-            return tiff.read_directory(bytes(memory.getbuffer()))
+            content = bytes(memory.getbuffer())
+        self._crs_beside = _lost_crs(content, self._place.get("crs"))
+        return tiff.read_directory(content)
 
     def has(self, window: Window) -> bool:
         """Whether a window was written, by this writer or by one before it that had the same state."""
@@ -283,6 +288,8 @@ class MapWriter:
             publish(self._finished, self.path)
             for suffix in _SIDE_FILES:
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        if self._crs_beside is not None:
+            write_crs(self.path, self._crs_beside)
 
 
 def refuse_overwriting(sources: Sequence[PathLike], outputs: Sequence[PathLike]) -> None:
@@ -380,6 +387,17 @@ def _place(crs: CRS | str | None, transform: Affine, gcps: Any, rpcs: Any) -> di
     if rpcs is not None:
         place["rpcs"] = rpcs
     return place
+
+
+def _lost_crs(content: bytes, wanted: CRS | str | None) -> CRS | None:
+    """The CRS that was wanted, where a GeoTIFF made with it has none; GDAL would write it beside the file."""
+    if wanted is None:
+        return None
+    with MemoryFile(content) as memory, open_raster(memory.name) as file:
+        found = file.crs or file.gcps[1]
+    wanted = CRS.from_user_input(wanted)
+    lost = found is None or (names_a_place(wanted) and not names_a_place(found))
+    return wanted if lost else None
 
 
 def _write_schema(sink: Any, schema: ClassSchema, nodata: float | None) -> None:

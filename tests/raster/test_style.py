@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -5,13 +6,15 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.crs import CRS
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.style import write_category_names, write_qml, write_style
+from rs_biformer.raster.style import write_category_names, write_crs, write_qml, write_style
 from rs_biformer.raster.writer import MapWriter
 from rs_biformer.schema import ClassSchema, load_schema
 
+POTSDAM = load_schema("potsdam")
 SCHEMA = ClassSchema("odd", ("<grass & weeds>", 'the "road"', "Fluß"), ((1, 2, 3), (255, 0, 16), (9, 99, 199)))
 
 
@@ -67,3 +70,38 @@ def test_both_files_replace_those_of_an_earlier_map(tmp_path):
 def test_a_style_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(RasterError, match=r"map\.qml cannot be written"):
         write_qml(tmp_path / "absent" / "map.tif", SCHEMA)
+
+
+def test_an_edited_style_is_kept_and_one_of_ours_is_renewed(tmp_path, caplog):
+    path = tmp_path / "map.tif"
+    first = write_qml(path, POTSDAM).read_text()
+    assert write_qml(path, POTSDAM).read_text() == first
+    other = replace(POTSDAM, colours=POTSDAM.colours[::-1])
+    assert write_qml(path, other).read_text() != first
+    assert not caplog.text
+    edited = (tmp_path / "map.qml").read_text().replace('alpha="255"', 'alpha="100"')
+    (tmp_path / "map.qml").write_text(edited)
+    write_qml(path, POTSDAM)
+    assert (tmp_path / "map.qml").read_text() == edited
+    assert "map.qml was edited and is kept" in caplog.text
+
+
+def test_an_edited_style_for_other_classes_is_set_aside(tmp_path, caplog):
+    path = tmp_path / "map.tif"
+    (tmp_path / "map.qml").write_text("<qgis>of water alone</qgis>")
+    write_qml(path, POTSDAM)
+    assert (tmp_path / "map.edited.qml").read_text() == "<qgis>of water alone</qgis>"
+    assert POTSDAM.classes[0] in (tmp_path / "map.qml").read_text()
+    assert "was edited for other classes" in caplog.text
+
+
+def test_the_names_of_classes_and_a_crs_stand_in_one_file(tmp_path):
+    path = tmp_path / "map.tif"
+    crs = CRS.from_user_input("+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +datum=WGS84")
+    write_crs(path, crs)
+    for _ in range(2):
+        write_category_names(path, POTSDAM)
+    document = ElementTree.parse(tmp_path / "map.tif.aux.xml").getroot()
+    assert [part.tag for part in document] == ["SRS", "PAMRasterBand"]
+    assert len(document.findall(".//Category")) == len(POTSDAM.classes)
+    assert CRS.from_wkt(document.findtext("SRS")) == crs

@@ -385,3 +385,28 @@ def test_a_chip_that_cannot_be_written_leaves_the_old_one(tmp_path):
         write_chip(tmp_path / "chip.tif", class_map(9, 9), crs="no such CRS", transform=PLACE["transform"])
     assert (tmp_path / "chip.tif").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+SITE = (
+    'DERIVEDPROJCRS["site grid",BASEPROJCRS["WGS 84 / UTM zone 32N",BASEGEOGCRS["WGS 84",DATUM["World Geodetic System '
+    '1984",ELLIPSOID["WGS 84",6378137,298.257223563]]],CONVERSION["UTM zone 32N",METHOD["Transverse Mercator",'
+    'ID["EPSG",9807]],PARAMETER["Latitude of natural origin",0],PARAMETER["Longitude of natural origin",9],'
+    'PARAMETER["Scale factor at natural origin",0.9996],PARAMETER["False easting",500000],'
+    'PARAMETER["False northing",0]]],DERIVINGCONVERSION["site calibration",METHOD["Affine parametric transformation",'
+    'ID["EPSG",9624]],PARAMETER["A0",-496000],PARAMETER["A1",1],PARAMETER["A2",0],PARAMETER["B0",-5420000],'
+    'PARAMETER["B1",0],PARAMETER["B2",1]],CS[Cartesian,2],AXIS["site east (E)",east],AXIS["site north (N)",north],'
+    'LENGTHUNIT["metre",1]]'
+)
+
+
+@pytest.mark.parametrize(
+    "crs", [SITE, "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +to_meter=0.0174532925199433"]
+)
+def test_a_crs_that_geotiff_keys_cannot_hold_stands_beside_the_map(tmp_path, crs):
+    path = write_map(tmp_path / "map.tif", class_map(), crs=crs)
+    with rasterio.open(path) as file:
+        assert file.crs == rasterio.crs.CRS.from_user_input(crs)
+    write_map(path, class_map())  # the next one at this place is in another
+    with rasterio.open(path) as file:
+        assert file.crs.to_epsg() == 25832
+    assert [entry.name for entry in tmp_path.iterdir()] == ["map.tif"]
