@@ -12,7 +12,11 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
-    parser.add_argument("dsm", metavar="DSM", help="surface model: one band of heights in metres")
+    parser.add_argument(
+        "dsm",
+        metavar="DSM",
+        help="surface model: one band of heights (in metres, unless it says otherwise)",
+    )
     parser.add_argument("--out", required=True, metavar="FILE.tif", help="heights above the ground, float32, to write")
     parser.add_argument(
         "--terrain", metavar="DTM", help="terrain model, on any grid; without it the ground is found in the DSM"
@@ -28,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slope", type=float, default=0.3, help="rise over run that ground may have (default: %(default)s)"
     )
+    parser.add_argument(
+        "--unit",
+        choices=("m", "ft", "us-ft", "dm", "cm", "mm", "km"),
+        help="of the heights (what the files say: the band's unit, else the heights of the CRS, else metres)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,5 +45,13 @@ def run(args: argparse.Namespace) -> None:
     from rs_biformer.raster.height import write_ndsm
 
     with console.progress("ndsm", "row") as progress:
-        write_ndsm(args.dsm, args.out, terrain=args.terrain, largest=args.largest, slope=args.slope, progress=progress)
+        write_ndsm(
+            args.dsm,
+            args.out,
+            terrain=args.terrain,
+            largest=args.largest,
+            slope=args.slope,
+            unit=args.unit,
+            progress=progress,
+        )
     print(f"heights above the ground written to {args.out}")

@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take splits whose scenes show the same ground; the index says so for good",
     )
+    add("--allow-huge", action="store_true", help="take a scene of more than 1e11 pixels or 1e7 windows")
     add("--block-size", type=int, help="pixels on a side of a block, about (4 windows)")
     add("--buffer", type=int, help="least distance in pixels between windows of two splits of blocks (half a window)")
     add("--seed", type=int, default=0, help="which blocks go where (0)")
@@ -117,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
         labels=label_options(args),
         area=None if args.area is None else locate(args.area),
         allow_shared_ground=args.allow_shared_ground,
+        allow_huge=args.allow_huge,
     )
     scenes, rule = _find_scenes(args)
     blocks = parse_blocks(

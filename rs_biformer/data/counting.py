@@ -7,6 +7,7 @@ over its cells. So overlapping windows cost nothing extra, and a scene is never 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from rs_biformer.data.ground import Frame
 from rs_biformer.data.index import SceneRecord
 from rs_biformer.data.parallel import ordered_map
-from rs_biformer.data.statistics import BandStatistics
+from rs_biformer.data.statistics import BandStatistics, Extremes
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.labels import Key, shifted_by_one
@@ -23,6 +24,8 @@ from rs_biformer.schema import IGNORE, ClassSchema
 
 _PIXELS_AT_ONCE = 1 << 22
 _ROW_STEP = 256
+_BYTES_AT_ONCE = 1 << 28  # of an image with many bands
+_SAMPLED = 4
 
 Progress = Callable[[int, int], None]
 
@@ -63,6 +66,7 @@ class _Count:
 
     cells: NDArray[np.int64]
     statistics: BandStatistics
+    extremes: Extremes
     labelled: int
     unknown: Counter[Key]
 
@@ -75,6 +79,7 @@ class Tally:
     col_edges: NDArray[np.int64]
     cells: NDArray[np.int64]
     statistics: BandStatistics
+    extremes: Extremes
     unknown: Counter[Key]
 
 
@@ -105,18 +110,22 @@ def count(
     for plan, (row_edges, col_edges), of_scene in zip(plans, edges, tasks, strict=True):
         cells = np.zeros((len(row_edges) - 1, len(col_edges) - 1, len(schema)), np.int64)
         statistics, labelled, unknown = BandStatistics.empty(len(plan.bands)), 0, Counter[Key]()
+        extremes = Extremes.empty(len(plan.bands))
         for task in of_scene:
             found = next(results)
             first = np.searchsorted(row_edges, task.start, "right") - 1
             cells[first : first + len(found.cells)] += found.cells
             statistics = statistics.merged(found.statistics)
+            extremes = extremes.merged(found.extremes)
             labelled += found.labelled
             unknown.update(found.unknown)
+            if unknown.total() > max_unknown * plan.record.height * plan.record.width:
+                break  # no known pixel can make up for these, and there may be millions of colours
             done += 1
             if progress:
                 progress(done, total)
         _require_known(plan, labelled, cells, unknown, schema, max_unknown)
-        tallies.append(Tally(row_edges, col_edges, cells, statistics, unknown))
+        tallies.append(Tally(row_edges, col_edges, cells, statistics, extremes, unknown))
     return tallies
 
 
@@ -141,7 +150,9 @@ def _slabs(
     counted = np.ones((len(row_edges) - 1, len(col_edges) - 1), bool)
     if statistics_of != "all":
         counted = plan.windows.take(plan.splits == statistics_of).covered(row_edges, col_edges)
-    step = max(_ROW_STEP, _PIXELS_AT_ONCE // record.width // _ROW_STEP * _ROW_STEP)
+    pixel = len(plan.bands) * np.dtype(plan.dtype).itemsize
+    at_once = min(_PIXELS_AT_ONCE, _BYTES_AT_ONCE // pixel)
+    step = max(_ROW_STEP, at_once // record.width // _ROW_STEP * _ROW_STEP)
     for start in range(0, record.height, step):
         stop = min(start + step, record.height)
         first, last = np.searchsorted(row_edges, start, "right") - 1, np.searchsorted(row_edges, stop, "left")
@@ -167,7 +178,19 @@ def _count_slab(task: _Slab) -> _Count:
     else:
         counted = valid if task.counted.all() else valid & task.counted.repeat(heights, axis=0).repeat(widths, axis=1)
         statistics = BandStatistics.of(image, counted)
-    return _Count(_cell_histograms(label, heights, widths, len(task.schema)), statistics, labelled, unknown)
+    extremes = _sampled(image, valid, window, record.height)
+    histograms = _cell_histograms(label, heights, widths, len(task.schema))
+    return _Count(histograms, statistics, extremes, labelled, unknown)
+
+
+def _sampled(image: NDArray[Any], valid: NDArray[np.bool_], window: Window, height: int) -> Extremes:
+    """The extremes of every fourth row and column of a slab, the scene's first and last among them."""
+    rim = np.zeros(valid.shape, bool)
+    rim[:, [0, -1]] = True
+    rim[0], rim[-1] = rim[0] | (window.row == 0), rim[-1] | (window.row_stop == height)
+    rows, cols = (np.unique([*range(0, length, _SAMPLED), length - 1]) for length in valid.shape)
+    chosen = np.ix_(rows, cols)
+    return Extremes.of(image[:, rows[:, None], cols], valid[chosen], rim[chosen])
 
 
 def _cell_histograms(

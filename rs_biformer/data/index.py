@@ -429,7 +429,7 @@ def _together(areas: list[shapely.Polygon]) -> shapely.Geometry | None:
     return several if shapely.is_valid(several) else shapely.union_all(areas)  # halves around a pole touch
 
 
-def _over_pole(ring: NDArray) -> shapely.Polygon:
+def _over_pole(ring: NDArray[np.float64]) -> shapely.Polygon:
     """The ground inside a ring that goes once around the globe: up to the pole that is nearer."""
     pole = 90.0 if ring[:, 1].mean() > 0 else -90.0
     return shapely.Polygon([*ring, (ring[-1, 0], pole), (ring[0, 0], pole)])

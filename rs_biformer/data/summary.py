@@ -75,6 +75,7 @@ def summarise(
             *remarked,
             *_notes(manifest, plans, unlabelled, unknown),
             *_absent_classes(tallies, unknown, manifest),
+            *_nodata_notes(manifest, tallies),
         ],
     }
 
@@ -126,6 +127,25 @@ def _absent_classes(tallies: Sequence[Tally], unknown: Counter[Key], manifest: M
     pixels = sum((tally.cells.sum(axis=(0, 1)) for tally in tallies), np.zeros(len(manifest.schema), np.int64))
     if said := shifted_by_one(manifest.schema, pixels, unknown):
         yield said
+
+
+def _nodata_notes(manifest: Manifest, tallies: Sequence[Tally]) -> Iterator[str]:
+    """Values that may mean no data and count as measurements."""
+    extremes = tallies[0].extremes
+    for tally in tallies[1:]:
+        extremes = extremes.merged(tally.extremes)
+    for number, value, share in extremes.outliers():
+        yield (
+            f"band {manifest.bands[number]} has a mean of {manifest.mean[number]:.2g} and a deviation of "
+            f"{manifest.std[number]:.2g}: {share:.1%} of its pixels hold exactly {value:.9g}, far from all others; if "
+            f"that means no data, say --nodata {value:.9g}"
+        )
+    for white, share, rim in extremes.frames():
+        value = np.iinfo(manifest.dtype).max if white else 0
+        yield (
+            f"{share:.0%} of all pixels are exactly {value} in all bands, and {rim:.0%} of those along the frames of "
+            f"the scenes: if that means no data, say --nodata {value}"
+        )
 
 
 def write_summary(summary: dict[str, Any], out: Path) -> None:

@@ -31,6 +31,12 @@ from rs_biformer.raster.source import Source, is_georeferenced
 from rs_biformer.raster.values import AS_IT_IS, Reading, Scaling, describe
 from rs_biformer.schema import ClassSchema
 
+MOST_PIXELS = 10**11
+"""Of a scene, unless insisted on: Switzerland at 0.6 m. A file of a kilobyte may claim any size."""
+
+MOST_WINDOWS = 10**7
+"""Of a scene, unless insisted on: each takes some hundred bytes until the index is written."""
+
 _PAIRS_LOOKED_AT = 8
 _GROUPS_SHOWN = 5
 
@@ -50,6 +56,7 @@ class TileOptions:
         none.
     allow_shared_ground: take scenes of different splits that show the same ground; the index says so for good.
     labels: how labels are read where their files leave it open. area: polygons; what lies outside is ignored.
+    allow_huge: take scenes of more than MOST_PIXELS pixels or MOST_WINDOWS windows.
     allow_dtype_mismatch: take scenes of several data types together, their values as they are.
     """
 
@@ -65,6 +72,7 @@ class TileOptions:
     labels: LabelOptions = LabelOptions()
     area: Location | None = None
     allow_shared_ground: bool = False
+    allow_huge: bool = False
 
     def __post_init__(self) -> None:
         stride_of(self.window, self.overlap)
@@ -335,6 +343,7 @@ def _open(
             area=None if options.area is None else absolute(options.area),
         )
         stride = stride_of(options.window, options.overlap)
+        _require_possible(scene, options, stride)
         return TilePlan(
             record,
             scene.band_names,
@@ -345,6 +354,19 @@ def _open(
             Windows.of(grid(scene.height, scene.width, options.window, stride)),
             np.array([], "<U5"),
         )
+
+
+def _require_possible(scene: Scene, options: TileOptions, stride: int) -> None:
+    """Refuse what would take days, or all memory, before anything of that size is made."""
+    pixels = scene.height * scene.width
+    windows = (scene.height // stride + 1) * (scene.width // stride + 1)
+    if options.allow_huge or (pixels <= MOST_PIXELS and windows <= MOST_WINDOWS):
+        return
+    raise RasterError(
+        f"{scene.path} is {scene.height} x {scene.width} pixels, some {windows:,} windows of {options.window}; more "
+        f"than {MOST_PIXELS:,} pixels or {MOST_WINDOWS:,} windows of a scene are taken for a mistake: use a larger "
+        "--window or less --overlap, or insist with --allow-huge"
+    )
 
 
 def _index(

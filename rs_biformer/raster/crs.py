@@ -24,6 +24,18 @@ def horizontal(crs: CRS) -> CRS:
     return _horizontal(crs.to_wkt())
 
 
+def metres_per_height(crs: CRS | None) -> float | None:
+    """Metres in a unit of the CRS's heights; None where it has no heights."""
+    if crs is None:
+        return None
+    try:
+        system = pyproj.CRS.from_wkt(crs.to_wkt())
+    except pyproj.exceptions.CRSError:
+        return None
+    factors = [axis.unit_conversion_factor for axis in system.axis_info if axis.direction == "up"]
+    return float(factors[0]) if factors else None
+
+
 @lru_cache(maxsize=256)
 def _same(one: str, other: str) -> bool:
     first, second = _horizontal(one), _horizontal(other)

@@ -17,8 +17,11 @@ from scipy.ndimage import grey_opening
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window, cover
+from rs_biformer.raster.crs import metres_per_height
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.source import Source
+from rs_biformer.raster.values import Reading
 from rs_biformer.raster.writer import MapWriter, refuse_overwriting
 
 NODATA = -9999.0
@@ -32,6 +35,19 @@ LOW = 0.1
 STEP, HIGHEST_STEP = 0.3, 2.5
 """Metres by which the smallest opening may lower ground, and the largest: the paper's range for urban scenes."""
 
+UNITS = {"m": 1.0, "ft": 0.3048, "us-ft": 1200 / 3937, "dm": 0.1, "cm": 0.01, "mm": 0.001, "km": 1000.0}
+"""Units of height, in metres."""
+
+_SPELT = {
+    **dict.fromkeys(("metre", "meter", "metres", "meters", "mtr"), "m"),
+    **dict.fromkeys(("foot", "feet", "international foot", "international feet"), "ft"),
+    **dict.fromkeys(("us survey foot", "us survey feet", "us_survey_foot", "ftus", "us foot", "sft"), "us-ft"),
+    **dict.fromkeys(("decimetre", "decimeter", "decimetres", "decimeters"), "dm"),
+    **dict.fromkeys(("centimetre", "centimeter", "centimetres", "centimeters"), "cm"),
+    **dict.fromkeys(("millimetre", "millimeter", "millimetres", "millimeters"), "mm"),
+    **dict.fromkeys(("kilometre", "kilometer", "kilometres", "kilometers"), "km"),
+}
+
 _STRIP = 1024  # rows and columns of a window, about
 
 
@@ -42,6 +58,7 @@ def write_ndsm(
     terrain: PathLike | None = None,
     largest: float = 60.0,
     slope: float = 0.3,
+    unit: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the heights of a DSM above the ground in metres, float32, 0 where it is the ground or below.
@@ -49,15 +66,21 @@ def write_ndsm(
     dsm: heights in metres, one band. terrain: a terrain model, on any grid; its heights are taken away. Without one the
     ground is found in the DSM: what is narrower than `largest` metres and rises by more than `slope` (rise over run)
     explains stands on it. Pixels without a height, in either file, have none (-9999).
+    unit: that of the heights in both files, one of UNITS; what each band declares unless given, else that of the
+        heights of its CRS, else metres. Scale and offset that the files declare are applied before.
     progress: called with rows done and rows in all.
 
-    Memory is a few windows and the cells of a metre; the file is a COG. Raises RasterError where a file cannot be read
-    or does not say how large its pixels are, ConfigError for numbers that cannot be meant.
+    Memory is a few windows and the cells of a metre; the file is a COG. Raises RasterError where a file cannot be read,
+    does not say how large its pixels are, or has heights in an unknown unit, ConfigError for numbers that cannot be
+    meant.
     """
     if not (largest > 0 and slope >= 0):
         raise ConfigError(f"largest is {largest} and slope {slope}; they must be above 0, and 0 or more")
-    with Scene([dsm] if terrain is None else [dsm, terrain]) as scene:
+    if unit is not None and unit not in UNITS:
+        raise ConfigError(f"unit is {unit!r}; it must be one of {', '.join(UNITS)}")
+    with Scene([dsm] if terrain is None else [dsm, terrain], reading=Reading(scaled=True)) as scene:
         _require_heights(scene, 1 if terrain is None else 2)
+        metres = [UNITS[unit] if unit else _metres(source) for source in scene.sources]
         refuse_overwriting(scene.paths, [out])
         cell = cell_side(scene) if terrain is None else 1
         side = max(1, _STRIP // cell) * cell  # whole cells
@@ -74,11 +97,11 @@ def write_ndsm(
         ) as writer:
             ground = None
             if terrain is None:
-                ground = find_ground(_cells(scene, windows, cell), cell * _gsd(scene), largest, slope)
+                ground = find_ground(metres[0] * _cells(scene, windows, cell), cell * _gsd(scene), largest, slope)
             for window in windows:
                 pixels, valid = scene.read(window)
-                below = pixels[1] if ground is None else on_pixels(ground, cell, window)
-                height = np.maximum(pixels[0].astype(np.float32) - below, 0)
+                below = metres[-1] * pixels[1] if ground is None else on_pixels(ground, cell, window)
+                height = np.maximum(np.float32(metres[0]) * pixels[0].astype(np.float32) - below, 0)
                 writer.write(window, np.where(valid, height, np.float32(NODATA)))
                 if progress is not None:
                     progress(window.row_stop, scene.height)
@@ -89,6 +112,20 @@ def _require_heights(scene: Scene, bands: int) -> None:
         raise RasterError(
             f"{' and '.join(map(str, scene.paths))} have {scene.count} bands; heights have one band per file"
         )
+
+
+def _metres(source: Source) -> float:
+    """Metres in a unit of the heights of a raster, as its band says, or its CRS."""
+    said = (source.units[0] or "").strip()
+    if not said:
+        return metres_per_height(source.crs) or 1.0
+    name = _SPELT.get(said.casefold(), said.casefold())
+    if name not in UNITS:
+        raise RasterError(
+            f"{source.path} has heights in {said!r}, which is no unit known here; say which they are with --unit "
+            f"({', '.join(UNITS)})"
+        )
+    return UNITS[name]
 
 
 def _gsd(scene: Scene) -> float:

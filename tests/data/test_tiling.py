@@ -15,13 +15,15 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform
 
 from rs_biformer.data.chips import write_chips
+from rs_biformer.data.counting import TilePlan, _slabs
 from rs_biformer.data.dataset import TileDataset
-from rs_biformer.data.index import TileIndex
+from rs_biformer.data.index import SceneRecord, TileIndex
 from rs_biformer.data.layouts import SceneFiles
 from rs_biformer.data.splits import Blocks
 from rs_biformer.data.tiling import TileOptions, tile_scenes
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.raster.values import Reading
+from rs_biformer.geometry import Window, Windows
+from rs_biformer.raster.values import RAW, Reading
 from rs_biformer.schema import ClassSchema
 
 SCHEMA = ClassSchema(
@@ -560,3 +562,79 @@ def test_a_georeference_that_cannot_be_is_told_and_gives_no_footprint(tmp_path, 
     assert any(re.search(said, note) for note in summary["notes"])
     assert set(index.footprints().tolist()) == {None}
     assert index.manifest.gsd is None or "32633" in said
+
+
+def test_values_that_may_mean_no_data_are_told_with_what_to_type(tmp_path):
+    heights = np.full((1, 200, 200), 300, np.float32)
+    heights[0, :20] = -3.4028235e38
+    label = save(tmp_path / "a_label.tif", np.zeros((3, 200, 200), np.uint8) + 255)
+    files = SceneFiles("a", (save(tmp_path / "a.tif", heights),), label, "train")
+    _, summary = tile_scenes([files], SCHEMA, tmp_path / "out", options=TileOptions(64))
+    (note,) = (note for note in summary["notes"] if "--nodata" in note)
+    assert note.startswith("band gray has a mean of -3.4e+37 and a deviation of 1e+38: 9.8% of its")
+    assert np.float32(float(note.rpartition(" ")[2])) == np.float32(-3.4028235e38)
+    for value in (0, 255):
+        image = np.random.default_rng(0).integers(1, 255, (3, 200, 200), np.uint8)
+        image[:, :, :40] = value
+        files = SceneFiles("b", (save(tmp_path / "b.tif", image),), label, "train")
+        _, summary = tile_scenes([files], SCHEMA, tmp_path / "out", options=TileOptions(64))
+        (note,) = (note for note in summary["notes"] if "--nodata" in note)
+        assert note.startswith(f"20% of all pixels are exactly {value} in all bands, and 34%")
+        _, summary = tile_scenes([files], SCHEMA, tmp_path / "out", options=TileOptions(64, nodata=(float(value),)))
+        assert not any("--nodata" in note for note in summary["notes"])
+
+
+def sparse(path, side, count, **profile):
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=side,
+        width=side,
+        count=count,
+        dtype="uint8",
+        sparse_ok=True,
+        tiled=True,
+        crs="EPSG:25832",
+        transform=from_origin(5e5, 5.4e6, 0.5, 0.5),
+        **profile,
+    ):
+        pass
+    return path
+
+
+def test_a_file_that_claims_an_absurd_size_is_refused_before_anything_is_made(tmp_path):
+    kind = {"blockxsize": 4096, "blockysize": 4096, "bigtiff": "yes"}
+    image, label = (sparse(tmp_path / f"{name}.tif", 400_000, 1, **kind) for name in ("a", "b"))
+    files = SceneFiles("a", (image,), label, "train")
+    with pytest.raises(RasterError, match="400000 x 400000 pixels, some .* windows of 256; .* --allow-huge"):
+        tile_scenes([files], SCHEMA, tmp_path / "out")
+    small = make_scene(tmp_path, "c")[0]
+    tile_scenes([small], SCHEMA, tmp_path / "out", options=TileOptions(16, allow_huge=True))
+
+
+def test_slabs_of_many_bands_hold_fewer_rows(tmp_path):
+    frame = {"row_edges": np.array([0, 4096]), "col_edges": np.array([0, 4096])}
+    record = SceneRecord("a", ("a.tif",), "b.tif", 4096, 4096, None, (1, 0, 0, 0, -1, 0))
+
+    def rows(bands, dtype):
+        plan = TilePlan(
+            record, ("b",) * bands, dtype, None, (), None, Windows.of([Window(0, 0, 4096, 4096)]), np.array(["train"])
+        )
+        return {
+            s.stop - s.start
+            for s in _slabs(plan, **frame, reading=RAW, schema=SCHEMA, tolerance=0, statistics_of="all")
+        }
+
+    assert rows(3, "uint8") == rows(4, "float32") == {1024}
+    assert rows(224, "uint16") == {256}
+
+
+def test_a_label_of_noise_is_refused_before_all_its_colours_are_collected(tmp_path):
+    image = save(tmp_path / "a.tif", np.ones((1, 4096, 2048), np.uint8), tiled=True)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 4096, 2048), np.uint8)
+    files = SceneFiles("a", (image,), save(tmp_path / "a_label.tif", noise, tiled=True), "train")
+    seen = []
+    with pytest.raises(RasterError, match="of its labelled pixels are unknown"):
+        tile_scenes([files], SCHEMA, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    assert len(seen) < 2, "it ends with the first slab"

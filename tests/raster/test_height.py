@@ -143,3 +143,56 @@ def test_a_raster_with_more_bands_is_no_surface_model(tmp_path):
         sink.write(np.zeros((3, 8, 8), np.uint8))
     with pytest.raises(RasterError, match="3 bands; heights have one band per file"):
         write_ndsm(tmp_path / "rgb.tif", tmp_path / "ndsm.tif")
+
+
+def write_encoded(path, metres, *, scale=1.0, offset=0.0, unit=None, per_metre=1.0, dtype="int16", crs="EPSG:25832"):
+    """Heights as numbers of `dtype`, with the scale, offset and unit that the file declares; -32768 where negative."""
+    numbers = np.rint((metres * per_metre - offset) / scale)
+    numbers[metres < 0] = -32768
+    profile = dict(driver="GTiff", count=1, height=metres.shape[0], width=metres.shape[1], dtype=dtype, nodata=-32768)
+    transform = Affine(GSD, 0, 500_000, 0, -GSD, 5_400_000)
+    with rasterio.open(path, "w", crs=crs, transform=transform, **profile) as sink:
+        sink.write(numbers.astype(dtype), 1)
+        sink.scales, sink.offsets = (scale,), (offset,)
+        if unit:
+            sink.units = (unit,)
+    return path
+
+
+ENCODINGS = [
+    {"scale": 0.01},
+    {"scale": 0.01, "offset": 150.0},
+    {"unit": "cm", "per_metre": 100, "dtype": "int32"},
+    {"unit": "US survey foot", "per_metre": 3937 / 1200, "dtype": "float32"},
+    {"unit": "feet", "per_metre": 1 / 0.3048, "scale": 0.05},
+    {"unit": "Metre", "dtype": "float32"},
+    {"crs": "EPSG:25832+8228", "per_metre": 1 / 0.3048, "dtype": "float32"},  # heights of NAVD88 in feet
+]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_heights_are_metres_whatever_scale_and_unit_the_file_declares(tmp_path, encoding):
+    """A roof is as high in hundredths, centimetres and feet as it is in metres."""
+    heights, stands, empty = town(200, 300)
+    write_ndsm(write_encoded(tmp_path / "dsm.tif", heights, **encoding), tmp_path / "ndsm.tif")
+    with rasterio.open(tmp_path / "ndsm.tif") as file:
+        found = file.read(1)
+    assert (found[empty] == -9999).all()
+    assert np.median(found[stands == 12]) == pytest.approx(12, abs=0.5)
+    terrain = write_encoded(tmp_path / "dtm.tif", heights - stands, scale=0.005, offset=200)
+    write_ndsm(tmp_path / "dsm.tif", tmp_path / "both.tif", terrain=terrain)
+    with rasterio.open(tmp_path / "both.tif") as file:
+        both = file.read(1)
+    assert both[~empty] == pytest.approx(stands[~empty], abs=1.0 if encoding.get("dtype") == "float32" else 0.6)
+
+
+def test_a_unit_that_is_said_overrules_and_one_that_is_unknown_is_refused(tmp_path):
+    heights, stands, _ = town(200, 300)
+    dsm = write_encoded(tmp_path / "dsm.tif", heights, unit="fathom", per_metre=1 / 0.3048, dtype="float32")
+    with pytest.raises(RasterError, match="heights in 'fathom', which is no unit known here.*--unit"):
+        write_ndsm(dsm, tmp_path / "ndsm.tif")
+    with pytest.raises(ConfigError, match="unit is 'fathom'; it must be one of m, ft"):
+        write_ndsm(dsm, tmp_path / "ndsm.tif", unit="fathom")
+    assert main(["ndsm", str(dsm), "--out", str(tmp_path / "ndsm.tif"), "--unit", "ft"]) == 0
+    with rasterio.open(tmp_path / "ndsm.tif") as file:
+        assert np.median(file.read(1)[stands == 12]) == pytest.approx(12, abs=0.5)
