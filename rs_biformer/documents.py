@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -99,11 +99,16 @@ def require_format(found: Any, newest: int, where: str) -> int:
 
 def known_part(kind: type[Any], data: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The keys that a dataclass has, out of a file of a format that is known; a note names those left aside."""
-    known = [field.name for field in fields(kind)]
-    if unknown := [key for key in data if key not in known]:
+    return known_parts(kind, [data], where)[0]
+
+
+def known_parts(kind: type[Any], parts: Sequence[Mapping[str, Any]], where: str) -> list[dict[str, Any]]:
+    """The same of several, with one note for all."""
+    known = {field.name for field in fields(kind)}
+    if unknown := list(dict.fromkeys(key for part in parts for key in part if key not in known)):
         names = ", ".join(map(shown, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         _LOG.warning("%s: left aside what this version does not know: %s", where, names)
-    return {key: value for key, value in data.items() if key in known}
+    return [{key: value for key, value in part.items() if key in known} for part in parts]
 
 
 def _number_as_text(value: Any) -> Any:

@@ -171,7 +171,9 @@ def explain(
     Raises RasterError when the place is outside the scene or is nodata, ConfigError for a network without routing.
     """
     row, col = _pixel(scene, at, pixels)
-    size = window or model.meta.window
+    size = model.meta.window if window is None else window
+    if size < 1:
+        raise ConfigError(f"window is {size} pixels; it must be 1 or more")
     view = _view_around(scene, row, col, size)
     image, valid = scene.read(view)
     row, col = row - view.row, col - view.col

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rs_biformer.checkpoint import TrainedModel
 from rs_biformer.errors import CheckpointError, ConfigError
 from rs_biformer.files import replacing
+from rs_biformer.geometry import stride_of
 from rs_biformer.predict.onnx import METADATA_KEY, import_onnxruntime
 
 TOLERANCE = 1e-3
@@ -52,7 +53,8 @@ def export_onnx(
     the exported model computes something else.
     """
     onnxruntime = import_onnxruntime()
-    path, size = Path(path), window or model.meta.window
+    path, size = Path(path), model.meta.window if window is None else window
+    stride_of(size, overlap)  # refuses what no tool could use
     deployed = _Deployed(model).eval().cpu()
     program = _trace(deployed, torch.zeros(2, len(model.bands), size, size))
     program.model.metadata_props.update(metadata(model, size, overlap))

@@ -430,6 +430,50 @@ def test_info_tells_versions_checkpoints_and_rasters_apart(rgb, checkpoint, caps
     assert "impervious surface, building" in capsys.readouterr().out
 
 
+def test_info_tells_what_our_own_maps_are(rgb, pointwise, tmp_path, capsys):
+    predict(rgb("a.tif"), "--out", tmp_path / "maps", "--confidence")
+    capsys.readouterr()
+    run("info", tmp_path / "maps/a_classes.tif", "--json")
+    found = json.loads(capsys.readouterr().out)
+    schema = PRESETS["vaihingen"]
+    assert found["kind"] == "class map" and (found["rows"], found["columns"]) == (80, 90)
+    assert found["classes"] == {
+        name: "#" + bytes(colour).hex() for name, colour in zip(schema.classes, schema.colours, strict=True)
+    }
+    assert found["classes"]["building"] == "#0000ff"
+    assert found["made_by"]["MODEL"] == "resnet18_biformer + unet_fusion"
+    assert (found["made_by"]["MODEL_FILE"], found["made_by"]["PREDICTION_WINDOW"]) == ("pointwise.ckpt", "64")
+    run("info", tmp_path / "maps/a_confidence.tif")
+    shown = capsys.readouterr().out
+    assert "map of confidence" in shown and "value / 250" in shown and "PREDICTION_OVERLAP: 0" in shown
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["predict", "SCENE", "--checkpoint", "MODEL", "--out", "OUT"],
+        ["evaluate", "--checkpoint", "MODEL", "--scene", "SCENE", "--label", "LABEL", "--out", "OUT/m.json"],
+        ["tile", "SCENE", "--labels", "LABEL", "--classes", "vaihingen", "--split", "train", "--out", "OUT"],
+        ["tile", "SCENE", "--labels", "LABEL", "--classes", "vaihingen", "--split", "blocks:0.5,0.5,0", "--out", "OUT"],
+        ["explain", "SCENE", "--checkpoint", "MODEL", "--at", "40,30", "--pixels", "--out", "OUT/r.png"],
+        ["export", "--checkpoint", "MODEL", "--out", "OUT/m.onnx"],
+    ],
+    ids=lambda argv: argv[0],
+)
+@pytest.mark.parametrize("window", [0, -64])
+def test_a_window_of_no_pixels_is_refused_by_every_command(
+    rgb, write_raster, checkpoint, tmp_path, capsys, argv, window
+):
+    label = write_raster("label.tif", np.zeros((80, 90), np.uint8))
+    given = {"SCENE": str(rgb()), "LABEL": str(label), "MODEL": str(checkpoint)}
+    filled = [given.get(part, part.replace("OUT", str(tmp_path / "out"))) for part in argv]
+    assert main([*filled, f"--window={window}"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"rs-biformer {argv[0]}: window is {window} pixels; it must be 1 or more")
+    assert len(said) == 1  # and no progress bar that nothing follows
+    assert not list(tmp_path.glob("out/*"))
+
+
 def test_info_shows_several_rasters_as_one_scene(rgb, write_raster, capsys):
     place = Affine(1, 0, 500_000, 0, -1, 5_400_000)
     dsm = write_raster("dsm.tif", np.ones((1, 40, 45), np.float32), transform=place, descriptions=("height",))

@@ -56,6 +56,19 @@ def test_bad_input_gives_one_line_and_exit_code_2(arguments, message, capsys):
     assert len(lines) == 1 and lines[0].startswith("rs-biformer train: ") and message in lines[0]
 
 
+def test_without_validation_windows_the_advice_names_a_checkpoint_that_is_there(tmp_path, capsys):
+    index = write_tiny_index(tmp_path / "scenes", {"a": "train"})
+    options = [
+        *("--data.index", str(index), "--model.encoder", "mobilenet_v2", "--out", str(tmp_path / "run")),
+        *("--data.batch_size", "2", "--data.workers", "0", "--optimizer.name", "sgd", "--trainer.accelerator", "cpu"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1"),
+    ]
+    assert main(["train", *options]) == 0
+    advice = capsys.readouterr().err.splitlines()[-1]
+    named = advice.partition("--checkpoint ")[2].split()[0]
+    assert named == str(tmp_path / "run/last.ckpt") and (tmp_path / "run/last.ckpt").is_file()
+
+
 def test_the_command_trains_and_continues(tmp_path, capsys):
     index = write_tiny_index(tmp_path / "scenes", {"a": "train", "b": "val"})
     options = [

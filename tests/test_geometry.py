@@ -1,6 +1,5 @@
 """Window arithmetic, checked exhaustively on small sizes and by properties on others."""
 
-import doctest
 import subprocess
 import sys
 
@@ -9,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rs_biformer import geometry
 from rs_biformer.errors import ConfigError
 from rs_biformer.geometry import (
     Window,
@@ -162,10 +160,6 @@ def mask(*parts: Window) -> np.ndarray:
     for part in parts:
         over[part.slices] += 1
     return over
-
-
-def test_the_examples_of_the_docstrings_are_true():
-    assert doctest.testmod(geometry) == doctest.TestResults(failed=0, attempted=3)
 
 
 @given(windows, windows)

@@ -13,7 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
-from rs_biformer.cli.console import Terminated
+from rs_biformer.cli.console import Terminated, visible
 from rs_biformer.errors import RsBiformerError
 from rs_biformer.machine import limit_threads
 
@@ -119,7 +119,7 @@ def _reader_is_gone() -> bool:
 def _fail(command: str, message: str) -> int:
     from rs_biformer.raster.paths import without_access
 
-    print(f"rs-biformer {command}: {without_access(' '.join(message.split()))}", file=sys.stderr)
+    print(f"rs-biformer {command}: {visible(without_access(' '.join(message.split())))}", file=sys.stderr)
     return 2
 
 

@@ -7,17 +7,26 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 
+def visible(text: str) -> str:
+    """The text with its control characters spelt out, which a terminal would obey: names come from files."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: the first column left-aligned, the others right-aligned."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    def literal(text: str) -> Text:  # a name such as "a [/b]" is no markup
+        return Text(visible(text))
+
+    grid = Table(title=literal(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(header):
-        grid.add_column(name, justify="right" if number else "left", overflow="fold")
+        grid.add_column(literal(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(literal, row))
     # Away from a terminal the width is that of the content: a log must not lose columns.
     console = Console() if sys.stdout.isatty() else Console(width=max(80, 16 * len(header)))
     console.print(grid)

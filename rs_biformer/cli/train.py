@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,12 +56,14 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.find is not None:
         return _find(args.find, config)
-    from rs_biformer.train.run import train
+    from rs_biformer.train.run import BEST_NAME, LAST_NAME, train
 
     out = train(config, fast=args.fast, say=_say)
     if args.fast:
         return
-    print(f"trained: {out}; next: rs-biformer evaluate --checkpoint {out}/best.ckpt --help", file=sys.stderr)
+    kept = [name for name in (BEST_NAME, LAST_NAME) if (Path(out) / name).is_file()]  # best needs validation windows
+    advice = f"; next: rs-biformer evaluate --checkpoint {Path(out) / kept[0]} --help" if kept else ""
+    print(f"trained: {out}{advice}", file=sys.stderr)
 
 
 def _find(what: str, config: "TrainConfig") -> None:

@@ -9,10 +9,10 @@ still works.
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +20,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
+from pydantic import Field, Strict
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform as reproject
 
-from rs_biformer.documents import parse_json
+from rs_biformer.documents import (
+    Count,
+    Listed,
+    Text,
+    build,
+    known_part,
+    known_parts,
+    made_by,
+    parse_json,
+    require_format,
+    shown,
+)
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import replacing
 from rs_biformer.geometry import Window, Windows
@@ -40,8 +52,9 @@ from rs_biformer.schema import ClassSchema
 SPLITS = ("train", "val", "test")
 FILE_NAME = "tiles.parquet"
 FORMAT_VERSION = 1
-MAX_MANIFEST_VALUES = 1 << 24
-"""Values in a manifest: some 600,000 scenes or chips."""
+_MAX_VALUES = 1 << 24  # in a manifest: some 600,000 scenes or chips
+_MAX_ROWS = 10_000_000  # windows: a few bytes of Parquet may claim any number of equal ones
+_Side = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 _MANIFEST_KEY = "rs_biformer"
 _HISTOGRAM_PREFIX = "pixels_"
@@ -64,16 +77,16 @@ class SceneRecord:
     """
 
     name: str
-    images: tuple[str, ...]
+    images: Annotated[Listed[str], Field(min_length=1)]
     label: str | None
-    height: int
-    width: int
+    height: _Side
+    width: _Side
     crs: str | None
-    transform: tuple[float, float, float, float, float, float]
+    transform: Annotated[tuple[float, float, float, float, float, float], Strict(False)]
     source: str | None = None
-    source_row: int = 0
-    source_col: int = 0
-    bands: tuple[int, ...] = ()
+    source_row: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    source_col: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    bands: Listed[Annotated[int, Field(ge=1)]] = ()
     labelling: LabelOptions = LabelOptions()
     area: str | None = None
 
@@ -99,20 +112,20 @@ class Manifest:
         in words, where that was insisted on; empty where they have nothing in common.
     """
 
-    schema: ClassSchema
-    window: int
-    overlap: float
-    bands: tuple[str, ...]
-    dtype: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    gsd: float | None
-    tolerance: int
+    schema: Annotated[ClassSchema, made_by(ClassSchema, ClassSchema.from_dict)]
+    window: Annotated[int, Field(ge=1, le=1 << 16)]
+    overlap: Annotated[float, Field(ge=0, lt=1)]
+    bands: Annotated[Listed[Text], Field(min_length=1)]
+    dtype: Text
+    mean: Listed[float]
+    std: Listed[Annotated[float, Field(ge=0)]]
+    gsd: Annotated[float, Field(gt=0)] | None
+    tolerance: Count
     scenes: tuple[SceneRecord, ...]
-    statistics_of: str = "train"
+    statistics_of: Text = "train"
     version: int = FORMAT_VERSION
-    reading: Reading = RAW
-    shared_ground: str = ""
+    reading: Annotated[Reading, made_by(Reading, Reading.from_dict)] = RAW
+    shared_ground: Text = ""
 
     def __post_init__(self) -> None:
         if not len(self.bands) == len(self.mean) == len(self.std):
@@ -138,32 +151,37 @@ class Manifest:
         return {**data, "schema": self.schema.to_dict(), "crs": systems, "scenes": scenes}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Manifest":
-        """The reverse of `to_dict`, from JSON. Raises ConfigError when it was not written by this version."""
-        if data.get("version") != FORMAT_VERSION:
-            raise ConfigError(
-                f"the index has format version {data.get('version')!r} and this is {FORMAT_VERSION}; tile again"
-            )
-        values = dict(data)
-        systems = values.pop("crs")
-        values["schema"] = ClassSchema.from_dict(values["schema"])
-        values["reading"] = Reading.from_dict(values.get("reading", {}))
+    def from_dict(cls, data: Any, where: str = "its manifest") -> "Manifest":
+        """The reverse of `to_dict`, from JSON, of every format up to FORMAT_VERSION.
+
+        Raises ConfigError, in one line that begins with `where`, when it was not written by this package.
+        """
+        values: dict[str, Any] = build(dict[str, Any], data, where)
+        if not require_format(values.get("version"), FORMAT_VERSION, where):
+            raise ConfigError(f"{where} does not tell its format version; tile again")
+        systems: tuple[str, ...] = build(Listed[str], values.pop("crs", None), f"{where}: crs")
+        records: tuple[dict[str, Any], ...] = build(Listed[dict[str, Any]], values.get("scenes"), f"{where}: scenes")
         values["scenes"] = tuple(
-            SceneRecord(
-                **{
-                    **scene,
-                    "images": tuple(scene["images"]),
-                    "transform": tuple(scene["transform"]),
-                    "bands": tuple(scene.get("bands", ())),
-                    "labelling": LabelOptions(**scene.get("labelling", {})),
-                    "crs": None if scene["crs"] is None else systems[scene["crs"]],
-                }
-            )
-            for scene in values["scenes"]
+            build(SceneRecord, {**part, "crs": _crs_of(part.get("crs"), systems, where)}, f"{where}: scenes[{number}]")
+            for number, part in enumerate(known_parts(SceneRecord, records, where))
         )
-        for key in ("bands", "mean", "std"):
-            values[key] = tuple(values[key])
-        return cls(**values)
+        return build(cls, known_part(cls, values, where), where)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _crs_of(number: Any, systems: Sequence[str], where: str) -> str | None:
+    if number is None:
+        return None
+    if type(number) is not int or not 0 <= number < len(systems):
+        raise ConfigError(f"{where}: a scene has the crs {shown(number)}; it must be null or 0 to {len(systems) - 1}")
+    return systems[number]
 
 
 @dataclass(frozen=True)
@@ -269,6 +287,9 @@ class TileIndex:
             )
             for scene in self.manifest.scenes
         )
+        for text in (text for scene in scenes for text in (scene.name, *scene.images, scene.label or "")):
+            if not text.isprintable() and not _is_unicode(text):
+                raise ConfigError(f"{text!a} is no text in UTF-8; rename it, as no table can hold the name")
         manifest = json.dumps(replace(self.manifest, scenes=scenes).to_dict(), ensure_ascii=False)
         footprints = self.footprints()
         columns = {
@@ -306,18 +327,13 @@ class TileIndex:
         if not file.is_file():
             raise ConfigError(f"no tile index {file}; make one with: rs-biformer tile SCENE... --out {file.parent}")
         try:
-            with pq.ParquetFile(file) as source:
-                table, metadata = source.read(), source.metadata.metadata or {}
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ConfigError(f"{file} is no readable Parquet file: {' '.join(str(error).split())}") from None
-        if _MANIFEST_KEY.encode() not in metadata:
-            raise ConfigError(f"{file} is no tile index (it has no manifest); make one with: rs-biformer tile")
-        try:
-            manifest = Manifest.from_dict(
-                parse_json(metadata[_MANIFEST_KEY.encode()], "its manifest", values=MAX_MANIFEST_VALUES)
-            )
+            manifest = _manifest_of(pq.read_metadata(file))
+            table = _table_of(file, manifest)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
+        # Arrow says in many ways, some of them Python's, that bytes are nonsense.
+        except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
+            raise ConfigError(f"{file} is no readable Parquet file: {' '.join(str(error).split())[:300]}") from None
         real = file.parent.resolve()
         scenes = tuple(
             replace(
@@ -328,7 +344,7 @@ class TileIndex:
             )
             for scene in manifest.scenes
         )
-        return cls(replace(manifest, scenes=scenes), _table_of(table, manifest), file.parent)
+        return cls(replace(manifest, scenes=scenes), table, file.parent)
 
     def footprints(self) -> NDArray[Any]:
         """Polygons of the windows in longitude and latitude (OGC:CRS84); None where the scene's place is unknown."""
@@ -452,21 +468,66 @@ def _geo_metadata(polygons: NDArray[Any]) -> dict[str, Any]:
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
-def _table_of(table: pa.Table, manifest: Manifest) -> TileTable:
-    names = [scene.name for scene in manifest.scenes]
-    wanted = [_HISTOGRAM_PREFIX + name for name in manifest.schema.classes]
-    try:
-        scene = pc.index_in(table["scene"], pa.array(names, pa.string())).to_numpy().astype(np.int64)
-        counts = [table[name].to_numpy() for name in wanted]
-        return TileTable(
-            scene=scene,
-            **{key: table[key].to_numpy().astype(np.int64) for key in ("row", "col", "height", "width")},
-            split=np.array(table["split"].to_pylist(), dtype="<U5"),
-            histogram=np.stack(counts, axis=1).astype(np.int64),
-            valid_share=table["valid_share"].to_numpy(),
-        )
-    except KeyError as error:
-        raise ConfigError(f"the tile index lacks the column {error}; tile again") from None
+def _manifest_of(parquet: pq.FileMetaData) -> Manifest:
+    text = (parquet.metadata or {}).get(_MANIFEST_KEY.encode())
+    if text is None:
+        raise ConfigError("it is no tile index (it has no manifest); make one with: rs-biformer tile")
+    return Manifest.from_dict(parse_json(text, "its manifest", values=_MAX_VALUES))
+
+
+def _table_of(file: Path, manifest: Manifest) -> TileTable:
+    """The windows of a file, seen to be windows of the manifest's scenes. Raises ConfigError."""
+    counts = [_HISTOGRAM_PREFIX + name for name in manifest.schema.classes]
+    wanted = ["scene", "row", "col", "height", "width", "split", "valid_share", *counts]
+    there = pq.read_schema(file).names
+    if lacking := [name for name in wanted if name not in there]:
+        raise ConfigError(f"it lacks the column {shown(lacking[0])}; tile again")
+    with pq.ParquetFile(file, read_dictionary=["scene", "split"]) as source:  # a long name is held once
+        if source.metadata.num_rows > _MAX_ROWS:
+            raise ConfigError(f"it claims {source.metadata.num_rows:,} windows; at most {_MAX_ROWS:,} are allowed")
+        table = source.read(columns=wanted)
+    for name in wanted:
+        text, share = name in ("scene", "split"), name == "valid_share"
+        kind = pa.types.is_dictionary if text else pa.types.is_floating if share else pa.types.is_integer
+        if not kind(table[name].type) or table[name].null_count:
+            raise ConfigError(f"its column {shown(name)} is {table[name].type} with {table[name].null_count} nulls")
+    found = TileTable(
+        scene=_places(table["scene"], [scene.name for scene in manifest.scenes]),
+        **{name: table[name].to_numpy().astype(np.int64) for name in ("row", "col", "height", "width")},
+        split=np.array(SPLITS)[_places(table["split"], list(SPLITS))],
+        histogram=np.stack([table[name].to_numpy() for name in counts], axis=1).astype(np.int64),
+        valid_share=table["valid_share"].to_numpy().astype(np.float64),
+    )
+    _require_windows_inside(found, manifest)
+    return found
+
+
+def _places(column: pa.ChunkedArray, names: list[str]) -> NDArray[np.int64]:
+    """Where each entry of a column of text stands among the names."""
+    places = pc.index_in(column, pa.array(names, pa.string()))
+    if places.null_count:
+        foreign = column.filter(pc.is_null(places))[0].as_py()
+        raise ConfigError(f"a window is of {shown(foreign)}, which is none of {', '.join(map(shown, names[:5]))}")
+    return np.asarray(places.to_numpy(), np.int64)
+
+
+def _require_windows_inside(table: TileTable, manifest: Manifest) -> None:
+    sizes = np.array([(scene.height, scene.width) for scene in manifest.scenes], np.int64).reshape(-1, 2)[table.scene]
+    inside = (table.row >= 0) & (table.col >= 0) & (table.height > 0) & (table.width > 0)
+    # Not their sums, which may be beyond 64 bits.
+    inside &= (table.row <= sizes[:, 0] - table.height) & (table.col <= sizes[:, 1] - table.width)
+    if not inside.all():
+        number = int(np.argmin(inside))
+        row, col, height, width = (int(part[number]) for part in (table.row, table.col, table.height, table.width))
+        name = manifest.scenes[int(table.scene[number])].name
+        raise ConfigError(f"window {number}, {height} x {width} at row {row}, col {col}, is not inside of {name}")
+    # In floats, as counts may be any number of 64 bits.
+    pixels = table.histogram.astype(np.float64).sum(axis=1)
+    counted = (table.histogram >= 0).all(axis=1) & (pixels <= table.height * table.width)
+    counted &= (table.valid_share >= 0) & (table.valid_share <= 1)
+    if not counted.all():
+        number = int(np.argmin(counted))
+        raise ConfigError(f"window {number} has counts of its classes that cannot be: {shown(table.histogram[number])}")
 
 
 def _first_clash(windows: Windows, split: NDArray[np.str_]) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """A model card: what a model is and how well it maps, in Markdown, to lie beside its weights."""
 
+import re
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -23,9 +24,9 @@ def write_card(path: str | PathLike[str], metrics: Metrics, *, title: str, comma
         _scenes(metrics),
         "## How this was measured",
         _method(metrics),
-        *(["```sh\n" + "\n".join(commands) + "\n```"] if commands else []),
+        *([_code(commands)] if commands else []),
     ]
-    return write_file(path, ("\n\n".join(parts) + "\n").encode())
+    return write_file(path, ("\n\n".join(parts) + "\n").encode(errors="replace"))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -34,8 +35,17 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Words from outside, such that they neither end a table's cell nor begin markup."""
-    return "".join("\\" + sign if sign in "|<>`*_[]\\" else sign for sign in " ".join(text.split()))
+    """Words from outside in one line, such that they neither end a table's cell nor begin markup."""
+    seen = "".join(sign if sign.isprintable() else " " for sign in text)
+    return "".join("\\" + sign if sign in "|<>`*_[]\\&~" else sign for sign in " ".join(seen.split()))
+
+
+def _code(lines: Sequence[str]) -> str:
+    """Commands in a block whose fence none of them can close."""
+    text = "\n".join(" ".join(line.splitlines()) for line in lines)
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sh\n{text}\n{fence}"
 
 
 def _facts(metrics: Metrics) -> str:
@@ -109,6 +119,6 @@ def _method(metrics: Metrics) -> str:
         f"- Intervals of {100 * metrics.resampling.level:g} % from {metrics.resampling.samples:,} draws of "
         f"{len(metrics.units.matrix)} {unit_name(metrics)}; they speak of these scenes, not of other places",
         *(f"- Note: {_text(note)}" for note in metrics.cautions),
-        f"- rs_biformer {metrics.version}",
+        f"- rs_biformer {_text(metrics.version)}",
     ]
     return "\n".join(lines)

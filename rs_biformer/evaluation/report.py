@@ -183,7 +183,7 @@ def write_results(
 
 def _write_json(path: str | PathLike[str], content: Mapping[str, Any]) -> Path:
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    return write_file(path, text.encode() + b"\n")
+    return write_file(path, text.encode(errors="replace") + b"\n")
 
 
 def write_confusion_png(path: str | PathLike[str], metrics: Metrics) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rs_biformer.data.layouts import SceneFiles, pattern_scenes, require_own_names
 from rs_biformer.data.pairs import is_pair_list, paired_scenes
@@ -67,6 +68,8 @@ def find_truths(
             "--label is missing; give a pattern such as '{dir}/{stem}_label.tif', one label raster for each map or "
             "scene, or a list of pairs as --scene"
         )
+    if not scenes and len(maps) == 1:
+        _require_no_pattern(maps[0], "prediction")
     pattern = labels[0] if len(labels) == 1 and "{" in labels[0] else None
     given = list(scenes or maps)
     if pattern is not None or name is not None or scenes:
@@ -104,13 +107,19 @@ def files_for(truths: Truths, given: Sequence[str], what: str, pair: PairBy, say
     if len(given) == 1 and "{" in given[0]:
         images = truths.images
         if images is None:
-            raise ConfigError(f"the pattern {given[0]!r} leads from a scene to its {what}; give the images as --scene")
+            _require_no_pattern(given[0], what)
+        assert images is not None
         found = pattern_scenes([str(image[0]) for image in images], None, [given[0]], name=None)
         return tuple(scene.images[-1] for scene in found)
     files = list_files(given)
     labelled = [SceneFiles(scene.name, scene.images or (label,), label) for scene, label in _with_labels(truths)]
     places = _paired(labelled, files, "scene" if truths.images else "label", pair, say, what)
     return tuple(files[place] for place in places)
+
+
+def _require_no_pattern(name: str, what: str) -> None:
+    if "{" in name and not Path(name).exists():
+        raise ConfigError(f"the pattern {name!r} leads from a scene to its {what}; give the images as --scene")
 
 
 def _with_labels(truths: Truths) -> list[tuple[SceneFiles, Location]]:

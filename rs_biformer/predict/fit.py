@@ -10,6 +10,7 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.raster.bands import open_alike
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.source import is_oblong
 from rs_biformer.raster.values import AS_IT_IS, RAW, Reading, describe
 
 GSD_TOLERANCE = 1.5
@@ -126,7 +127,8 @@ def _require_dtype(scene: Scene, dtype: np.dtype) -> None:
 
 def _rescaled(scene: Scene, paths: PathLike | Sequence[PathLike], gsd: float) -> Scene:
     """The scene read at pixels of `gsd` metres, or as it is where it has about those."""
-    if _times_off(scene.gsd, gsd) <= GSD_CLOSE:
+    sides = scene.pixel_sides
+    if _times_off(scene.gsd, gsd) <= GSD_CLOSE and not (sides is not None and is_oblong(sides)):
         return scene
     if scene.gsd is not None and scene.gsd > MOST_ENLARGED * gsd:
         raise RasterError(
@@ -150,4 +152,10 @@ def _require_gsd(scene: Scene, gsd: float | None) -> None:
         raise RasterError(
             f"{scene.path} has pixels of {scene.gsd:.3g} m; the model was trained on {gsd:.3g} m, "
             f"{factor:.2g} times off: resample it with --rescale-gsd, or insist with --allow-gsd-mismatch"
+        )
+    sides = scene.pixel_sides
+    if sides is not None and is_oblong(sides):
+        raise RasterError(
+            f"{scene.path} has pixels of {sides[0]:.3g} x {sides[1]:.3g} m, and the model was trained on {gsd:.3g} m: "
+            "make them square with --rescale-gsd, or insist with --allow-gsd-mismatch"
         )

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import rs_biformer
-from rs_biformer.errors import ConfigError
+from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.predict.engine import infer_strips
 from rs_biformer.predict.forward import Predictor, good_at_bf16, pick_device
 from rs_biformer.predict.onnx import onnx_runtime, runtime_of
@@ -108,6 +109,7 @@ def infer_run(
     require_versions(wanted.versions, versions(), worker.address)
     sent = worker.plugins[model]
     assert isinstance(sent, SentModel)
+    require_files(scene, worker.address)
     set_cache(plan.memory.cache)
     torch.set_num_threads(worker.state.nthreads)
     with scene, sent.in_hand() as (predict, device, runtime):
@@ -124,6 +126,16 @@ def describe(device: str, movable: bool, exported: bool, dask_worker: Worker) ->
     place = pick_device(device, nn.Identity() if movable else torch.neg)  # any callable will do
     runtime = onnx_runtime() if exported else ""
     return Facts(versions(), hardware(place, dask_worker.state.nthreads, runtime), good_at_bf16(place))
+
+
+def require_files(scene: Scene, address: str) -> None:
+    """Raise RasterError when a worker has no file where the command that sent the task has one."""
+    missing = [path for path in scene.paths if isinstance(path, Path) and not path.exists()]
+    if missing:
+        raise RasterError(
+            f"worker {address} cannot open {missing[0]}, which is there where the command runs; workers need the "
+            "scenes under the same paths, on a file system that all share, or as URLs (see docs/cluster.md)"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,11 @@ def names_a_place(crs: CRS | None) -> bool:
     return crs is not None and bool(crs.is_projected or crs.is_geographic)
 
 
+def local_metres(crs: CRS | None) -> float | None:
+    """Metres per unit of a CRS of a site of its own, such as a quarry; None for any other, and for the placeholder."""
+    return None if crs is None or names_a_place(crs) else _local_metres(crs.to_wkt())
+
+
 def same_crs(one: CRS | None, other: CRS | None) -> bool:
     """Equal on the map: heights and their datum do not matter, nor how the CRS is spelt (as WKT, as a code)."""
     if one == other:
@@ -43,6 +48,20 @@ def _same(one: str, other: str) -> bool:
         return True
     code = first.to_epsg()
     return code is not None and code == second.to_epsg()
+
+
+@lru_cache(maxsize=256)
+def _local_metres(wkt: str) -> float | None:
+    try:
+        system = pyproj.CRS.from_wkt(wkt)
+    except pyproj.exceptions.CRSError:
+        return None
+    nameless = system.name.strip().lower().startswith(("unknown", "unnamed", "undefined")) or not system.name.strip()
+    if not system.is_engineering or nameless or len(system.axis_info) < 2:
+        return None
+    factors = {axis.unit_conversion_factor for axis in system.axis_info[:2]}
+    angles = any("degree" in axis.unit_name or "radian" in axis.unit_name for axis in system.axis_info[:2])
+    return factors.pop() if len(factors) == 1 and not angles else None
 
 
 @lru_cache(maxsize=256)

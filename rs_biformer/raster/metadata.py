@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
 
 from rs_biformer.documents import Listed, Text, build, parse_json
 from rs_biformer.errors import ConfigError, RasterError
@@ -87,6 +88,31 @@ def _names(tags: Mapping[str, str]) -> tuple[str, ...] | None:
     except ConfigError:
         return None
     return names or None
+
+
+def describe_map(location: Location) -> dict[str, Any]:
+    """What one of our maps says of itself: its kind, its classes with their colours, and how it was made.
+
+    Empty for a raster that is none. Raises RasterError when the file cannot be opened.
+    """
+    names = read_class_names(location)
+    with gdal_env(), raster_errors(location, "opened"), open_raster(location) as file:
+        tags = file.tags()
+        coloured = file.count == 1 and file.colorinterp[0] == ColorInterp.palette
+        palette = file.colormap(1) if coloured else {}
+    layer = tags.get(LAYER)
+    if layer is None and names is None:
+        return {}
+    classes = {
+        name: "#" + bytes(palette[index][:3]).hex() if index in palette else None
+        for index, name in enumerate(names or ())
+    }
+    return {
+        "kind": f"map of {layer}" if layer else "class map",
+        **({"classes": classes} if classes else {}),
+        **({"values": tags[SCALE]} if SCALE in tags else {}),
+        "made_by": made_by(tags),
+    }
 
 
 class ScoreScale:

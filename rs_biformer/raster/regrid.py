@@ -51,14 +51,14 @@ class PixelGrid:
     gcps: tuple[list[Any], CRS | None] = field(default_factory=lambda: ([], None))
     rpcs: Any = None
 
-    def scaled(self, factor: float) -> "PixelGrid":
-        """The grid with pixels `factor` times as large and the same upper left corner.
+    def scaled(self, across: float, down: float) -> "PixelGrid":
+        """The grid with pixels `across` times as wide and `down` times as high, and the same upper left corner.
 
         Height and width are rounded, so that the lower and right edges move by half a new pixel at most.
         """
-        height, width = (max(1, round(length / factor)) for length in (self.height, self.width))
+        height, width = max(1, round(self.height / down)), max(1, round(self.width / across))
         a, b, c, d, e, f = tuple(self.transform)[:6]
-        scaled = Affine(a * factor, b * factor, c, d * factor, e * factor, f)
+        scaled = Affine(a * across, b * down, c, d * across, e * down, f)
         return PixelGrid(self.path, height, width, self.crs, scaled)
 
 

@@ -18,7 +18,7 @@ from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.paths import Location, PathLike, stem_of
 from rs_biformer.raster.regrid import PixelGrid, Regridded
-from rs_biformer.raster.source import Source, grid_difference, ground_sample_distance
+from rs_biformer.raster.source import Source, grid_difference, ground_sample_distance, is_oblong, pixel_sides
 from rs_biformer.raster.values import AS_IT_IS, RAW, Reading, Scaling, describe
 
 SAME_GSD = 1.001
@@ -184,6 +184,11 @@ class Scene:
         return ground_sample_distance(self.crs, self.transform, self.height, self.width)
 
     @property
+    def pixel_sides(self) -> tuple[float, float] | None:
+        """Width and height of a pixel on the ground in metres; None like `gsd`."""
+        return pixel_sides(self.crs, self.transform, self.height, self.width)
+
+    @property
     def bounds(self) -> BoundingBox:
         """The box around the scene in units of the CRS (for rotated rasters larger than the scene)."""
         return BoundingBox(*array_bounds(self.height, self.width, self.transform))
@@ -254,7 +259,7 @@ def _grid(sources: Sequence[Source]) -> PixelGrid:
 
 
 def _at_gsd(grid: PixelGrid, gsd: float) -> PixelGrid:
-    """The grid with pixels of `gsd` metres on the ground."""
+    """The grid with pixels of `gsd` metres on the ground; oblong ones become square."""
     if gsd <= 0:
         raise RasterError(f"{grid.path} is to be read at {gsd} metres per pixel; that must be more than 0")
     own = ground_sample_distance(grid.crs, grid.transform, grid.height, grid.width)
@@ -263,8 +268,11 @@ def _at_gsd(grid: PixelGrid, gsd: float) -> PixelGrid:
             f"{grid.path} does not tell the size of its pixels (it has no CRS or no transform), so it cannot be "
             f"resampled to {gsd:g} m; georeference it first, or read it as it is"
         )
+    sides = pixel_sides(grid.crs, grid.transform, grid.height, grid.width)
+    if sides is not None and is_oblong(sides):
+        return grid.scaled(gsd / sides[0], gsd / sides[1])
     factor = gsd / own
-    return grid if 1 / SAME_GSD < factor < SAME_GSD else grid.scaled(factor)
+    return grid if 1 / SAME_GSD < factor < SAME_GSD else grid.scaled(factor, factor)
 
 
 def _bands(sources: Sequence[Source]) -> list[_Band]:

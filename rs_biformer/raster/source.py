@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Sequence
-from math import atan, cos, exp, pi, radians, sin, sqrt
+from math import atan, cos, exp, hypot, pi, radians, sin, sqrt
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from rasterio.transform import Affine
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.crs import horizontal, names_a_place, same_crs
+from rs_biformer.raster.crs import horizontal, local_metres, names_a_place, same_crs
 from rs_biformer.raster.gdal import area, gdal_env, open_raster, raster_errors
 from rs_biformer.raster.paths import Location, PathLike, locate
 from rs_biformer.raster.values import Scaling
@@ -26,8 +26,10 @@ from rs_biformer.raster.values import Scaling
 MAX_SHIFT = 0.25
 """Pixels by which the corners of two rasters on the same grid may differ: rounding in a header, not half a pixel."""
 
-_FURTHEST = 1e15  # in units of any CRS
+SQUARE = 1.5
+"""How many times the sides of a pixel may differ from the root of its area for it to be taken for a square."""
 
+_FURTHEST = 1e15  # in units of any CRS
 _ELLIPSOID = re.compile(r'(?:SPHEROID|ELLIPSOID)\["[^"]*", *([\d.eE+]+), *([\d.eE+]+)')
 _MERCATOR_EDGE = 4 * pi  # radii; beyond it the pole is less than a metre away
 _EARTH = (6_378_137.0, 298.257223563)  # metres, and the inverse of the flattening
@@ -234,12 +236,16 @@ def is_georeferenced(transform: Affine) -> bool:
 def ground_sample_distance(crs: CRS | None, transform: Affine, height: int, width: int) -> float | None:
     """Metres per pixel on the ground, the root of a pixel's area; None without a CRS and a transform.
 
-    Degrees are metres at the latitude of the centre, on the ellipsoid of the CRS. Mercator projections stretch
-    distances by 1 / cos(latitude), which is taken back there; other projections are taken at their word.
+    A local CRS counts where it is more than a placeholder and has a unit of length. Degrees are metres at the latitude
+    of the centre, on the ellipsoid of the CRS. Mercator projections stretch distances by 1 / cos(latitude), which is
+    taken back there; other projections are taken at their word.
     """
-    if crs is None or not names_a_place(crs) or not is_georeferenced(transform):
+    if crs is None or not is_georeferenced(transform):
         return None
     pixel = sqrt(abs(transform.determinant))
+    if not names_a_place(crs):
+        unit = local_metres(crs)
+        return None if unit is None else pixel * unit
     middle = float((matrix(transform) @ (width / 2, height / 2, 1))[1])
     radius, inverse_flattening = _ellipsoid(crs)
     if crs.is_geographic:
@@ -259,6 +265,25 @@ def ground_sample_distance(crs: CRS | None, transform: Affine, height: int, widt
             return None
         metres *= cos(2 * atan(exp(northing / radius)) - pi / 2) / (projection.get("k", 1.0) * cos(true))
     return metres
+
+
+def is_oblong(sides: tuple[float, float]) -> bool:
+    """Whether a pixel of these sides is too long, or too broad, to be taken for a square of its area."""
+    return max(sides) > SQUARE**2 * min(sides)
+
+
+def pixel_sides(crs: CRS | None, transform: Affine, height: int, width: int) -> tuple[float, float] | None:
+    """Width and height of a pixel on the ground in metres, at the scene's centre; None where its area is not known."""
+    gsd = ground_sample_distance(crs, transform, height, width)
+    down = hypot(transform.b, transform.e)
+    across = hypot(transform.a, transform.d)
+    if not gsd or crs is None or not down or not across:
+        return None
+    ratio = across / down
+    if crs.is_geographic:
+        latitude = float((matrix(transform) @ (width / 2, height / 2, 1))[1]) * crs.units_factor[1]
+        ratio *= cos(latitude)
+    return gsd * sqrt(ratio), gsd / sqrt(ratio)
 
 
 def _ellipsoid(crs: CRS) -> tuple[float, float]:

@@ -207,20 +207,29 @@ def test_turning_and_zooming_show_what_the_scene_has_around_the_window(make_inde
     assert (guessed == item["label"]).float().mean() > 0.9
 
 
-def test_context_never_shows_windows_of_another_split(make_index):
+@pytest.mark.parametrize("options", [{"scale": 1.0}, {"rotate": 45.0}])
+def test_context_never_shows_windows_of_another_split(make_index, options):
+    """The window in the middle is for training, all around it for validation, and pixels and labels tell which."""
     index = make_index(size=(192, 192))
     splits = np.where((index.table.row == 64) & (index.table.col == 64), "train", "val")
     index = replace(index, table=replace(index.table, split=splits))
-    options = Augmentation(scale=1.0, probability=1.0)
-    augment = create_augment(options, 64, np.array(index.manifest.mean), np.array(index.manifest.std))
-    items = TileDataset(index.select("train"), augment=augment, elsewhere=index.select("val"))
-    for draw in range(20):
-        item = items[Draw(0, draw)]
-        shown = item["valid"].numpy()
-        rows, cols = np.nonzero(shown)
-        zoom = min(64, rows.max() - rows.min() + 1) / 64  # the window itself, shrunk, is all that is seen
-        assert shown.sum() <= (64 * zoom + 1) ** 2
-        assert (item["label"].numpy()[~shown] == IGNORE).all()
+    record, inner = index.manifest.scenes[0], np.s_[64:128, 64:128]
+    image, label = np.full((3, 192, 192), 250, np.uint8), np.full((192, 192), 2, np.uint8)
+    image[:, *inner], label[inner] = 100, 0
+    for path, pixels in ((record.images[0], image), (record.label, label[None])):
+        with rasterio.open(path, "r+") as sink:
+            sink.write(pixels)
+    mean, std = np.full(3, 100.0), np.full(3, 20.0)  # so that what is blanked does not differ from the window's own
+    index = replace(index, manifest=replace(index.manifest, mean=tuple(mean), std=tuple(std)))
+    augment = create_augment(Augmentation(**options, probability=1.0), 64, mean, std)
+    guarded = TileDataset(index.select("train"), augment=augment, elsewhere=index.select("val"))
+    open_ = TileDataset(index.select("train"), augment=augment)
+    items = [guarded[Draw(0, draw)] for draw in range(20)]
+    for item in items:
+        assert set(np.unique(item["label"])) <= {0, IGNORE} and (item["image"] == 100).all()
+        assert torch.equal(item["label"] == IGNORE, ~item["valid"])
+    assert not all(item["valid"].all() for item in items)  # there was something to blank
+    assert any((open_[Draw(0, draw)]["label"] == 2).any() for draw in range(20))
 
 
 def test_a_mosaic_has_the_quarters_of_several_windows(make_index):

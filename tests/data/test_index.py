@@ -21,9 +21,9 @@ UTM32 = CRS.from_epsg(25832).to_wkt()
 UTM60 = CRS.from_epsg(32660).to_wkt()
 
 
-def record(name, folder="/scenes", crs=UTM32, transform=(0.5, 0.0, 5e5, 0.0, -0.5, 5.4e6), **source):
+def record(name, folder="/scenes", crs=UTM32, transform=(0.5, 0.0, 5e5, 0.0, -0.5, 5.4e6), images=None, **source):
     return SceneRecord(
-        name, (f"{folder}/{name}.tif",), f"{folder}/{name}_label.tif", 600, 600, crs, transform, **source
+        name, images or (f"{folder}/{name}.tif",), f"{folder}/{name}_label.tif", 600, 600, crs, transform, **source
     )
 
 
@@ -33,7 +33,7 @@ def make_index(scenes, rows):
     count = len(rows)
     manifest = Manifest(SCHEMA, 256, 0.5, ("r", "g"), "uint8", (1.0, 2.0), (3.0, 4.0), 0.5, 0, tuple(scenes))
     columns = (np.array(part, np.int64) for part in (scene, row, col, size, size))
-    histogram = np.arange(count * len(SCHEMA)).reshape(count, -1)
+    histogram = (np.arange(count * len(SCHEMA)) % 15).reshape(count, -1)
     return TileIndex(manifest, TileTable(*columns, np.array(split, "<U5"), histogram, np.linspace(0.1, 1, count)))
 
 
@@ -210,10 +210,125 @@ def test_what_is_no_index_is_refused_with_what_to_do(tmp_path):
         TileIndex.read(tmp_path / "other.parquet")
 
 
-def test_an_index_of_another_version_is_refused():
-    data = three_windows().manifest.to_dict() | {"version": 99}
-    with pytest.raises(ConfigError, match="format version 99 and this is 1; tile again"):
-        Manifest.from_dict(data)
+def test_an_index_of_a_later_format_is_refused_and_later_keys_are_left_aside(caplog):
+    plain = three_windows().manifest.to_dict()
+    with pytest.raises(ConfigError, match="has format 99 and this version knows up to 1: update"):
+        Manifest.from_dict(plain | {"version": 99})
+    with pytest.raises(ConfigError, match="does not tell its format version; tile again"):
+        Manifest.from_dict({key: value for key, value in plain.items() if key != "version"})
+    newer = plain | {"cloud": 0.1, "scenes": [scene | {"season": "summer"} for scene in plain["scenes"]]}
+    assert Manifest.from_dict(newer, "f") == three_windows().manifest
+    assert caplog.messages == [f"f: left aside what this version does not know: {key!r}" for key in ("season", "cloud")]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("schema", None, "class schema: it is null; it should be a mapping"),
+        ("bands", "rg", "bands is 'rg'; it should be a list"),
+        ("bands", ["r"], "1 bands need as many means"),
+        ("mean", [1.0, float("nan")], r"mean\[1\] is nan; it should be a finite number"),
+        ("mean", [1.0, None], r"mean\[1\] is null; it should be a number"),
+        ("window", 10**9, "window is 1000000000; it should be less than or equal to 65536"),
+        ("overlap", 1.0, "overlap is 1.0; it should be less than 1"),
+        ("gsd", 0, "gsd is 0; it should be greater than 0"),
+        ("tolerance", "0", "tolerance is '0'; it should be a whole number"),
+        ("crs", {}, "crs: it is {}; it should be a list"),
+        ("scenes", {}, "scenes: it is {}; it should be a list"),
+        ("scenes", [3], r"scenes: \[0\] is 3; it should be a mapping"),
+        ("scenes.0.crs", 1, "a scene has the crs 1; it must be null or 0 to 0"),
+        ("scenes.0.crs", -1, "a scene has the crs -1"),
+        ("scenes.0.crs", True, "a scene has the crs True"),
+        ("scenes.0.images", [], r"scenes\[0\]: images is .*at least 1 item"),
+        ("scenes.0.images", [None], r"scenes\[0\]: images\[0\] is null; it should be text"),
+        ("scenes.0.label", 7, r"scenes\[0\]: label is 7; it should be text"),
+        ("scenes.0.height", 2**40, r"scenes\[0\]: height is .*less than 2147483648"),
+        ("scenes.0.transform", [1.0] * 5, r"scenes\[0\]: transform"),
+        ("scenes.0.transform", [1e400] * 6, r"transform\[0\] is inf; it should be a finite number"),
+        ("scenes.1.name", "a", "2 scenes are called 'a'"),
+        ("reading", {"nodata": ["x"]}, "how the scenes were read: nodata"),
+        ("statistics_of", ["x"], "statistics_of is .*; it should be text"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_in_a_line(path, value, message):
+    data = three_windows().manifest.to_dict()
+    *parents, last = path.split(".")
+    place = data
+    for part in parents:
+        place = place[int(part)] if part.isdigit() else place[part]
+    place[int(last) if isinstance(place, list) else last] = value
+    with pytest.raises(ConfigError, match=f"^f.*{message}") as caught:
+        Manifest.from_dict(data, "f")
+    assert "\n" not in str(caught.value)
+
+
+def rewritten(path, **columns):
+    """The index with other columns; None leaves one out."""
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.remove_column(place) if values is None else table.set_column(place, name, values)
+    pq.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("row", None, "it lacks the column 'row'; tile again"),
+        ("pixels_car", None, "it lacks the column 'pixels_car'"),
+        ("row", pa.array([0.0, 1.0, 2.0]), "column 'row' is double"),
+        ("row", pa.array([0, None, 1]), "column 'row' is int64 with 1 nulls"),
+        ("row", pa.array(["0", "1", "2"]), "column 'row' is string"),
+        ("row", pa.array([0, 345, 1]), "window 1, 256 x 256 at row 345, col 44, is not inside of a"),
+        ("row", pa.array([-1, 0, 1]), "window 0, .* is not inside of a"),
+        ("row", pa.array([2**63 - 1, 0, 1]), "window 0, .* is not inside of a"),
+        ("height", pa.array([256, 0, 9]), "window 1, 0 x 256 .* is not inside of a"),
+        ("scene", pa.array(["a", "a", "c"]), "a window is of 'c', which is none of 'a', 'b'"),
+        ("scene", pa.array([0, 0, 1]), "column 'scene' is int64"),
+        ("split", pa.array(["train", "validation", "test"]), "a window is of 'validation', which is none of 'train'"),
+        ("valid_share", pa.array([0.5, 1.5, 0.5]), "window 1 has counts of its classes that cannot be"),
+        ("valid_share", pa.array([0.5, float("nan"), 0.5]), "window 1 has counts of its classes that cannot be"),
+        ("pixels_car", pa.array([1, -1, 1]), "window 1 has counts of its classes that cannot be"),
+        ("pixels_car", pa.array([1, 1, 82]), "window 2 has counts of its classes that cannot be"),
+        ("pixels_car", pa.array([1, 2**63 - 1, 1]), "window 1 has counts of its classes that cannot be"),
+    ],
+)
+def test_a_damaged_table_is_refused_in_a_line(tmp_path, name, values, message):
+    path = rewritten(three_windows().write(tmp_path), **{name: values})
+    with pytest.raises(ConfigError, match=f"tiles.parquet: .*{message}") as caught:
+        TileIndex.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_claims_too_many_windows_is_refused_before_they_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("rs_biformer.data.index._MAX_ROWS", 2)
+    monkeypatch.setattr(pq.ParquetFile, "read", None)
+    with pytest.raises(ConfigError, match="claims 3 windows; at most 2 are allowed"):
+        TileIndex.read(three_windows().write(tmp_path))
+
+
+def test_a_name_that_is_no_unicode_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"\\udcff.tif' is no text in UTF-8; rename it"):
+        make_index([record("a", images=("\udcff.tif",))], [(0, 0, 0, 256, "train")]).write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_index_of_0_1_0_as_it_was_first_is_read_for_good(tmp_path):
+    index = TileIndex.read(OLD / "index_0_1_0.parquet")
+    assert (len(index), len(index.manifest.scenes), index.manifest.bands) == (845, 5, ("red", "green", "blue"))
+    assert {name: int((index.table.split == name).sum()) for name in ("train", "val", "test")} == {
+        "train": 507,
+        "val": 169,
+        "test": 169,
+    }
+    # Written again it is the same but for the folders that its paths begin in.
+    moved = pq.read_metadata(index.write(tmp_path)).metadata[b"rs_biformer"]
+    before = pq.read_metadata(OLD / "index_0_1_0.parquet").metadata[b"rs_biformer"]
+    assert json.loads(moved) | {"scenes": 0} == json.loads(before) | {"scenes": 0}
+
+
+OLD = Path(__file__).parents[1] / "old"
 
 
 def test_the_manifest_is_plain_json_that_names_each_crs_once():

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -30,3 +31,28 @@ def test_a_card_says_what_was_measured_how_and_on_what(write_raster, tmp_path):
     assert "```sh\nrs-biformer evaluate x\n```" in text
     tables = [line for line in lines if line.startswith("|")]
     assert all(line.endswith("|") for line in tables)
+
+
+NASTY = "a\n# b ```\x1b[2J <img src=x> | [x](http://y) &lt; \udcff"
+
+
+def test_nothing_from_outside_begins_markup_or_ends_a_line_of_the_card(write_raster, tmp_path):
+    label = np.zeros((60, 60), np.uint8)
+    metrics = evaluate(write_raster("m.tif", label), write_raster("l.tif", label), SCHEMA, Protocol("id", NASTY))
+    hostile = replace(
+        metrics,
+        about={NASTY: NASTY},
+        version=NASTY,
+        scenes=tuple(replace(scene, name=NASTY) for scene in metrics.scenes),
+        protocol=replace(metrics.protocol, cautions=(NASTY,)),
+    )
+    text = write_card(
+        tmp_path / "C.md", hostile, title=NASTY, commands=[f"rs-biformer {NASTY}", "echo ````"]
+    ).read_text()
+    plain, fence, rest = text.partition("\n`````sh\n")
+    assert fence and rest.endswith("\necho ````\n`````\n") and rest.count("\n") == 3
+    assert not any(line.startswith("# b") for line in text.splitlines()) and "\x1b" not in plain
+    for sign in "<>`[]&":
+        assert f"\\{sign}" in plain and not re.search(rf"(?<!\\){re.escape(sign)}", plain), sign
+    table = [line for line in plain.split("## Scenes")[1].splitlines() if line.startswith("|")]
+    assert "\\|" in table[2] and len({line.replace("\\|", "").count("|") for line in table}) == 1

@@ -1,9 +1,18 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from goldens import assert_equals_reference, case, published_weights, reference_input
 from torch import nn
 
-from rs_biformer.nn.blocks import IRFFN, MLP, ChannelsLast, TransformerBlock, drop_path_rates
+from rs_biformer.nn.blocks import (
+    IRFFN,
+    MLP,
+    ChannelsLast,
+    ConvNormAct,
+    TransformerBlock,
+    drop_path_rates,
+    init_transformer,
+)
 from rs_biformer.nn.weights import load_published_weights
 
 
@@ -73,3 +82,32 @@ def test_drop_path_grows_from_nothing_to_the_rate(depths):
     assert flat == sorted(flat)
     assert flat[0] == 0
     assert flat[-1] == (pytest.approx(0.3) if sum(depths) > 1 else 0)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2), (5, 1)])
+def test_a_convolution_with_norm_and_relu_is_these_three(kernel, stride):
+    block = ConvNormAct(3, 4, kernel, stride).eval()
+    block[1].running_mean.normal_()
+    x = torch.randn(1, 3, 8, 9)
+    y = F.conv2d(x, block[0].weight, stride=stride, padding=kernel // 2)
+    expected = F.batch_norm(y, block[1].running_mean, block[1].running_var).relu()
+    torch.testing.assert_close(block(x), expected)
+    assert block(x).shape[2:] == (-(-8 // stride), -(-9 // stride))
+    assert block[0].bias is None and ConvNormAct(3, 4, kernel)[0].stride == (1, 1)
+
+
+def test_weights_begin_from_the_distributions_that_are_promised():
+    torch.manual_seed(0)
+    depthwise = nn.Conv2d(64, 64, 3, groups=64)
+    parts = nn.ModuleDict({"linear": nn.Linear(256, 512), "conv": nn.Conv2d(64, 128, 3), "depth": depthwise})
+    with torch.no_grad():
+        for part in parts.values():
+            part.bias.fill_(1.0)
+    parts.apply(init_transformer)
+    assert not any(part.bias.any() for part in parts.values())
+    assert parts["linear"].weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert parts["conv"].weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+    assert parts["depth"].weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.1)
+    for bare in (nn.Linear(4, 4, bias=False), nn.Conv2d(4, 4, 1, bias=False)):
+        init_transformer(bare)
+    assert TransformerBlock(8, nn.Identity(), nn.Identity()).attention_norm.eps == 1e-6

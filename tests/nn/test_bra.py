@@ -1,3 +1,4 @@
+import copy
 import itertools
 
 import pytest
@@ -206,6 +207,18 @@ def test_the_block_mask_skips_no_routed_pair_and_waves_no_other_through(height, 
         assert 0 < (partial | full).float().mean() < 1
 
 
+def test_the_block_mask_is_the_same_under_autocast():
+    """Pairs of a block of 128 tokens are counted up to 128 * 128, which bfloat16 cannot tell from one less."""
+    q, k, _ = random_qkv(1, 30, 33, 4)
+    region = bra.region_size(30, 33, 4)
+    routes = route(q, k, region, 12)
+    plain = routed.routed_block_mask(routes, (30, 33), region)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = routed.routed_block_mask(routes, (30, 33), region)
+    for name in ("kv_num_blocks", "full_kv_num_blocks"):
+        assert torch.equal(getattr(plain, name), getattr(cast, name)), name
+
+
 def listed_blocks(counts, indices):
     chosen = torch.zeros(indices[:, 0].shape, dtype=torch.bool)
     for sample, rows in enumerate(counts[:, 0].tolist()):
@@ -285,6 +298,14 @@ def test_routes_of_half_precision_maps_are_those_of_float32_arithmetic(size, top
     assert torch.equal(chosen(route(q, k, region, topk)), expected)
 
 
+def decided(module, x, region):
+    """Which regions' choice float32 can tell: those between whose last chosen and first left region there is a gap."""
+    q, k, _ = copy.deepcopy(module).double().qkv(x.double()).chunk(3, -1)
+    affinity = bra.region_means(q, region) @ bra.region_means(k, region).transpose(1, 2)
+    best = affinity.topk(module.topk + 1, dim=-1).values
+    return best[..., -2] - best[..., -1] > 1e-5 * affinity.abs().amax(-1)
+
+
 @pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("size", "topk"), MAPS)
 @pytest.mark.parametrize("method", METHODS)
@@ -294,7 +315,7 @@ def test_under_autocast_an_attention_routes_as_in_float32(method, size, topk, au
 
     def watched(q, k, v, routes, *rest):
         seen.append(chosen(routes))
-        return v if method == "flex" else METHODS[method](q, k, v, routes, *rest)  # eager flex takes half a minute
+        return v if method == "flex" or size == (64, 64) else METHODS[method](q, k, v, routes, *rest)  # slow ones
 
     module.method = watched
     x = alike_map(size, 64)
@@ -304,8 +325,10 @@ def test_under_autocast_an_attention_routes_as_in_float32(method, size, topk, au
             module(x)
             module(x.to(autocast))
             module(x.to(autocast).float())
+        told = decided(module, x, bra.region_size(*size, 8))
     exact, under_autocast, of_rounded_map, of_the_same_map = seen
-    assert torch.equal(under_autocast, exact)
+    assert told.float().mean() > 0.98
+    assert torch.equal(under_autocast[told], exact[told])
     assert torch.equal(of_rounded_map, of_the_same_map)
 
 
@@ -342,6 +365,7 @@ def test_an_exported_program_routes_in_float32(tmp_path):
 
 @pytest.mark.parametrize(("size", "topk"), [(32, 2), (16, 16), (8, 64)])
 def test_bfloat16_autocast_agrees_with_float32(size, topk):
+    torch.manual_seed(0)  # other numbers may hold a tie between regions, which every rounding decides anew
     module = BiLevelRoutingAttention(32, 1, topk=topk)
     x = torch.randn(2, size, size, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):

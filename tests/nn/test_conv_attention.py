@@ -111,3 +111,9 @@ def test_heads_that_do_not_divide_the_channels_are_refused():
 def test_an_even_kernel_is_refused():
     with pytest.raises(ConfigError, match="odd"):
         ConvRelativePosition(12, {4: 3})
+
+
+def test_the_least_that_is_allowed_works():
+    position = ConvRelativePosition(8, {1: 1})
+    out, tokens = ConvAttention(8, 1)(torch.randn(1, 2, 2, 8), torch.randn(1, 0, 8), position)
+    assert out.shape == (1, 2, 2, 8) and tokens.shape == (1, 0, 8)

@@ -142,3 +142,10 @@ def test_under_autocast_it_stays_close_to_float32():
 def test_heads_that_cannot_be_shared_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         CrossShapedAttention(*arguments)
+
+
+def test_the_least_that_is_allowed_works_and_padding_is_attended_by_default():
+    x = torch.randn(1, 3, 5, 8)
+    assert CrossShapedAttention(8, 1, None)(x).shape == x.shape
+    assert CrossShapedAttention(8, 2, 1)(x).shape == x.shape
+    assert not CrossShapedAttention(8, 2, 2).mask_padding

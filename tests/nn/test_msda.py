@@ -96,3 +96,14 @@ def test_it_equals_the_published_implementation():
 def test_arguments_that_do_not_fit_are_refused(arguments):
     with pytest.raises(ConfigError):
         MultiScaleDilatedAttention(**arguments)
+
+
+def test_the_least_that_is_allowed_works_and_the_defaults_are_the_papers():
+    assert MultiScaleDilatedAttention(8, 1, kernel_size=1, dilations=(1,))(torch.randn(1, 2, 2, 8)).shape == (
+        1,
+        2,
+        2,
+        8,
+    )
+    module = MultiScaleDilatedAttention(8, 2)
+    assert (module.kernel_size, module.dilations) == (3, (1, 2))

@@ -532,3 +532,16 @@ def test_a_scheduler_started_by_hand_is_found_and_its_loss_is_told(scheduler, sc
         process.kill()
         with pytest.raises(RsBiformerError, match=r"cluster was lost \(scheduler-connection-lost\); the same command"):
             list(strips)
+
+
+def test_a_worker_that_cannot_see_a_file_is_named_with_the_rule(write_raster):
+    from rs_biformer.predict.worker import require_files  # needs the optional dask
+
+    path = write_raster("a.tif", np.ones((3, 8, 8), np.uint8))
+    with Scene(path) as scene:
+        require_files(scene, "tcp://10.0.0.7:4711")
+        path.unlink()
+        with pytest.raises(
+            RasterError, match=r"worker tcp://10\.0\.0\.7:4711 cannot open .*a\.tif.* under the same paths"
+        ):
+            require_files(scene, "tcp://10.0.0.7:4711")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.transform import from_origin
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
@@ -185,3 +186,50 @@ def test_rescaled_scenes_keep_their_bands_and_their_reading(write_raster):
         assert (scene.height, scene.width) == (2, 2)
         values, _ = scene.read(Window(0, 0, 1, 1))
         assert values[:, 0, 0] == pytest.approx([0.4 + 0.03, 0.03], abs=0.02)
+
+
+LOCAL = 'LOCAL_CS["quarry",UNIT["metre",1]]'
+
+
+@pytest.mark.parametrize(
+    ("crs", "unit"),
+    [
+        (LOCAL, 1.0),
+        ('LOCAL_CS["site",UNIT["US survey foot",0.304800609601219]]', 0.304800609601219),
+        ('LOCAL_CS["Unknown engineering CRS",UNIT["metre",1]]', None),  # what some writers leave for nothing
+        ('LOCAL_CS["unnamed",UNIT["metre",1]]', None),
+    ],
+)
+def test_the_pixel_size_of_a_site_s_own_crs_counts(write_raster, crs, unit):
+    path = write_raster("a.tif", np.ones((3, 8, 8), np.uint8), crs=crs, transform=from_origin(10, 10, 0.2, 0.2))
+    with Scene(path) as scene:
+        assert scene.gsd == (None if unit is None else pytest.approx(0.2 * unit))
+    if unit is None:
+        open_scene(path, bands=("1", "2", "3"), dtype="uint8", gsd=2.0, select=[1, 2, 3]).close()
+    else:
+        with pytest.raises(RasterError, match="the model was trained on 2 m"):
+            open_scene(path, bands=("1", "2", "3"), dtype="uint8", gsd=2.0, select=[1, 2, 3])
+
+
+def test_oblong_pixels_do_not_pass_for_squares_of_their_area(write_raster):
+    values = np.arange(48 * 20, dtype=np.uint16).reshape(1, 20, 48)
+    path = write_raster("a.tif", values, transform=from_origin(500_000, 5_400_000, 0.13, 0.31))
+    fit = {"bands": ("gray",), "dtype": "uint16", "gsd": 0.2, "select": [1]}
+    with pytest.raises(RasterError, match=r"pixels of 0\.13 x 0\.31 m, and the model was trained on 0\.2 m"):
+        open_scene(path, **fit)
+    with open_scene(path, **fit, allow_gsd_mismatch=True) as scene:
+        assert (scene.height, scene.width) == (20, 48)
+    with open_scene(path, **fit, rescale_gsd=True) as scene:
+        assert scene.pixel_sides == pytest.approx((0.2, 0.2))
+        assert (scene.height, scene.width) == (31, 31)
+
+
+def test_pixels_of_degrees_are_measured_on_the_ground(write_raster):
+    degrees = 2e-6
+    path = write_raster(
+        "a.tif", np.ones((1, 8, 8), np.uint8), crs="EPSG:4326", transform=from_origin(10, 60, degrees, degrees)
+    )
+    with Scene(path) as scene:
+        across, down = scene.pixel_sides
+    assert down == pytest.approx(degrees * 111_412, rel=2e-3)  # a degree of latitude at 60 degrees north
+    assert across == pytest.approx(degrees * 55_800, rel=2e-3)

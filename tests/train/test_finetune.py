@@ -9,7 +9,7 @@ from rs_biformer.nn.model import create_encoder
 from rs_biformer.schema import PRESETS, ClassSchema
 from rs_biformer.train import run
 from rs_biformer.train.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from rs_biformer.train.finetune import begin_from
+from rs_biformer.train.finetune import begin_from, pretrained_part
 from rs_biformer.train.run import train
 
 ENCODER = "mobilenet_v2"
@@ -69,6 +69,39 @@ def test_published_weights_fill_the_encoder(tmp_path):
     line = begin_from(tmp_path / "published.pth", network, meta)
     assert all(torch.equal(value, network.encoder.state_dict()[name]) for name, value in encoder.state_dict().items())
     assert "the decoder is fresh" in line
+
+
+def test_lightning_checkpoints_of_others_fill_the_encoder_and_its_bands_are_met_by_name(tmp_path):
+    encoder = create_encoder(ENCODER)
+    torch.save(
+        {"state_dict": {f"net.encoder.{k}": v for k, v in encoder.state_dict().items()}}, tmp_path / "other.ckpt"
+    )
+    changes = dict(bands=("blue", "nir", "green", "red"), mean=(1.0,) * 4, std=(1.0,) * 4)
+    network, meta = fresh(**changes)
+    line = begin_from(tmp_path / "other.ckpt", network, meta)
+    before, now = encoder.state_dict()[FIRST.removeprefix("encoder.")], network.state_dict()[FIRST]
+    for channel, place in ((0, 2), (2, 1), (3, 0)):
+        torch.testing.assert_close(now[:, channel], before[:, place] * 0.75)
+    assert "below net.encoder" in line and "blue, green, red by name, nir from the mean of all 3" in line
+
+
+def test_weights_may_be_named_and_their_bands_told(monkeypatch):
+    encoder = create_encoder(ENCODER)
+    monkeypatch.setattr("rs_biformer.nn.model.published_weights", lambda name, weights: encoder.state_dict())
+    network, meta = fresh(bands=("nir", "red"), mean=(1.0,) * 2, std=(1.0,) * 2)
+    line = begin_from("imagenet", network, meta, weights_bands=["red", "nir", "swir"])
+    before, now = encoder.state_dict()[FIRST.removeprefix("encoder.")], network.state_dict()[FIRST]
+    torch.testing.assert_close(now, before[:, [1, 0]] * 1.5)
+    assert line.startswith("began from imagenet: ")
+
+
+@pytest.mark.parametrize("encoder", ["resnet18_biformer", "test_vit"])
+def test_freezing_spares_what_began_at_random(encoder):
+    network = create_encoder(encoder)
+    frozen = pretrained_part(network)
+    ids = {id(parameter) for parameter in frozen.parameters()}
+    left = [name for name, parameter in network.named_parameters() if id(parameter) not in ids]
+    assert {name.split(".")[0] for name in left} == {"stages" if encoder != "test_vit" else "levels"}
 
 
 def test_a_checkpoint_of_another_encoder_is_refused(trained):
