@@ -1,13 +1,18 @@
-"""Accuracy of networks and recipes at an equal budget: from random weights, train scenes -> test scenes.
+"""Accuracy of networks and recipes at an equal budget: train scenes -> test scenes, from random or pretrained weights.
 
     python benchmarks/accuracy.py CZECH --out DIR [--steps 900] [--window 256] [--seeds 0] [--networks ...]
     python benchmarks/accuracy.py CZECH --out DIR --ablation [--network ENCODER+DECODER] [--changes NAME ...] ...
-    python benchmarks/accuracy.py CZECH --out DIR --table
+    python benchmarks/accuracy.py CZECH --out DIR --pretrained [--networks NAME ...] [--split val] ...
+    python benchmarks/accuracy.py CZECH --out DIR --table [--by-seed]
 
 CZECH holds train/, val/ and test/ with NAME_image.tif and NAME_label.tif, colour-coded by configs/classes/czech.yaml.
 Every run draws STEPS batches of 8 windows of WINDOW pixels. The test scenes are mapped with windows of 256 pixels and
 scored once, in one confusion matrix, with the weights of the last step. A run whose result is in DIR is not repeated,
-an interrupted one goes on. The table gives mean and spread over seeds.
+an interrupted one goes on. The table gives mean and spread over seeds, with --by-seed each run by itself.
+
+--pretrained compares networks on the ImageNet weights of one EfficientNet-Lite0, which the extra `pretrained` brings,
+and forms of the hybrid on it. A form is chosen on the val scenes (--split val), the test scenes are for what was
+chosen.
 
 Recipes: `plain` is what most people would write (cross-entropy, AdamW, one-cycle, uniform windows, turned and
 mirrored); `recommended` is configs/czech/recommended.yaml. The ablation changes one ingredient of the
@@ -25,7 +30,7 @@ from rs_biformer.checkpoint import load_checkpoint
 from rs_biformer.data.augment import Augmentation
 from rs_biformer.data.layouts import pattern_scenes
 from rs_biformer.data.tiling import TileOptions, tile_scenes
-from rs_biformer.evaluation import evaluate
+from rs_biformer.evaluation import evaluate, metrics_to_dict
 from rs_biformer.predict import predict_scene
 from rs_biformer.schema import load_schema
 from rs_biformer.train.config import LossConfig, ModelConfig, TrainConfig, parse
@@ -44,6 +49,34 @@ NETWORKS = [
     "resnet50+upernet",
     "mit_b0+segformer",
 ]
+LITE = "tf_efficientnet_lite0"
+
+
+def of_lite(decoder: str = "unet_fusion", **arguments: object) -> ModelConfig:
+    """A hybrid on the ImageNet weights of EfficientNet-Lite0; a narrow path unless the arguments say else."""
+    return ModelConfig("hybrid", decoder, {"cnn": LITE, "width": 32} | arguments, weights="imagenet")
+
+
+PRETRAINED = {
+    "lite0+unet": ModelConfig(LITE, "unet", weights="imagenet"),
+    "lite0+unet_fusion": ModelConfig(LITE, "unet_fusion", weights="imagenet"),
+    "lite_hybrid+unet_fusion": ModelConfig("lite_hybrid", "unet_fusion", weights="imagenet"),
+    "hybrid, fused by convolutions": of_lite(fusion="convolution"),
+    "hybrid, residual": of_lite(),
+    "hybrid, residual from stride 8": of_lite(attention=["none", "bra", "msda", "msda"]),
+    "hybrid, residual from stride 16": of_lite(attention=["none", "none", "bra", "bra"]),
+    "hybrid, layer scale": of_lite(layer_scale=1e-5),
+    "hybrid, routed throughout": of_lite(attention=["bra", "bra", "bra", "bra"]),
+    "hybrid, one block a stage": of_lite(depths=[1, 1, 1, 1]),
+    "hybrid, 16 regions a side": of_lite(regions=16, topks=[4, 16, 64, 256]),
+    "hybrid, wider": of_lite(width=64),
+    "hybrid, deep supervision": of_lite(auxiliary=True),
+}
+"""What is compared on equal pretrained weights: name -> network."""
+
+PATH_FASTER = {"encoder.cnn": 0.3}
+"""Rates of the recipe `path faster`: the CNN that is trained already learns at less than a third of the path's."""
+
 RECIPES = ("plain", "recommended")
 ABLATION = {
     "no balanced sampling": {"data": {"balance": 0.0}},
@@ -71,8 +104,11 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=256, help="pixels along a side in training (default %(default)s)")
     parser.add_argument("--overlap", type=float, default=0.5, help="of the windows of maps (default %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--networks", nargs="+", default=NETWORKS)
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--networks", nargs="+", help="ENCODER+DECODER, with --pretrained names of PRETRAINED; all")
+    parser.add_argument("--recipes", nargs="+", choices=(*RECIPES, "path faster"), help="both; pretrained: recommended")
+    parser.add_argument("--pretrained", action="store_true")
+    parser.add_argument("--split", choices=("val", "test"), help="scenes that are mapped (test; val for the ablation)")
+    parser.add_argument("--by-seed", action="store_true", help="a row per run in the table")
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--network", default=NETWORKS[0], help="of the ablation (default %(default)s)")
     parser.add_argument("--changes", nargs="+", choices=list(ABLATION), default=list(ABLATION), metavar="NAME")
@@ -84,20 +120,26 @@ def main() -> None:
         for seed in args.seeds:
             for network, recipe, config in planned(args, tiles):
                 run(args, network, recipe, seed, config)
-    print_table(args.out)
+    print_table(args.out, args.by_seed)
 
 
 def planned(args: argparse.Namespace, tiles: Path) -> Iterator[tuple[str, str, TrainConfig]]:
     recommended = parse(["--config", str(CONFIGS / "czech" / "recommended.yaml"), "--data.index", str(tiles)])
     if args.ablation:
-        yield args.network, "recommended", recommended
+        yield args.network, "recommended", with_network(recommended, args.network)
         for name in args.changes:
-            yield args.network, name, changed(recommended, ABLATION[name])
+            yield args.network, name, with_network(changed(recommended, ABLATION[name]), args.network)
         return
-    of_recipe = {"plain": plain(recommended), "recommended": recommended}
-    for network in args.networks:
-        for recipe in args.recipes:
-            yield network, recipe, of_recipe[recipe]
+    faster = replace(recommended, optimizer=replace(recommended.optimizer, multipliers=PATH_FASTER))
+    of_recipe = {"plain": plain(recommended), "recommended": recommended, "path faster": faster}
+    for network in args.networks or (PRETRAINED if args.pretrained else NETWORKS):
+        for recipe in args.recipes or (["recommended"] if args.pretrained else RECIPES):
+            yield network, recipe, with_network(of_recipe[recipe], network)
+
+
+def with_network(config: TrainConfig, network: str) -> TrainConfig:
+    encoder, _, decoder = network.partition("+")
+    return replace(config, model=PRETRAINED.get(network) or ModelConfig(encoder, decoder))
 
 
 def plain(recommended: TrainConfig) -> TrainConfig:
@@ -117,17 +159,17 @@ def changed(config: TrainConfig, changes: dict[str, dict[str, object]]) -> Train
 
 def run(args: argparse.Namespace, network: str, recipe: str, seed: int, config: TrainConfig) -> None:
     """Train, map and score; the result lies in OUT/results."""
-    split = "val" if args.ablation else "test"
-    name = f"{network}_{recipe.replace(' ', '-')}_{args.window}px_{args.steps}_{seed}"
+    split = args.split or ("val" if args.ablation else "test")
+    name = (
+        f"{network.replace(', ', '_').replace(' ', '-')}_{recipe.replace(' ', '-')}_{args.window}px_{args.steps}_{seed}"
+    )
     result = args.out / "results" / f"{name}_{split}.json"
     if result.exists():
         return
-    encoder, decoder = network.split("+")
     epochs = max(1, args.steps // 100)
     trainer = config.trainer | {"max_epochs": epochs, "precision": args.precision, "limit_val_batches": 0}
     config = replace(
         config,
-        model=ModelConfig(encoder, decoder),
         data=replace(config.data, samples_per_epoch=args.steps // epochs * BATCH),
         trainer=trainer | {"num_sanity_val_steps": 0, "enable_progress_bar": False},
         out=str(args.out / "runs" / name),
@@ -146,7 +188,7 @@ def run(args: argparse.Namespace, network: str, recipe: str, seed: int, config: 
         )
         for path in images
     ]
-    figures = evaluate(maps, labels, model.schema).to_dict()
+    figures = metrics_to_dict(evaluate(maps, labels, model.schema))
     result.parent.mkdir(exist_ok=True)
     about = {"window": args.window, "steps": args.steps, "split": split, "network": network, "recipe": recipe}
     result.write_text(json.dumps(about | {"seed": seed, "figures": figures}, indent=1))
@@ -167,25 +209,30 @@ def make_tiles(scenes: Path, out: Path, window: int) -> Path:
     return out
 
 
-def print_table(out: Path) -> None:
-    runs: dict[tuple[int, int, str, str, str], list[dict]] = {}
+def print_table(out: Path, by_seed: bool = False) -> None:
+    runs: dict[tuple, list[dict]] = {}
     for path in sorted((out / "results").glob("*.json")):
         content = json.loads(path.read_text())
         what = tuple(content[key] for key in ("window", "steps", "split", "network", "recipe"))
+        what = (*what, f"seed {content['seed']}") if by_seed else what
         runs.setdefault(what, []).append(content["figures"])
     classes = list(next(iter(runs.values()))[0]["per_class"]) if runs else []
-    print("| window | steps | scenes | network | recipe | runs | OA | mIoU | mean F1 | " + " | ".join(classes) + " |")
-    print("|---" * (9 + len(classes)) + "|")
+    columns = ["window", "steps", "scenes", "network", "recipe", *(["seed"] if by_seed else []), "runs"]
+    print("| " + " | ".join([*columns, "OA", "mIoU", "mean F1", *classes]) + " |")
+    print("|---" * (len(columns) + 3 + len(classes)) + "|")
     for what, figures in runs.items():
         cells = [spread([one[key] for one in figures]) for key in ("overall_accuracy", "mean_iou", "mean_f1")]
         cells += [spread([one["per_class"][name]["iou"] for one in figures]) for name in classes]
         print("| " + " | ".join([*map(str, what), str(len(figures)), *cells]) + " |")
 
 
-def spread(values: list[float]) -> str:
-    """Mean in per cent, and the standard deviation where there are several."""
-    mean = f"{100 * statistics.fmean(values):.2f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
+def spread(values: list[float | None]) -> str:
+    """Mean in per cent, and the standard deviation where there are several; a class may not occur."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{100 * statistics.fmean(known):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(known):.2f}" if len(known) > 1 else mean
 
 
 if __name__ == "__main__":

@@ -25,12 +25,19 @@ from torch import Tensor, nn
 from rs_biformer import create_model
 
 CLASSES = 6
+LITE = "tf_efficientnet_lite0"
 REFERENCE = "smp Unet resnet50"
 MODELS: dict[str, Callable[[], nn.Module]] = {
     REFERENCE: lambda: smp.Unet("resnet50", encoder_weights=None, classes=CLASSES),
     "resnet50_biformer": lambda: create_model("resnet50_biformer", classes=CLASSES),
     "biformer_small": lambda: create_model("biformer_small", classes=CLASSES),
     "cswin_tiny": lambda: create_model("cswin_tiny", classes=CLASSES),
+    "smp Unet lite0": lambda: smp.Unet(f"tu-{LITE}", encoder_weights=None, classes=CLASSES),
+    "lite0 unet_fusion": lambda: create_model(LITE, classes=CLASSES),
+    "lite_hybrid": lambda: create_model("lite_hybrid", classes=CLASSES),
+    "resnet50 hybrid, residual": lambda: create_model("hybrid", classes=CLASSES, cnn="resnet50"),
+    "convnext_tiny hybrid": lambda: create_model("hybrid", classes=CLASSES, cnn="convnext_tiny"),
+    "vit_small_patch16": lambda: create_model("vit_small_patch16_224", classes=CLASSES),
 }
 """Ours with the U-Net fusion decoder."""
 
@@ -85,8 +92,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="images per step (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="times that each is run, after two to warm up")
     parser.add_argument("--device", choices=list(WAYS), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", nargs="+", choices=list(MODELS), metavar="MODEL", help="these, beside the first; all")
     parser.add_argument("--peak", nargs=3, metavar=("MODEL", "WAY", "PHASE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    for name in list(MODELS):
+        if args.only and name not in (*args.only, REFERENCE):
+            del MODELS[name]
     if args.peak:
         name, way, phase = args.peak
         return None if name == "nothing" else peak_run(Run(name, way, args), phase)
@@ -140,14 +151,14 @@ def measure(command: tuple[str, ...]) -> int:
 
 
 def show(way: str, seconds: dict[str, dict[str, float]], peaks: dict[str, list[int]], args: argparse.Namespace) -> None:
-    print(f"\n{way:20}  forward   of smp's      GB    train   of smp's      GB   (images per second)")
+    print(f"\n{way:26}  forward   of smp's      GB    train   of smp's      GB   (images per second)")
     for name in MODELS:
         cells = [
             f"{args.batch / seconds[name][phase]:8.2f} {seconds[REFERENCE][phase] / seconds[name][phase]:9.2f} "
             f"{peaks[name][number] / 1e9:8.2f}"
             for number, phase in enumerate(PHASES)
         ]
-        print(f"{name:20} {' '.join(cells)}")
+        print(f"{name:26} {' '.join(cells)}")
 
 
 if __name__ == "__main__":

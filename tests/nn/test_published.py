@@ -139,8 +139,10 @@ def randomise(network: nn.Module) -> nn.Module:
 def of_timm(name, path, encoder):
     """What timm itself makes of a file: its features, by its own loader."""
     if isinstance(encoder, PlainTransformer):
-        whole = timm.create_model(name, num_classes=0, dynamic_img_size=True) if "sam" not in name else None
-        whole = whole or timm.create_model(name, num_classes=0)
+        try:
+            whole = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+        except TypeError:  # which takes any size as it is
+            whole = timm.create_model(name, num_classes=0)
         whole.load_state_dict(torch.load(path), strict=False)
         return lambda x: whole.eval().forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
     features = timm.create_model(
