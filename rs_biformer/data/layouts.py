@@ -424,10 +424,20 @@ def _is_shown(path: Path) -> bool:
 def _partner(scene: Location, pattern: str, what: str) -> Location:
     partner = locate(_fill(scene, pattern))
     if isinstance(partner, Path) and not partner.is_file():
-        raise ConfigError(f"scene {scene} has no {what}: {partner} does not exist{nearest_file(partner)}")
+        raise ConfigError(
+            f"scene {scene} has no {what}: {partner} does not exist{nearest_file(partner)}{_piece_hint(scene, pattern)}"
+        )
     if _same(scene, partner):
         raise ConfigError(f"scene {scene} would be its own {what}; the pattern {pattern!r} must name another file")
     return partner
+
+
+def _piece_hint(scene: Location, pattern: str) -> str:
+    """How to write a piece of a numbered name, where the pattern takes the whole stem."""
+    before = re.match(r"\D+(?=\d)", stem_of(scene))
+    if before is None or "{stem}" not in pattern:
+        return ""
+    return f"; a piece of a name is written {{stem:{before[0]}*}}"
 
 
 def nearest_file(path: Path) -> str:

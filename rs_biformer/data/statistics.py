@@ -116,8 +116,8 @@ class Extremes:
     def outliers(self) -> list[tuple[int, float, float]]:
         """Bands in which one extreme value, far from all others, is held by many pixels: number, value and share.
 
-        Many are more than a thousandth, but not most of them, and far is where the standard deviation without them is
-        less than a fifth.
+        Many are more than a thousandth, but not most of them; far is more than half of the mean of all others away, and
+        where the standard deviation without them is less than a fifth.
         """
         found = []
         count = self.statistics.count
@@ -131,7 +131,9 @@ class Extremes:
                 with np.errstate(over="ignore", invalid="ignore"):
                     m2 = self.statistics.m2[number]
                     without = max(0.0, m2 - held * apart**2 * count / rest) / rest
-                    if not without * _FAR**2 >= m2 / count:
+                    others = self.statistics.mean[number] - apart * held / rest
+                    far = abs(value - others) > abs(others) / 2
+                    if far and not without * _FAR**2 >= m2 / count:
                         found.append((number, float(value), float(held / count)))
         return found
 

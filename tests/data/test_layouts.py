@@ -332,3 +332,9 @@ def test_hidden_files_are_no_scenes_unless_named(tmp_path):
     assert [scene.name for scene in pattern_scenes([tmp_path / "._*.tif"], None)] == ["._a"]
     touch(tmp_path, "Train/Urban/images_png/1.png", "Train/Urban/images_png/._1.png", "Train/Urban/masks_png/1.png")
     assert [scene.name for scene in official_scenes("loveda", tmp_path)] == ["1"]
+
+
+def test_a_label_that_is_not_there_shows_how_a_piece_of_a_name_is_written(tmp_path):
+    touch(tmp_path, "i/image_0001.tif", "m/mask_0001.tif")
+    with pytest.raises(ConfigError, match=r"did you mean .*m/mask_0001.tif\?; a piece .* written \{stem:image_\*\}"):
+        pattern_scenes([tmp_path / "i"], f"{tmp_path}/m/mask_{{stem}}.tif")

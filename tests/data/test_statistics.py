@@ -82,7 +82,8 @@ def test_masks_heights_of_nothing_and_bright_roofs_do_not_stand_out():
     mask = (rng.random((1, 40, 50)) < 0.3).astype(np.float32)
     ndsm = np.where(rng.random((1, 40, 50)) < 0.8, 0, rng.random((1, 40, 50)) * 900).astype(np.float32)
     bright = np.where(rng.random((1, 40, 50)) < 0.05, 255, rng.normal(90, 10, (1, 40, 50))).astype(np.uint8)
-    assert [extremes(image).outliers() for image in (mask, ndsm, bright)] == [[], [], []]
+    terrace = np.where(np.arange(40)[:, None] < 3, 300, 302 + np.zeros((1, 40, 50))).astype(np.float32)
+    assert [extremes(image).outliers() for image in (mask, ndsm, bright, terrace)] == [[], [], [], []]
 
 
 @pytest.mark.parametrize("white", [False, True])
