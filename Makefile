@@ -1,13 +1,16 @@
 # Every target makes its own virtual environment when there is none; nothing but Python 3.11 to 3.13 and make is needed.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 OUT ?= demo
 # more options for the benchmark, such as --beside SCRIPT.py
 BENCH ?=
+# options of .ci/mutants.py, such as --sample 30 geometry
+MUTANTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test test-slow lint format bench clean
+.PHONY: install demo test test-slow test-oldest constraints-oldest mutants lint format bench clean
 
 install: $(READY)
 
@@ -27,10 +30,32 @@ test: $(READY)
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load --timeout 1200 -m 'slow and not gpu'
 
+# The lowest versions that pyproject.toml allows, all at once; on the lowest Python: make test-oldest PYTHON=python3.11
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev,onnx,cluster,lora]'
+	@touch $(OLDEST)/.ready
+
+test-oldest: $(OLDEST)/.ready
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses 2 --dist loadscope
+
+# Writes constraints-oldest.txt anew: after a lower bound of pyproject.toml was changed.
+constraints-oldest: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --resolution lowest-direct --no-annotate --no-header \
+		--extra dev --extra onnx --extra cluster --extra lora --output-file constraints-oldest.txt pyproject.toml
+
+# Changes the code in one place at a time and shows what its tests do not notice: see CONTRIBUTING.md.
+mutants: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/mutants.py $(MUTANTS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
+	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/ci.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -41,4 +66,4 @@ bench: $(READY)
 	$(BIN)/python benchmarks/inference.py $(BENCH)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
