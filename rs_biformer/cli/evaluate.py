@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rs_biformer.cli.conditions import require_consistent
+from rs_biformer.cli.labels import add_label_arguments, label_options
 from rs_biformer.cli.prediction import OPTIONS, add_compute, add_fitting, add_windows, given
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=int, help="draws for intervals and tests (2000)")
     add("--tolerance", type=int, default=0, help="largest difference per channel of near label colours (0: exact)")
     add("--max-unknown", type=float, default=0.01, help="share of unknown pixels at which a label is refused (0.01)")
+    add_label_arguments(parser)
     add = parser.add_argument_group("more to write").add_argument
     add("--report", type=Path, metavar="HTML", help="also write one self-contained page")
     add("--card", type=Path, metavar="MD", help="also write a model card in Markdown")
@@ -155,6 +157,7 @@ def _rules(args: argparse.Namespace) -> "Rules":
         args.max_unknown,
         given(args, ["nodata"]).get("nodata", ()),
         args.map_numbers or "auto",
+        label_options(args),
     )
 
 

@@ -11,6 +11,7 @@ from rs_biformer.evaluation.metrics import BLOCK, Metrics
 from rs_biformer.evaluation.previews import EMPTY, WRONG, Preview, preview, preview_size, worst_first
 from rs_biformer.evaluation.rasters import ImageFiles
 from rs_biformer.evaluation.report import percent
+from rs_biformer.raster.labels import LabelOptions
 
 SHOWN_SCENES = 24
 """Scenes of which a page shows pictures, the worst ones first: more would make it too heavy for a phone."""
@@ -27,7 +28,7 @@ class SceneView:
     """The rasters of one scene to be shown. `name` is that of the scene in Metrics; `image` may be None.
 
     prediction: a class map, or those of several models by the model's name. numbers: what theirs mean, see
-        `maps.Numbers`.
+        `maps.Numbers`. labelling: how the label is read where its file leaves it open.
     """
 
     name: str
@@ -35,6 +36,7 @@ class SceneView:
     label: AnyPath
     prediction: AnyPath | Mapping[str, AnyPath]
     numbers: Numbers = "auto"
+    labelling: LabelOptions = LabelOptions()
 
     @property
     def predictions(self) -> dict[str, AnyPath]:
@@ -97,6 +99,7 @@ def scene_views(metrics: Metrics, views: Sequence[SceneView]) -> str:
             size=size,
             tolerance=metrics.options.tolerance,
             numbers=view.numbers,
+            labelling=view.labelling,
         )
         parts.append(
             f'<figure class="scene card" data-ratio="{pictures.width / pictures.height:.5f}"><figcaption>'
@@ -129,6 +132,7 @@ def worst_windows(metrics: Metrics, views: Sequence[SceneView]) -> str:
             size=_BLOCK_SIDE,
             tolerance=metrics.options.tolerance,
             numbers=view.numbers,
+            labelling=view.labelling,
             window=block.window,
         )
         area = block.window

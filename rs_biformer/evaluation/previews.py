@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rs_biformer.evaluation.maps import AnyPath, ClassMap, Numbers
-from rs_biformer.evaluation.rasters import ImageFiles, onto
+from rs_biformer.evaluation.rasters import ImageFiles, Spelling, label_for, onto
 from rs_biformer.geometry import Window, cover
-from rs_biformer.raster.labels import LabelRaster
+from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -52,6 +52,7 @@ def preview(
     size: int,
     tolerance: int = 0,
     numbers: Numbers = "auto",
+    labelling: LabelOptions | None = None,
     window: Window | None = None,
 ) -> Preview:
     """Pictures of a scene, or a window of it, of which the longer side has at most `size` pixels.
@@ -59,11 +60,13 @@ def preview(
     Raises RasterError as `evaluate` does.
     """
     with ExitStack() as stack:
-        truth = stack.enter_context(LabelRaster(label, schema, tolerance=tolerance))
         maps = {
             name: stack.enter_context(ClassMap(path, schema, tolerance=tolerance, numbers=numbers))
             for name, path in predictions.items()
         }
+        spelling = Spelling(schema, tolerance, labelling=labelling or LabelOptions())
+        truth, _ = label_for(label, next(iter(maps.values())).source, None, spelling)
+        stack.callback(truth.close)
         area = window or Window(0, 0, truth.height, truth.width)
         cell = -(-max(area.height, area.width) // size)
         labels: list[NDArray[Any]] = []

@@ -5,7 +5,7 @@ a scene for a model leaves, is read by the pixel that lies under the middle of e
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -13,14 +13,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rs_biformer.errors import ConfigError
+from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.maps import AnyPath, ClassMap, Numbers, Probabilities
 from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.crs import names_a_place, same_crs
-from rs_biformer.raster.labels import LabelRaster
+from rs_biformer.raster.labelling import Label, Note, open_label, settle
+from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.paths import Location, folder_of, locate, stem_of
+from rs_biformer.raster.placing import fits
+from rs_biformer.raster.polygons import is_vector
 from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.source import MAX_SHIFT, Grid, is_georeferenced, matrix, require_same_grid
+from rs_biformer.raster.source import (
+    MAX_SHIFT,
+    Grid,
+    Source,
+    grid_difference,
+    is_georeferenced,
+    matrix,
+    require_same_grid,
+)
 from rs_biformer.raster.values import Reading
 from rs_biformer.schema import ClassSchema
 
@@ -38,13 +49,14 @@ class Spelling:
     """How labels, maps and scenes are read, the same for all of a set.
 
     tolerance: how far a colour may lie from the schema's. numbers: what those of a map mean, see `maps.Numbers`.
-    reading: of the scenes.
+    reading: of the scenes. labelling: of the labels, where their files leave it open.
     """
 
     schema: ClassSchema
     tolerance: int = 0
     numbers: Numbers = "indices"
     reading: Reading = Reading()
+    labelling: LabelOptions = LabelOptions()
 
 
 @dataclass(frozen=True)
@@ -60,12 +72,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Opened:
-    """The rasters of one scene while they are read; every window is one of the label's grid."""
+    """The rasters of one scene while they are read; every window is one of the label's grid. notes: on the label."""
 
     prediction: ClassMap
-    label: LabelRaster
+    label: Label
     scene: Scene | None
     confidence: Probabilities | None
+    notes: tuple[Note, ...] = ()
 
     @property
     def pixels(self) -> int:
@@ -123,15 +136,38 @@ def opened(subject: Subject, spelling: Spelling) -> Iterator[Opened]:
     """The rasters of a scene, open. Raises RasterError unless they lie on the same ground."""
     schema, tolerance = spelling.schema, spelling.tolerance
     with (
+        ExitStack() as close,
         ClassMap(subject.prediction, schema, tolerance=tolerance, numbers=spelling.numbers) as prediction,
-        LabelRaster(subject.label, schema, tolerance=tolerance) as label,
         nullcontext() if subject.image is None else Scene(subject.image, reading=spelling.reading) as scene,
         nullcontext() if subject.confidence is None else Probabilities(subject.confidence, schema) as confidence,
     ):
+        label, notes = label_for(subject.label, prediction.source, scene, spelling)
+        close.callback(label.close)
         for other in (prediction.source, scene, None if confidence is None else confidence.source):
             if other is not None and not same_ground(other, label):
                 require_same_grid(other, label)
-        yield Opened(prediction, label, scene, confidence)
+        yield Opened(prediction, label, scene, confidence, tuple(notes))
+
+
+def label_for(path: AnyPath, prediction: Grid, scene: Grid | None, spelling: Spelling) -> tuple[Label, list[Note]]:
+    """The label of a map, and what there is to say about it.
+
+    A raster is read on its own grid where the map has that too, or pixels of another size on the same ground. Else it
+    is cut or resampled to the map's, as `labelling.open_label` says; polygons are drawn on the grid of the scene.
+    """
+    grid = prediction
+    if is_vector(path):
+        grid = scene or prediction
+    else:
+        own = Source(path)
+        own.close()
+        apart = grid_difference(prediction, own)
+        if same_ground(prediction, own) or apart is None:
+            grid = own
+        elif not fits(own, prediction, regrid=spelling.labelling.regrid):
+            raise RasterError(f"{apart}, or take the label as it lies with --regrid-labels")
+    options, notes = settle(path, spelling.schema, grid, tolerance=spelling.tolerance, options=spelling.labelling)
+    return open_label(path, spelling.schema, grid, tolerance=spelling.tolerance, options=options), notes
 
 
 def same_ground(one: Grid, other: Grid) -> bool:

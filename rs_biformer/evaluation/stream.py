@@ -21,7 +21,8 @@ from rs_biformer.evaluation.protocols import Protocol, load_protocol
 from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject, opened, subjects
 from rs_biformer.evaluation.resampling import Resampling
 from rs_biformer.geometry import Window, cells
-from rs_biformer.raster.labels import LabelRaster, erode_boundaries
+from rs_biformer.raster.labelling import Label, Note, told
+from rs_biformer.raster.labels import LabelOptions, erode_boundaries, shifted_by_one
 from rs_biformer.raster.metadata import made_by
 from rs_biformer.raster.paths import without_access
 from rs_biformer.raster.values import Reading
@@ -44,6 +45,7 @@ def evaluate(
     max_unknown: float = 0.01,
     nodata: tuple[float | None, ...] = (),
     numbers: Numbers = "auto",
+    labelling: LabelOptions | None = None,
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
@@ -105,6 +107,7 @@ def evaluate_protocols(
     max_unknown: float = 0.01,
     nodata: tuple[float | None, ...] = (),
     numbers: Numbers = "auto",
+    labelling: LabelOptions | None = None,
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
@@ -121,7 +124,7 @@ def evaluate_protocols(
     options = Options(tolerance, max_unknown, tuple(boundary))
     if numbers == "auto":
         numbers = find_numbers([subject.prediction for subject in files], schema, say)
-    spelling = Spelling(schema, tolerance, numbers, Reading(nodata))
+    spelling = Spelling(schema, tolerance, numbers, Reading(nodata), labelling or LabelOptions())
     total, done = _check(files, spelling, say), 0
 
     def advance(pixels: int) -> None:
@@ -152,10 +155,14 @@ def _check(files: Sequence[Subject], spelling: Spelling, say: Callable[[str], No
     Each is closed again: there may be thousands.
     """
     total, resampled = 0, 0
+    notes: list[Note] = []
     for subject in files:
         with opened(subject, spelling) as rasters:
             total += rasters.pixels
             resampled += rasters.resampled
+            notes += rasters.notes
+    for line in told(notes):
+        say(f"note: {line}")
     if resampled:
         say(
             f"{resampled} of {len(files)} maps have pixels of another size than their labels; they are compared on the "
@@ -168,7 +175,7 @@ def _check(files: Sequence[Subject], spelling: Spelling, say: Callable[[str], No
 class _Counts:
     """What is added up while a scene is read; the counts of its blocks (N, K + 1, K + 1) as `joint` gives them."""
 
-    label: LabelRaster
+    label: Label
     radii: tuple[int, ...]
     blocks: dict[int, NDArray[np.int64]] = field(init=False)
     calibration: dict[int, CalibrationCounts] = field(default_factory=dict)
@@ -187,6 +194,12 @@ class _Counts:
             place = part.within(window)
             counted = joint(label[place], prediction[place], len(self.label.schema))
             self.blocks[radius][part.row // BLOCK * columns + part.col // BLOCK] += counted
+
+    def hint(self) -> str:
+        """What the labels look like, in a sentence, where they do not look right."""
+        pixels = self.blocks[min(self.radii)].sum(axis=(0, 2))[1:]
+        said = shifted_by_one(self.label.schema, pixels, self.strange)
+        return f". {said}" if said else ""
 
     def stacks(self) -> dict[int, Confusion]:
         """The counts of the blocks, by erosion radius."""
@@ -220,7 +233,7 @@ def _count_scene(
     if unknown > allowed * area:
         raise RasterError(
             f"label {label.path} {describe_unknown(counts.strange, label.schema)}: they are {unknown} pixels, "
-            f"{100 * unknown / area:.3g} % of it, allowed are {100 * allowed:.3g} %"
+            f"{100 * unknown / area:.3g} % of it, allowed are {100 * allowed:.3g} %{counts.hint()}"
         )
     return SceneResult(
         name=subject.name,

@@ -24,7 +24,8 @@ from rs_biformer.jobs.mapping import Tell, map_listed, quiet
 from rs_biformer.jobs.models import Loaded, load_model
 from rs_biformer.jobs.naming import map_layers
 from rs_biformer.jobs.truths import Say, Truths, silent
-from rs_biformer.raster.labels import LabelRaster, require_pair
+from rs_biformer.raster.labelling import settle
+from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.paths import Location, PathLike
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import ClassSchema
@@ -63,6 +64,7 @@ class Rules:
     max_unknown: float = 0.01
     nodata: tuple[float | None, ...] = ()
     numbers: Numbers = "auto"
+    labelling: LabelOptions = LabelOptions()
 
     def loaded(self) -> list[Protocol]:
         """The protocols. Raises ConfigError for one that is none."""
@@ -110,6 +112,7 @@ def evaluate_maps(
                 max_unknown=rules.max_unknown,
                 nodata=rules.nodata,
                 numbers=rules.numbers,
+                labelling=rules.labelling,
                 names=truths.names,
                 say=say,
                 progress=update,
@@ -151,7 +154,7 @@ def evaluate_models(
         rule.averaged(schema)  # refuses classes that do not fit before anything is mapped
     fitting, prediction = parted({**options, **_stitching(rules.loaded(), options)})
     rules = replace(rules, numbers="indices", nodata=fitting.nodata or next(iter(loaded.values())).meta.reading.nodata)
-    pixels = _check_pairs(truths, schema)
+    pixels = _check_pairs(truths, schema, rules)
     layers = map_layers([layer] if layer else [])
     sets = []
     for name in list(loaded):
@@ -209,12 +212,12 @@ def require_own_names(names: Sequence[str]) -> None:
         raise ConfigError(f"the sets are called {', '.join(names)}; give each a name of its own, NAME=FILE")
 
 
-def _check_pairs(truths: Truths, schema: ClassSchema) -> int:
+def _check_pairs(truths: Truths, schema: ClassSchema, rules: Rules) -> int:
     """The pixels of all scenes. Raises RasterError where a scene and its label do not fit, before hours of mapping."""
     pixels = 0
     for images, label in zip(truths.images or [], truths.labels, strict=True):
-        with Scene(images) as scene, LabelRaster(label, schema) as truth:
-            require_pair(scene, truth)
+        with Scene(images) as scene:
+            settle(label, schema, scene, tolerance=rules.tolerance, options=rules.labelling)
             pixels += scene.height * scene.width
     return pixels
 

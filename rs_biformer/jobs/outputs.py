@@ -75,13 +75,15 @@ def write_outputs(
 
 
 def _write_page(path: Path, evaluation: Evaluation, outputs: Outputs, written: Sequence[Path]) -> Path:
-    results, sets, truths = evaluation.results, evaluation.sets, evaluation.truths
+    results, sets, truths, rules = evaluation.results, evaluation.sets, evaluation.truths, evaluation.rules
     views = []
     if sets:
         images: Sequence[tuple[Location, ...] | None] = truths.images or [None] * len(truths.labels)
         for place, scene in enumerate(results[0].scenes):
             maps = {part.name or "Prediction": part.maps[place] for part in sets}
-            views.append(SceneView(scene.name, images[place], truths.labels[place], maps, evaluation.rules.numbers))
+            views.append(
+                SceneView(scene.name, images[place], truths.labels[place], maps, rules.numbers, rules.labelling)
+            )
     kept = [path for part in sets if part.kept for path in part.maps if isinstance(path, Path)]
     return write_page(
         path,
@@ -109,6 +111,7 @@ def _find_label_errors(path: Path, evaluation: Evaluation, progress: object) -> 
         tolerance=rules.tolerance,
         nodata=rules.nodata,
         numbers=rules.numbers,
+        labelling=rules.labelling,
         names=truths.names,
         progress=progress,  # type: ignore[arg-type]
     )

@@ -33,6 +33,15 @@ class _Cut:
         return self.source.read_valid(numbers, moved)
 
 
+def fits(source: Source, grid: Grid, *, regrid: bool) -> bool:
+    """Whether `placed` reads a raster on a grid."""
+    try:
+        placed(source, grid, regrid=regrid)
+    except RasterError:
+        return False
+    return True
+
+
 def placed(source: Source, grid: Grid, *, regrid: bool) -> Reader:
     """A raster read on a grid: as it is, cut to it where it covers more in whole pixels, or resampled with `regrid`.
 
