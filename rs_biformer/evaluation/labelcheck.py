@@ -115,8 +115,8 @@ def find_label_errors(
 
     predictions, labels, scenes, tolerance, nodata, numbers, labelling, names: as `evaluate` takes them. probabilities:
     one raster for each prediction, a band per class or the confidence. Each place has the attributes rank, score,
-    scene, label, predicted, pixels, area (square metres, as ground.py gives it), gap. progress: called with (pixels done,
-    pixels in all) of both passes.
+    scene, label, predicted, pixels, area (square metres, as ground.py gives it), gap. progress: called with (pixels
+    done, pixels in all) of both passes.
 
     Raises ConfigError for options that cannot be meant and RasterError for rasters that do not fit each other.
     """

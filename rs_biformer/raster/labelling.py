@@ -234,18 +234,20 @@ def _knows_alike(source: Source, schema: ClassSchema, tolerance: int, present: N
 
 def _by_colours_or_else(source: Source, schema: ClassSchema, tolerance: int) -> ReadAs:
     """Three bands: colours, unless all pixels speak for something else. Colours show at the first glance."""
-    grey, apart_from = True, len(schema) == 3
+    grey, alone = True, len(schema) == source.count
     seen = []
     with LabelRaster(source.path, schema, options=LabelOptions("colours")) as label:
-        numbers = [1, 2, 3] if label.read_as == "colours" and source.count == 3 else list(label.numbers)
-        for pixels in _looked_at(source, numbers):
+        # A fourth band that a writer took for alpha may be that of a fourth class.
+        numbers = list(range(1, source.count + 1)) if alone else label.numbers
+        for bands in _looked_at(source, numbers):
+            pixels = [bands[numbers.index(number)] for number in label.numbers]
             known = label.index_of(pixels) != UNKNOWN
             equal = (pixels[0] == pixels[1]) & (pixels[1] == pixels[2])
             if (known & ~equal).any():
                 return "colours"
             grey &= bool(equal.all())
-            apart_from &= bool((np.sum([band != 0 for band in pixels], axis=0) <= 1).all())
-            if not grey and not apart_from:
+            alone &= bool((np.sum([band != 0 for band in bands], axis=0) <= 1).all())
+            if not grey and not alone:
                 return "colours"
             seen.append(np.unique(np.stack(pixels), axis=1))
     if not seen:
@@ -256,7 +258,7 @@ def _by_colours_or_else(source: Source, schema: ClassSchema, tolerance: int) -> 
             return "colours"
         if grey and _knows(source, schema, near, "grey", triples[:1]):
             return "grey"
-    return "one-hot" if apart_from and not grey else "colours"
+    return "one-hot" if alone and not grey else "colours"
 
 
 def _looked_at(source: Source, numbers: Sequence[int], *, masked: bool = False) -> Iterator[list[NDArray[Any]]]:

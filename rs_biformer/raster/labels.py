@@ -177,10 +177,8 @@ class LabelRaster:
     def _names(self, pixels: list[NDArray[Any]]) -> dict[Key, int]:
         """The colours or values of pixels (bands, each (n,)), with how many have each."""
         if self.read_as == "one-hot":
-            return {
-                f"{count} bands at once": int((_set_bands(pixels) == count).sum())
-                for count in range(2, len(pixels) + 1)
-            }
+            several, times = np.unique(_set_bands(pixels), return_counts=True)
+            return {f"{count} bands at once": int(n) for count, n in zip(several, times, strict=True)}
         codes = _pack(pixels) if self.read_as == "colours" else pixels[0]
         if self._palette_codes is not None:
             codes = self._palette_codes[codes]
