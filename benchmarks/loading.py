@@ -38,6 +38,7 @@ from rs_biformer.data.chips import write_chips
 from rs_biformer.data.datamodule import TileDataModule
 from rs_biformer.data.index import TileIndex
 from rs_biformer.data.layouts import pattern_scenes
+from rs_biformer.data.options import DataConfig
 from rs_biformer.data.tiling import TileOptions, tile_scenes
 from rs_biformer.schema import load_schema
 
@@ -140,7 +141,10 @@ def plain(index: TileIndex) -> Iterator[object]:
 
 
 def ours(index: TileIndex, args: argparse.Namespace, **options: object) -> Iterator[object]:
-    data = TileDataModule(index, batch_size=1, samples_per_epoch=2 * args.windows, **options)  # type: ignore[arg-type]
+    data = TileDataModule(
+        index,
+        DataConfig(batch_size=1, workers=0, samples_per_epoch=2 * args.windows, **options),  # type: ignore[arg-type]
+    )
     data.setup("fit")
     loader = data.train_dataloader()
     return (loader.dataset[draw] for draw in loader.sampler)
@@ -171,7 +175,7 @@ def by_torchgeo(index: TileIndex, windows: int) -> Iterator[object]:
 def training(args: argparse.Namespace) -> None:
     """Print the waiting share of a short run that reads JPEG scenes with 2 workers, without data.cache."""
     from rs_biformer.data.augment import Augmentation
-    from rs_biformer.train.config import DataConfig, LossConfig, ModelConfig, TrainConfig
+    from rs_biformer.train.config import LossConfig, ModelConfig, TrainConfig
     from rs_biformer.train.run import train
 
     out = args.folder / f"run_{args.training}_{time.time():.0f}"

@@ -43,7 +43,8 @@ from rs_biformer.train.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from rs_biformer.train.run import BEST_NAME, METRICS_NAME, train
+from rs_biformer.train.folder import BEST_NAME, METRICS_NAME
+from rs_biformer.train.run import train
 
 SCENES = ("train_1", "train_2", "train_3", "val_1", "test_1")
 SPLITS = ("train=train_*", "val=val_*", "test=test_*")

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +10,7 @@ if TYPE_CHECKING:
 HELP = "train a segmentation network on tiled scenes"
 EXAMPLE = (
     "rs-biformer train --config configs/vaihingen/recommended.yaml --data.index tiles --out runs/first\n"
-    "  rs-biformer train --config runs/first/config.yaml --resume auto       (continue an interrupted run)\n"
+    "  rs-biformer train --config runs/first/config.yaml --trainer.max_epochs 200 --resume auto   (train longer)\n"
     "  rs-biformer train --config ... --fast                                 (does it all fit together?)\n"
     "  rs-biformer train --config ... --find learning_rate\n\n"
     "sections of the config, each key also an option --section.key VALUE:\n"
@@ -56,14 +55,15 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.find is not None:
         return _find(args.find, config)
-    from rs_biformer.train.run import BEST_NAME, LAST_NAME, train
+    from rs_biformer.train.folder import BEST_NAME, LAST_NAME
+    from rs_biformer.train.run import train
 
     out = train(config, fast=args.fast, say=_say)
     if args.fast:
         return
-    kept = [name for name in (BEST_NAME, LAST_NAME) if (Path(out) / name).is_file()]  # best needs validation windows
-    advice = f"; next: rs-biformer evaluate --checkpoint {Path(out) / kept[0]} --help" if kept else ""
-    print(f"trained: {out}{advice}", file=sys.stderr)
+    made = [out / name for name in (BEST_NAME, LAST_NAME) if (out / name).is_file()]
+    following = f"; next: rs-biformer evaluate --checkpoint {made[0]} --help" if made else ""
+    print(f"trained: {out}{following}", file=sys.stderr)
 
 
 def _find(what: str, config: "TrainConfig") -> None:

@@ -10,7 +10,8 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +23,6 @@ Change = Callable[
     [NDArray[Any], NDArray[Any], NDArray[Any], np.random.Generator], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 ]
 """(image (C, T, T), label (T, T) uint8, valid (T, T) bool, rng) -> the inner S x S pixels, changed."""
-
-
-class Augment(NamedTuple):
-    """How a training window is changed, and how many pixels around it that takes: T = S + 2 margin."""
-
-    change: Change
-    margin: int
-
-    def __call__(
-        self, image: NDArray[Any], label: NDArray[Any], valid: NDArray[Any], rng: np.random.Generator
-    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        return self.change(image, label, valid, rng)
 
 
 @dataclass(frozen=True)
@@ -99,25 +88,44 @@ class Augmentation:
         return self.brightness > 0 or self.contrast > 0 or self.band > 0 or self.noise > 0
 
 
-def create_augment(options: Augmentation, size: int, mean: NDArray[Any], std: NDArray[Any]) -> Augment | None:
-    """The augmentation of windows of `size`, or None where every change is off.
+@dataclass(frozen=True, eq=False)
+class Augment:
+    """How training windows are changed: called as (image (C, T, T), label (T, T), valid (T, T), rng), T = S + 2 margin.
 
-    mean, std: per band, in raw units; what new pixels outside the scene hold, and the unit of changes of value.
+    size: S. mean, std: per band, in raw units; what new pixels outside the scene hold, and the unit of changes of
+    value. The pipeline is made where it is first used: a process that is spawned gets this object and no functions.
     """
-    if not options.moves and not options.recolours:
-        return None
-    move = _create_geometry(options, size, mean) if options.moves else None
 
-    def augment(
-        image: NDArray[Any], label: NDArray[Any], valid: NDArray[Any], rng: np.random.Generator
+    options: Augmentation
+    size: int
+    mean: NDArray[Any]
+    std: NDArray[Any]
+
+    @property
+    def margin(self) -> int:
+        """Pixels around a window that it takes."""
+        return self.options.margin(self.size)
+
+    def __call__(
+        self, image: NDArray[Any], label: NDArray[Any], valid: NDArray[Any], rng: np.random.Generator
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        if move is not None:
-            image, label, valid = move(image, label, valid, rng)
-        if options.recolours and rng.random() < options.probability:
-            image = recolour(image, options, mean, std, rng)
+        if self.options.moves:
+            image, label, valid = self._move(image, label, valid, rng)
+        if self.options.recolours and rng.random() < self.options.probability:
+            image = recolour(image, self.options, self.mean, self.std, rng)
         return image, label, valid
 
-    return Augment(augment, options.margin(size))
+    @cached_property
+    def _move(self) -> Change:
+        return _create_geometry(self.options, self.size, self.mean)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_move"}
+
+
+def create_augment(options: Augmentation, size: int, mean: NDArray[Any], std: NDArray[Any]) -> Augment | None:
+    """The augmentation of windows of `size`, or None where every change is off; see `Augment`."""
+    return Augment(options, size, mean, std) if options.moves or options.recolours else None
 
 
 def recolour(

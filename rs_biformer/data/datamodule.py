@@ -12,9 +12,10 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from rs_biformer.data.augment import Augmentation, create_augment
+from rs_biformer.data.augment import create_augment
 from rs_biformer.data.dataset import TileDataset
 from rs_biformer.data.index import TileIndex
+from rs_biformer.data.options import DataConfig
 from rs_biformer.data.reader import CHUNK, SceneReader
 from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_weights
 from rs_biformer.errors import ConfigError
@@ -44,56 +45,40 @@ class TileDataModule(LightningDataModule):
     """Training and validation batches of an index.
 
     A batch is {"image": (B, C, S, S) in the raster's dtype, "label": (B, S, S) uint8 with IGNORE, "valid": (B, S, S)
-    bool}. The options are those of `train.config.DataConfig`. What a training batch holds follows from `seed` and the
-    epoch, not from `workers`.
+    bool}. What a training batch holds follows from `seed` and the epoch, not from `options.workers`.
 
     Raises ConfigError when the index has no training windows, fewer than one batch draws, or overlapping splits.
     """
 
-    def __init__(
-        self,
-        index: TileIndex,
-        *,
-        batch_size: int,
-        workers: int = 0,
-        samples_per_epoch: int | None = None,
-        balance: float = 0.0,
-        jitter: float = 0.0,
-        focus: float = 0.0,
-        mosaic: float = 0.0,
-        nearby: bool = False,
-        ignore_boundary: int = 0,
-        cache: bool = False,
-        block_cache: int = 0,
-        overlapping_validation: bool = False,
-        augment: Augmentation | None = None,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, index: TileIndex, options: DataConfig | None = None, *, seed: int = 0) -> None:
         super().__init__()
+        self.options = options = options or DataConfig()
         index.require_disjoint_splits()
-        self.index = index
+        self.index, self.seed = index, seed
         self.train = _labelled(index.select("train"))
         self.val = _labelled(index.select("val"))
-        if not overlapping_validation:
+        if not options.overlapping_validation:
             self.val = without_overlap(self.val)
         if not len(self.train):
             raise ConfigError(
                 f"the index has no labelled train windows ({len(index)} in all); tile again with --labels and a --split"
             )
-        self.samples = samples_per_epoch or len(self.train)
-        if self.samples < batch_size:
+        self.samples = options.samples_per_epoch or len(self.train)
+        self.require_batches(1)
+        histogram = self.train.table.histogram
+        self.probabilities = balanced_weights(histogram, options.balance) if options.balance else None
+        self.reader = SceneReader(index.manifest, ignore_boundary=options.ignore_boundary)
+        self._kept = False
+
+    def require_batches(self, devices: int) -> None:
+        """Raise ConfigError where the share of a device in an epoch is less than a batch."""
+        share, size = self.samples // devices, self.options.batch_size
+        if share < size:
+            each = f", {share} for each of {devices} devices," if devices > 1 else ""
             raise ConfigError(
-                f"an epoch has {self.samples} windows and a batch {batch_size}; lower data.batch_size or raise "
+                f"an epoch has {self.samples} windows{each} and a batch {size}; lower data.batch_size or raise "
                 "data.samples_per_epoch"
             )
-        self.batch_size, self.workers, self.seed = batch_size, workers, seed
-        self.jitter, self.focus, self.mosaic = jitter, focus, mosaic
-        self.nearby, self.cache = nearby, cache
-        self.probabilities = balanced_weights(self.train.table.histogram, balance) if balance else None
-        self.augment = augment or Augmentation()
-        self.reader = SceneReader(
-            index.manifest, cache=block_cache * 2**20 // max(1, workers), ignore_boundary=ignore_boundary
-        )
 
     @property
     def class_frequencies(self) -> NDArray[np.float64]:
@@ -104,11 +89,13 @@ class TileDataModule(LightningDataModule):
         return shares
 
     def setup(self, stage: str) -> None:
-        """Decode the scenes into memory where that is asked for and fits."""
-        if self.cache:
-            self.cache = False  # once per run
+        """Share the memory out, and decode the scenes into it where that is asked for and fits."""
+        here = 1 if self.trainer is None else self.trainer.num_devices  # processes of this machine, each with a reader
+        self.reader.limit(self.options.block_cache * 2**20 // (here * max(1, self.options.workers)))
+        if self.options.cache and not self._kept:
+            self._kept = True  # or tried: once per run
             used = np.unique(np.concatenate([self.train.table.scene, self.val.table.scene])).tolist()
-            if not self.reader.keep(used):
+            if not self.reader.keep(used, processes=here):
                 log.warning("the scenes are too large for data.cache; windows are read from the files instead")
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -120,7 +107,7 @@ class TileDataModule(LightningDataModule):
     def example(self, size: int | None = None) -> dict[str, Tensor]:
         """The first batch of the run, or its first `size` windows, read in this process."""
         dataset = self._train_set()
-        first = islice(self._train_sampler(), size or self.batch_size)
+        first = islice(self._train_sampler(), size or self.options.batch_size)
         batch: dict[str, Tensor] = default_collate([dataset[draw] for draw in first])
         return batch
 
@@ -130,10 +117,12 @@ class TileDataModule(LightningDataModule):
         return TileDataset(
             self.train,
             reader=self.reader,
-            augment=create_augment(self.augment, manifest.window, np.array(manifest.mean), np.array(manifest.std)),
-            jitter=self.jitter,
-            focus=self.focus,
-            mosaic=self.mosaic,
+            augment=create_augment(
+                self.options.augment, manifest.window, np.array(manifest.mean), np.array(manifest.std)
+            ),
+            jitter=self.options.jitter,
+            focus=self.options.focus,
+            mosaic=self.options.mosaic,
             probabilities=self.probabilities,
             elsewhere=replace(self.index, table=table.take(np.flatnonzero(table.split != "train"))),
             seed=self.seed,
@@ -145,7 +134,7 @@ class TileDataModule(LightningDataModule):
             self.samples,
             self.seed,
             probabilities=self.probabilities,
-            cells=_cells(self.train) if self.nearby else None,
+            cells=_cells(self.train) if self.options.nearby else None,
             **self._place_among_processes(),
         )
 
@@ -163,10 +152,10 @@ class TileDataModule(LightningDataModule):
     def _loading(self) -> dict[str, Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {
-            "batch_size": self.batch_size,
-            "num_workers": self.workers,
+            "batch_size": self.options.batch_size,
+            "num_workers": self.options.workers,
             "pin_memory": on_gpu,
-            "persistent_workers": self.workers > 0,
+            "persistent_workers": self.options.workers > 0,
         }
 
 

@@ -15,13 +15,13 @@ from torch.utils.data import Dataset
 from rs_biformer.data.augment import Augment
 from rs_biformer.data.index import TileIndex
 from rs_biformer.data.reader import Pixels, SceneReader
-from rs_biformer.data.sampler import Draw
+from rs_biformer.data.sampler import Draw, Filler
 from rs_biformer.geometry import Window, Windows
 from rs_biformer.schema import IGNORE
 
 
 class TileDataset(Dataset[dict[str, Tensor]]):
-    """Items of an index, by row number or by `Draw`.
+    """Items of an index, by row number, by `Draw` or by `Filler`, which has no label.
 
     An item is {"image": (C, S, S) in the raster's dtype, "label": (S, S) uint8 with IGNORE, "valid": (S, S) bool}.
     Where a scene is smaller than S the rest is neither labelled nor valid. Invalid pixels hold the mean of their band,
@@ -64,11 +64,14 @@ class TileDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, item: int | Draw) -> dict[str, Tensor]:
+    def __getitem__(self, item: int | Draw | Filler) -> dict[str, Tensor]:
         if isinstance(item, Draw):
             image, label, valid = self._drawn(item)
         else:
-            image, label, valid = self._framed(int(self.index.table.scene[item]), self.index.window(item), 0)
+            number = item.number if isinstance(item, Filler) else item
+            image, label, valid = self._framed(int(self.index.table.scene[number]), self.index.window(number), 0)
+            if isinstance(item, Filler):
+                label[:] = IGNORE
         return {"image": torch.from_numpy(image), "label": torch.from_numpy(label), "valid": torch.from_numpy(valid)}
 
     def _drawn(self, draw: Draw) -> Pixels:

@@ -85,12 +85,19 @@ class SceneReader:
         self._evict(len(areas))
         return image, label, valid
 
-    def keep(self, numbers: Iterable[int]) -> bool:
-        """Decode these scenes into memory; False, and nothing is kept, when they would take more than CACHE_SHARE."""
+    def limit(self, cache: int) -> None:
+        """Keep so many bytes of decoded chunks, what `keep` has decoded besides."""
+        self._bound = max(cache, self._held)
+
+    def keep(self, numbers: Iterable[int], *, processes: int = 1) -> bool:
+        """Decode these scenes into memory; False, and nothing is kept, when they would take more than CACHE_SHARE.
+
+        processes: how many of this machine do the same, each with its own copy.
+        """
         records = [(number, self.manifest.scenes[number]) for number in numbers]
         pixel = len(self.manifest.bands) * np.dtype(self.manifest.dtype).itemsize + 2
         size = sum(record.height * record.width * pixel for _, record in records)
-        if size > CACHE_SHARE * machine_memory():
+        if processes * size > CACHE_SHARE * machine_memory():
             return False
         self._bound = max(self._bound, size)
         for number, record in records:

@@ -24,6 +24,12 @@ class Draw(NamedTuple):
     draw: int
 
 
+class Filler(NamedTuple):
+    """A window that is looked at without its label, so that all processes of a run take as many steps."""
+
+    number: int
+
+
 def balanced_weights(histogram: NDArray[np.int64], strength: float) -> NDArray[np.float64]:
     """Probability of each window, (windows,), from its class histogram (windows, classes).
 
@@ -123,14 +129,18 @@ class TrainSampler(DistributedSampler[Any]):
 
 
 class ValidationSampler(DistributedSampler[Any]):
-    """All windows once and in order, dealt out to the processes; none is repeated to make their shares equal."""
+    """All windows once and in order, dealt out to the processes; fillers make their shares equal.
+
+    A process that took fewer steps than the others, or none, would leave them waiting for it.
+    """
 
     def __init__(self, windows: int, *, replicas: int = 1, rank: int = 0) -> None:
         super().__init__(_Sized(windows), num_replicas=replicas, rank=rank, shuffle=False)
         self.windows = windows
 
     def __len__(self) -> int:
-        return len(range(self.rank, self.windows, self.num_replicas))
+        return -(-self.windows // self.num_replicas)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, self.windows, self.num_replicas))
+    def __iter__(self) -> Iterator[int | Filler]:
+        for place in range(self.rank, len(self) * self.num_replicas, self.num_replicas):
+            yield place if place < self.windows else Filler(place % self.windows)

@@ -1,6 +1,7 @@
 """What a run does besides training: pictures in the log, figures of its speed, a checkpoint when it is stopped."""
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,12 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from rs_biformer.raster.labels import encode_colours
 from rs_biformer.schema import IGNORE, ClassSchema
+from rs_biformer.train import folder
+from rs_biformer.train.config import TrainConfig
+from rs_biformer.train.optim import moving_average
 from rs_biformer.train.task import Batch, SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -43,6 +48,82 @@ class SaveWhenTerminated(Callback):
         """Save where it was SIGTERM that ended the run."""
         if isinstance(exception, SIGTERMException) and not trainer.sanity_checking:
             trainer.save_checkpoint(self.path)
+
+
+class BeginFolder(Callback):
+    """Describes the run in its folder once all checks have passed; stands behind them in the list of callbacks."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write config.yaml."""
+        if trainer.is_global_zero:
+            folder.begin(Path(self.config.out), self.config)
+
+
+class Averaging(WeightAveraging):
+    """Lightning's weight averaging, of which a validation that is cut short leaves the right weights in place.
+
+    During a validation the network holds the averages and the callback the weights that learn; what is saved then must
+    have them back in their places.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=moving_average(decay))
+        self._swapped = False
+
+    @property
+    def state_key(self) -> str:
+        """What its state is called in a checkpoint: as Lightning calls it, so that runs of version 0.1.0 go on."""
+        return "WeightAveraging"
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the averages."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._swapped = True
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on learning."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        self._swapped = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the weights back, whatever ended the validation."""
+        if self._swapped:
+            self.on_validation_epoch_end(trainer, pl_module)
+
+
+class OneCheckpoint(ModelCheckpoint):
+    """Writes one file of the run folder again and again.
+
+    Of the state in a checkpoint only the score is believed: Lightning would also take the paths of earlier files from
+    it, which may name anything, and remove what lies there when a better one comes.
+    """
+
+    def __init__(self, path: Path, **when: Any) -> None:
+        super().__init__(
+            path.parent,
+            path.stem,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_top_k=1,
+            **when,
+        )
+
+    @property
+    def state_key(self) -> str:
+        """What its state is called in a checkpoint: as Lightning calls it, so that runs of version 0.1.0 go on."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The score of the file that is there, if it is there."""
+        score = state_dict.get("best_model_score")
+        path = os.path.join(str(self.dirpath), f"{self.filename}{self.FILE_EXTENSION}")  # noqa: PTH118 - as it does
+        if isinstance(score, Tensor) and score.numel() == 1 and torch.isfinite(score).all() and os.path.isfile(path):  # noqa: PTH113
+            self.best_model_score = self.kth_value = score
+            self.best_model_path = self.kth_best_model_path = path
+            self.best_k_models = {path: score}
 
 
 class Speed(Callback):

@@ -15,6 +15,8 @@ from typing import Any, Literal, get_type_hints
 import yaml
 
 from rs_biformer.data.augment import Augmentation
+from rs_biformer.data.options import DataConfig as DataConfig
+from rs_biformer.data.options import require
 from rs_biformer.documents import build, parse_yaml, read_yaml, shown
 from rs_biformer.errors import ConfigError
 from rs_biformer.train.trainer_options import TrainerOptions, problem_with
@@ -46,64 +48,7 @@ class ModelConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.freeze >= 0, "model.freeze", self.freeze, "0 or more epochs")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The windows and the batches.
-
-    Args:
-        index: Folder or file that `rs-biformer tile` wrote.
-        batch_size: Windows per step and device.
-        workers: Processes that read windows; 0 reads in the training process. The result does not depend on it.
-        samples_per_epoch: Windows drawn per epoch; null draws as many as there are training windows.
-        balance: Strength of class-balanced sampling: 0 draws every window alike without repetition; s > 0 draws a
-            window by the mean of frequency ** -s over its labelled pixels, so 1 makes rare classes about as frequent
-            as common ones.
-        jitter: Furthest shift of a training window from its indexed place, as a share of the window. A shift that
-            would touch a window of another split is not made.
-        focus: How often a window is moved to show, near its centre, one of the classes that its place has, each as
-            likely as the others, instead of being shifted at random.
-        mosaic: How often a training window is put together from the quarters of four.
-        nearby: Draw the windows of an epoch area by area, 16 areas of 1024 pixels mixed at a time, so that compressed
-            blocks of data sets larger than memory are decoded once and not several times.
-        ignore_boundary: Pixels around class boundaries that get no label, in training and validation; 3 is the ISPRS
-            rule.
-        cache: Keep the decoded scenes in memory, shared by the workers, where they fit into 40 % of it; otherwise
-            they are read from their files by block.
-        block_cache: MiB of decoded blocks that all workers together keep when the scenes are not.
-        overlapping_validation: Score all validation windows. By default only those that do not overlap, which cost a
-            quarter at an overlap of 0.5 and count no pixel twice.
-        augment: Random changes of training windows; all are off by default.
-    """
-
-    index: str = ""
-    batch_size: int = 8
-    workers: int = 2
-    samples_per_epoch: int | None = None
-    balance: float = 0.0
-    jitter: float = 0.0
-    focus: float = 0.0
-    mosaic: float = 0.0
-    nearby: bool = False
-    ignore_boundary: int = 0
-    cache: bool = False
-    block_cache: int = 512
-    overlapping_validation: bool = False
-    augment: Augmentation = field(default_factory=Augmentation)
-
-    def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
-        _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
-        samples = self.samples_per_epoch
-        _require(samples is None or samples >= 1, "data.samples_per_epoch", samples, "null, or 1 or more")
-        _require(0 <= self.balance <= 2, "data.balance", self.balance, "between 0 (off) and 2")
-        _require(0 <= self.jitter <= 1, "data.jitter", self.jitter, "between 0 (off) and 1 (a whole window)")
-        for name in ("focus", "mosaic"):
-            _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "between 0 (never) and 1")
-        _require(0 <= self.ignore_boundary <= 64, "data.ignore_boundary", self.ignore_boundary, "0 to 64 pixels")
-        _require(self.block_cache >= 0, "data.block_cache", self.block_cache, "0 MiB or more")
+        require(self.freeze >= 0, "model.freeze", self.freeze, "0 or more epochs")
 
 
 @dataclass(frozen=True)
@@ -125,8 +70,8 @@ class LossConfig:
     auxiliary: float = 0.4
 
     def __post_init__(self) -> None:
-        _require(0 <= self.balance <= 2, "loss.balance", self.balance, "between 0 (off) and 2")
-        _require(self.auxiliary >= 0, "loss.auxiliary", self.auxiliary, "0 or more, such as 0.4")
+        require(0 <= self.balance <= 2, "loss.balance", self.balance, "between 0 (off) and 2")
+        require(self.auxiliary >= 0, "loss.auxiliary", self.auxiliary, "0 or more, such as 0.4")
 
 
 @dataclass(frozen=True)
@@ -155,14 +100,14 @@ class OptimizerConfig:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.name in ("adamw", "sgd"), "optimizer.name", self.name, "adamw or sgd")
-        _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "positive")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
-        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "in [0, 1)")
+        require(self.name in ("adamw", "sgd"), "optimizer.name", self.name, "adamw or sgd")
+        require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "positive")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "in [0, 1)")
         for name, multiple in self.multipliers.items():
-            _require(multiple >= 0, f"optimizer.multipliers.{name}", multiple, "0 (frozen) or more")
-        _require(0 < self.layer_decay <= 1, "optimizer.layer_decay", self.layer_decay, "above 0, up to 1 (none)")
-        _require(0 <= self.ema < 1, "optimizer.ema", self.ema, "in [0, 1), such as 0.999")
+            require(multiple >= 0, f"optimizer.multipliers.{name}", multiple, "0 (frozen) or more")
+        require(0 < self.layer_decay <= 1, "optimizer.layer_decay", self.layer_decay, "above 0, up to 1 (none)")
+        require(0 <= self.ema < 1, "optimizer.ema", self.ema, "in [0, 1), such as 0.999")
 
 
 @dataclass(frozen=True)
@@ -183,10 +128,10 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         names = ("constant", "poly", "cosine", "onecycle")
-        _require(self.name in names, "schedule.name", self.name, ", ".join(names))
-        _require(0 <= self.warmup < 1, "schedule.warmup", self.warmup, "a share of the run in [0, 1), such as 0.1")
-        _require(self.power > 0, "schedule.power", self.power, "positive")
-        _require(0 <= self.final <= 1, "schedule.final", self.final, "between 0 and 1")
+        require(self.name in names, "schedule.name", self.name, ", ".join(names))
+        require(0 <= self.warmup < 1, "schedule.warmup", self.warmup, "a share of the run in [0, 1), such as 0.1")
+        require(self.power > 0, "schedule.power", self.power, "positive")
+        require(0 <= self.final <= 1, "schedule.final", self.final, "between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -218,13 +163,13 @@ class TrainConfig:
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
-        _require(self.images_every >= 0, "images_every", self.images_every, "0 (none) or more epochs")
-        _require(self.early_stopping >= 0, "early_stopping", self.early_stopping, "0 (off) or more validations")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
+        require(self.images_every >= 0, "images_every", self.images_every, "0 (none) or more epochs")
+        require(self.early_stopping >= 0, "early_stopping", self.early_stopping, "0 (off) or more validations")
         if problem := problem_with(self.trainer):
             raise ConfigError(problem)
         for name in self.loggers:
-            _require(name in LOGGERS, "loggers", name, f"a list of {', '.join(LOGGERS)}")
+            require(name in LOGGERS, "loggers", name, f"a list of {', '.join(LOGGERS)}")
 
     def to_yaml(self) -> str:
         """The run as YAML that `rs-biformer train --config` reads."""
@@ -429,11 +374,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no mapping of sections; see configs/ for complete files")
     return data
-
-
-def _require(condition: bool, key: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ConfigError(f"{key} is {value}; it must be {allowed}")
 
 
 def _is_plain(value: Any) -> bool:

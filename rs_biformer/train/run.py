@@ -6,14 +6,14 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer, seed_everything
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
@@ -23,13 +23,21 @@ from rs_biformer.checkpoint import CheckpointMeta, read_checkpoint, strip_checkp
 from rs_biformer.data.datamodule import TileDataModule
 from rs_biformer.data.index import Manifest, TileIndex
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError
-from rs_biformer.files import write_text
 from rs_biformer.nn.losses import create_loss
-from rs_biformer.train.callbacks import SamplePredictions, SaveWhenTerminated, Speed
+from rs_biformer.train import folder
+from rs_biformer.train.callbacks import (
+    Averaging,
+    BeginFolder,
+    OneCheckpoint,
+    SamplePredictions,
+    SaveWhenTerminated,
+    Speed,
+)
 from rs_biformer.train.checks import CheckFirstBatch, warnings_about
 from rs_biformer.train.config import TRAINER_DEFAULTS, ModelConfig, TrainConfig
 from rs_biformer.train.finetune import FreezeEncoder, begin_from
-from rs_biformer.train.optim import class_weights, moving_average
+from rs_biformer.train.folder import BEST_NAME, LAST_NAME, METRICS_NAME
+from rs_biformer.train.optim import class_weights
 from rs_biformer.train.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -39,8 +47,6 @@ TERMINATED = 143
 
 DRY_STEPS = 4
 """Steps of a dry run: two to warm up and two to time."""
-
-CONFIG_NAME, BEST_NAME, LAST_NAME, METRICS_NAME = "config.yaml", "best.ckpt", "last.ckpt", "metrics.csv"
 
 
 def train(config: TrainConfig, *, fast: bool = False, say: Callable[[str], None] = log.info) -> Path:
@@ -58,27 +64,35 @@ def train(config: TrainConfig, *, fast: bool = False, say: Callable[[str], None]
     if fast:
         config = replace(config, trainer=config.trainer | {"fast_dev_run": DRY_STEPS})
     data, task, meta = assemble(config)
-    out, resumed = Path(config.out), None if fast else _checkpoint_to_resume(config)
-    if resumed is not None:
-        _require_same_model(resumed, meta)
-    if config.model.weights is not None and resumed is None:
-        say(begin_from(config.model.weights, task.model, meta, config.model.weights_bands))
-    if config.model.compile:
-        task.model.compile()  # in place: the names of the weights stay
-    if not fast:
-        _prepare_folder(out, task, config)
-    with quiet():
+    out = Path(config.out)
+    with quiet(), nullcontext() if fast else folder.held(out):
+        resumed = None if fast else folder.checkpoint_to_resume(config)
+        if resumed is not None:
+            _require_same_model(resumed, meta)
+        elif config.model.weights is not None:
+            say(begin_from(config.model.weights, task.model, meta, config.model.weights_bands))
+        if config.model.compile:
+            task.model.compile()  # in place: the names of the weights stay
+        if not fast:
+            _require_room(out, task, config)
         trainer = _create_trainer(config, out, has_validation=len(data.val) > 0)
+        _require_steps(data, trainer)
         for line in _summary(config, data, task, resumed, trainer):
             say(line)
         if resumed is not None:
             _restore_metrics(trainer, out / METRICS_NAME, resumed)
-        _fit(trainer, task, data, resumed, out, say)
-    if fast:
-        say(_estimate(data, trainer))
-    elif trainer.is_global_zero and (out / BEST_NAME).is_file():
-        strip_checkpoint(out / BEST_NAME)
+        _fit(trainer, task, data, resumed, config, say)
+        if fast:
+            say(_estimate(data, trainer))
+        elif trainer.is_global_zero:
+            _finish(out)
     return out
+
+
+def _finish(out: Path) -> None:
+    if (out / BEST_NAME).is_file():
+        strip_checkpoint(out / BEST_NAME)
+    folder.finish(out)
 
 
 def _fit(
@@ -86,17 +100,20 @@ def _fit(
     task: SegmentationTask,
     data: TileDataModule,
     resumed: Path | None,
-    out: Path,
+    config: TrainConfig,
     say: Callable[[str], None],
 ) -> None:
+    goes_on = "the same command" if config.resume in (None, "auto") else "--resume auto"
     try:
         trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
     except SIGTERMException:
-        say(f"terminated after step {trainer.global_step}; --resume auto goes on from there in {out}")
+        say(f"terminated after step {trainer.global_step}; {goes_on} goes on from there in {config.out}")
         raise SystemExit(TERMINATED) from None
     except SystemExit:  # what Lightning makes of Ctrl-C
-        say(f"stopped; --resume auto goes on from the last whole epoch in {out}")
+        say(f"stopped; {goes_on} goes on from the last whole epoch in {config.out}")
         raise KeyboardInterrupt from None
+    except MisconfigurationException as error:  # options that it looks at only here
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 def assemble(config: TrainConfig) -> tuple[TileDataModule, SegmentationTask, CheckpointMeta]:
@@ -106,7 +123,7 @@ def assemble(config: TrainConfig) -> tuple[TileDataModule, SegmentationTask, Che
     index = TileIndex.read(config.data.index)
     meta = describe(index.manifest, config.model)
     seed_everything(config.seed, workers=True, verbose=False)
-    data = _create_data(config, index)
+    data = TileDataModule(index, config.data, seed=config.seed)
     return data, _create_task(config, meta, data), meta
 
 
@@ -135,27 +152,6 @@ def describe(manifest: Manifest, model: ModelConfig) -> CheckpointMeta:
         version=__version__,
         reading=manifest.reading,
         shared_ground=manifest.shared_ground,
-    )
-
-
-def _create_data(config: TrainConfig, index: TileIndex) -> TileDataModule:
-    data = config.data
-    return TileDataModule(
-        index,
-        batch_size=data.batch_size,
-        workers=data.workers,
-        samples_per_epoch=data.samples_per_epoch,
-        balance=data.balance,
-        jitter=data.jitter,
-        focus=data.focus,
-        mosaic=data.mosaic,
-        nearby=data.nearby,
-        ignore_boundary=data.ignore_boundary,
-        cache=data.cache,
-        block_cache=data.block_cache,
-        overlapping_validation=data.overlapping_validation,
-        augment=data.augment,
-        seed=config.seed,
     )
 
 
@@ -189,8 +185,10 @@ def _create_trainer(config: TrainConfig, out: Path, *, has_validation: bool) -> 
         options["limit_val_batches"] = 0
     saves = options.get("enable_checkpointing") is not False and not bare
     callbacks: list[Callback] = [CheckFirstBatch()]
+    if not options.get("fast_dev_run"):
+        callbacks.append(BeginFolder(config))
     if config.optimizer.ema:
-        callbacks.append(WeightAveraging(multi_avg_fn=moving_average(config.optimizer.ema)))
+        callbacks.append(Averaging(config.optimizer.ema))
     if config.images_every and not bare:
         callbacks.append(SamplePredictions(config.images_every))
     if not options.get("barebones"):
@@ -226,33 +224,9 @@ def _create_loggers(names: Sequence[str], out: Path) -> list[Logger]:
 
 
 def _checkpoints(out: Path, *, has_validation: bool) -> list[Callback]:
-    def keep(name: str, **when: Any) -> ModelCheckpoint:
-        return ModelCheckpoint(
-            out, Path(name).stem, auto_insert_metric_name=False, enable_version_counter=False, save_top_k=1, **when
-        )
-
-    last = keep(LAST_NAME, every_n_epochs=1, save_on_train_epoch_end=True)
-    best = [keep(BEST_NAME, monitor="val/mean_iou", mode="max")] if has_validation else []
+    last = OneCheckpoint(out / LAST_NAME, every_n_epochs=1, save_on_train_epoch_end=True)
+    best = [OneCheckpoint(out / BEST_NAME, monitor="val/mean_iou", mode="max")] if has_validation else []
     return [*best, last, SaveWhenTerminated(out / LAST_NAME)]
-
-
-def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
-    """The checkpoint that config.resume means. Raises ConfigError where the run folder is taken and must not be."""
-    out = Path(config.out)
-    if config.resume == "auto":
-        last = out / LAST_NAME
-        return last if last.is_file() else None
-    if config.resume is not None:
-        path = Path(config.resume)
-        if not path.is_file():
-            raise CheckpointError(f"no checkpoint {path} to resume from; --resume auto continues the run in --out")
-        return path
-    taken = [name for name in (LAST_NAME, BEST_NAME, METRICS_NAME) if (out / name).exists()]
-    if taken:
-        raise ConfigError(
-            f"{out} holds another run ({taken[0]}); continue it with --resume auto, or give another --out"
-        )
-    return None
 
 
 def _require_same_model(path: Path, meta: CheckpointMeta) -> None:
@@ -269,22 +243,29 @@ def _require_same_model(path: Path, meta: CheckpointMeta) -> None:
             )
 
 
-def _prepare_folder(out: Path, task: nn.Module, config: TrainConfig) -> None:
-    """Make the run folder, see that two checkpoints fit on its disk, and write config.yaml."""
+def _require_room(out: Path, task: nn.Module, config: TrainConfig) -> None:
+    """Raise RasterError unless two checkpoints fit on the disk, beside the one that is being written."""
     states = {"sgd": 1, "adamw": 2}[config.optimizer.name] + (1 if config.optimizer.ema else 0)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in task.parameters())
-    needed = 3 * weights * (1 + states)  # best, last, and the one being written
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(out).free
-        if config.trainer.get("enable_checkpointing") is not False and free < needed:
-            raise RasterError(
-                f"{out} has {free / 2**20:.0f} MiB free and the checkpoints of this run need {needed / 2**20:.0f}; "
-                "free some space or give another --out"
-            )
-        write_text(out / CONFIG_NAME, config.to_yaml())
-    except OSError as error:
-        raise ConfigError(f"cannot write the run folder {out}: {error.strerror}; give another --out") from None
+    needed = 3 * weights * (1 + states)
+    free = shutil.disk_usage(out).free
+    if config.trainer.get("enable_checkpointing") is not False and free < needed:
+        raise RasterError(
+            f"{out} has {free / 2**20:.0f} MiB free and the checkpoints of this run need {needed / 2**20:.0f}; "
+            "free some space or give another --out"
+        )
+
+
+def _require_steps(data: TileDataModule, trainer: Trainer) -> None:
+    """Raise ConfigError where an epoch has no batch for some device, or ends before it is to be validated."""
+    data.require_batches(trainer.world_size)
+    steps = data.samples // trainer.world_size // data.options.batch_size
+    every = trainer.val_check_interval
+    if isinstance(every, int) and trainer.check_val_every_n_epoch is not None and every > steps and len(data.val):
+        raise ConfigError(
+            f"trainer.val_check_interval is {every} batches and an epoch has {steps}; lower it, or set "
+            "trainer.check_val_every_n_epoch to null to count across epochs"
+        )
 
 
 def _restore_metrics(trainer: Trainer, path: Path, resumed: Path) -> None:
@@ -292,11 +273,19 @@ def _restore_metrics(trainer: Trainer, path: Path, resumed: Path) -> None:
     if not path.is_file():
         return
     content, _ = read_checkpoint(resumed)
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["step"]) < content["global_step"]]
+    rows = [row for row in _rows(path) if int(row["step"]) < content["global_step"]]
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             logger.experiment.metrics = [{key: value for key, value in row.items() if value} for row in rows]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The whole rows of metrics.csv: a run that was killed, or a full disk, may have left a torn one."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        lines = [line for line in file if "\0" not in line]
+    header, *rows = csv.reader(lines) if lines else [[]]
+    named = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+    return [row for row in named if row.get("step", "").isdecimal()]
 
 
 def _summary(

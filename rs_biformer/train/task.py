@@ -57,7 +57,7 @@ class SegmentationTask(LightningModule):
         self.meta = meta
         self.optimizer_options, self.schedule_options = optimizer, schedule
         self.confusion = MulticlassConfusionMatrix(len(meta.schema), ignore_index=IGNORE, validate_args=False)
-        self.validation_loss = MeanMetric()
+        self.validation_loss = MeanMetric(nan_strategy="disable")  # to look for NaN would wait for the GPU
 
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
         logits: Tensor = self.model(self._normalised(image, valid))
@@ -101,14 +101,13 @@ class SegmentationTask(LightningModule):
         label = batch["label"].long()
         prediction: Tensor = logits.argmax(1)
         self.confusion.update(prediction, label)
-        labelled = (label != IGNORE).sum()
-        if labelled:
-            self.validation_loss.update(self.loss(logits, label), weight=labelled)
+        # Every process updates at every step, also where nothing is labelled: compute() waits for all of them.
+        self.validation_loss.update(self.loss(logits, label), weight=(label != IGNORE).sum())
         return prediction
 
     def on_validation_epoch_end(self) -> None:
         matrix = self.confusion.compute().cpu().numpy().astype("int64")
-        loss = self.validation_loss.compute() if self.validation_loss.update_called else torch.tensor(math.nan)
+        loss = self.validation_loss.compute()
         self.confusion.reset()
         self.validation_loss.reset()
         if self.trainer.sanity_checking:

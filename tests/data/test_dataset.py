@@ -10,7 +10,7 @@ from tiny_index import write_tiny_index
 from rs_biformer.data.augment import Augmentation, create_augment
 from rs_biformer.data.dataset import TileDataset
 from rs_biformer.data.index import TileIndex
-from rs_biformer.data.sampler import Draw
+from rs_biformer.data.sampler import Draw, Filler
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.schema import IGNORE
@@ -288,3 +288,10 @@ def test_the_quarters_of_a_mosaic_meet_in_the_inner_half_and_carry_label_and_val
         assert torch.equal(item["label"] == IGNORE, ~item["valid"])
     low, high = np.min(list(meeting), axis=0), np.max([one for one in meeting if max(one) < 64], axis=0)
     assert low.min() >= 16 and high.max() <= 48 + 1 and low.max() <= 22 and high.min() >= 42
+
+
+def test_a_filler_is_the_window_without_its_label(make_index):
+    items = TileDataset(make_index())
+    filler, item = items[Filler(2)], items[2]
+    assert (filler["label"] == IGNORE).all() and not (item["label"] == IGNORE).any()
+    assert torch.equal(filler["image"], item["image"]) and torch.equal(filler["valid"], item["valid"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_weights, nearby_order
+from rs_biformer.data.sampler import Filler, TrainSampler, ValidationSampler, balanced_weights, nearby_order
 from rs_biformer.errors import ConfigError
 
 
@@ -54,10 +54,13 @@ def test_processes_get_equally_many_draws_when_the_epoch_does_not_divide():
     assert [len(list(TrainSampler(9, 7, 0, replicas=3, rank=rank))) for rank in range(3)] == [2, 2, 2]
 
 
-def test_validation_deals_out_every_window_once():
-    shares = [list(ValidationSampler(7, replicas=3, rank=rank)) for rank in range(3)]
-    assert sorted(sum(shares, [])) == list(range(7))
-    assert [len(ValidationSampler(7, replicas=3, rank=rank)) for rank in range(3)] == [len(s) for s in shares]
+@pytest.mark.parametrize(("windows", "replicas"), [(7, 3), (6, 3), (1, 3), (2, 3), (5, 1), (0, 2)])
+def test_validation_deals_out_every_window_once_and_every_process_takes_as_many_steps(windows, replicas):
+    samplers = [ValidationSampler(windows, replicas=replicas, rank=rank) for rank in range(replicas)]
+    shares = [list(sampler) for sampler in samplers]
+    assert sorted(item for share in shares for item in share if not isinstance(item, Filler)) == list(range(windows))
+    assert {len(share) for share in shares} == {len(sampler) for sampler in samplers} == {-(-windows // replicas)}
+    assert all(0 <= item.number < windows for share in shares for item in share if isinstance(item, Filler))
 
 
 def test_balanced_weights_by_hand():

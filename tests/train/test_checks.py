@@ -43,7 +43,7 @@ def make_task(index) -> tuple[SegmentationTask, dict[str, torch.Tensor]]:
         optimizer=OptimizerConfig(),
         schedule=ScheduleConfig(),
     )
-    return task.train(), TileDataModule(TileIndex.read(index), batch_size=2).example()
+    return task.train(), TileDataModule(TileIndex.read(index), DataConfig(batch_size=2, workers=0)).example()
 
 
 def losses(out) -> list[str]:
@@ -107,7 +107,7 @@ def test_files_that_changed_after_tiling_are_told_before_training(tmp_path):
 
 
 def test_labels_beyond_the_schema_are_told(index):
-    batch = TileDataModule(TileIndex.read(index), batch_size=2).example()
+    batch = TileDataModule(TileIndex.read(index), DataConfig(batch_size=2, workers=0)).example()
     check_batch(batch, (120.0,) * 3, (50.0,) * 3, SCHEMA)
     batch["label"][0, 0, 0] = 3
     with pytest.raises(ConfigError, match="a label is 3 and the schema has 3 classes"):
@@ -120,14 +120,16 @@ def test_classes_that_cannot_be_learned_or_measured_are_named(index):
     histogram = whole.table.histogram.copy()
     histogram[is_train, 1] = 0
     histogram[~is_train, 2] = 0
-    data = TileDataModule(replace(whole, table=replace(whole.table, histogram=histogram)), batch_size=2)
+    data = TileDataModule(
+        replace(whole, table=replace(whole.table, histogram=histogram)), DataConfig(batch_size=2, workers=0)
+    )
     assert list(warnings_about(data)) == [
         "no training pixel is middle: such a class cannot be learned",
         "no validation pixel is bright: val/mean_iou says nothing about it",
     ]
-    assert not list(warnings_about(TileDataModule(whole, batch_size=2)))
+    assert not list(warnings_about(TileDataModule(whole, DataConfig(batch_size=2, workers=0))))
     overlapping = replace(whole, manifest=replace(whole.manifest, shared_ground="train and val share 1 ha"))
-    (line,) = warnings_about(TileDataModule(overlapping, batch_size=2))
+    (line,) = warnings_about(TileDataModule(overlapping, DataConfig(batch_size=2, workers=0)))
     assert line.endswith("figures flatter: train and val share 1 ha")
 
 

@@ -8,16 +8,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_index import write_tiny_index
 
 from rs_biformer.checkpoint import load_checkpoint, read_checkpoint
 from rs_biformer.data.augment import Augmentation
+from rs_biformer.data.dataset import TileDataset
+from rs_biformer.data.index import TileIndex
 from rs_biformer.data.reader import SceneReader
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
-from rs_biformer.train import run
+from rs_biformer.train import folder, run
 from rs_biformer.train.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from rs_biformer.train.run import train
 
@@ -135,6 +140,27 @@ def test_a_terminated_run_goes_on_after_its_last_step(index, tmp_path, monkeypat
     assert_same_weights(out / "last.ckpt", whole / "last.ckpt")
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_run_terminated_during_a_validation_goes_on_with_the_same_weights(index, tmp_path, monkeypatch, ema):
+    options = dict(optimizer=OptimizerConfig(learning_rate=0.01, ema=ema), trainer={"num_sanity_val_steps": 0})
+    whole = train(config_of(index, tmp_path / "whole", **options))
+    broken = config_of(index, tmp_path / "broken", **options)
+    step = run.SegmentationTask.validation_step
+
+    def terminated(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.SegmentationTask, "validation_step", terminated)
+        with pytest.raises(SystemExit):
+            train(broken)
+    out = train(broken)
+    assert column(out, "train/loss") == column(whole, "train/loss")
+    assert column(out, "val/mean_iou")[-1] == column(whole, "val/mean_iou")[-1]
+    assert_same_weights(out / "last.ckpt", whole / "last.ckpt")
+
+
 @pytest.mark.parametrize(("ema", "workers"), [(0.0, 0), (0.9, 0), (0.0, 2)])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(index, tmp_path, monkeypatch, ema, workers):
     options = dict(
@@ -202,6 +228,110 @@ def test_a_run_of_another_model_is_not_resumed(index, tmp_path):
         train(config_of(index, out, resume="nowhere.ckpt"))
 
 
+def test_the_same_command_continues_an_unfinished_run_and_nothing_else(index, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_finish", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(config_of(index, out))
+    lines: list[str] = []
+    with pytest.raises(ConfigError, match="an unfinished run of another config.*--resume auto"):
+        train(config_of(index, out, seed=1))
+    train(config_of(index, out), say=lines.append)
+    assert f"resuming from {out / 'last.ckpt'}" in lines
+    with pytest.raises(ConfigError, match="holds another run.*--resume auto"):  # it has ended
+        train(config_of(index, out))
+    longer = config_of(index, out, trainer={"max_epochs": 3}, resume="auto")
+    train(longer)
+    assert len(column(out, "val/mean_iou")) == 3
+
+
+def test_a_config_in_the_run_folder_keeps_its_comments_and_its_link(index, tmp_path):
+    out, theirs = tmp_path / "run", tmp_path / "mine.yaml"
+    config = config_of(index, out, trainer={"max_epochs": 1})
+    out.mkdir()
+    (out / "config.yaml").write_text("# by hand\n" + config.to_yaml())
+    train(config)
+    assert (out / "config.yaml").read_text().startswith("# by hand")
+    train(replace(config, trainer=config.trainer | {"max_epochs": 2}, resume="auto"))
+    assert (out / "config.1.yaml").read_text().startswith("# by hand")
+    assert yaml.safe_load((out / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    theirs.write_text("# linked\nseed: 3\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").symlink_to(theirs)
+    train(replace(config, out=str(other)))
+    assert theirs.read_text() == "# linked\nseed: 3\n" and (other / "config.1.yaml").read_text() == theirs.read_text()
+
+
+@pytest.mark.parametrize("tail", ["0.5,1,", "0.5\n", "\0\0\0\0", "7", '"half', "é".encode("latin-1").decode("latin-1")])
+def test_a_torn_row_of_metrics_is_left_out(index, tmp_path, tail):
+    whole = train(config_of(index, tmp_path / "whole"))
+    out = train(config_of(index, tmp_path / "run", trainer={"max_epochs": 1}))
+    with (out / "metrics.csv").open("a", newline="") as file:
+        file.write(tail)
+    train(config_of(index, out, resume="auto"))
+    for name in ("train/loss", "val/mean_iou", "step"):
+        assert column(out, name) == column(whole, name), name
+
+
+@pytest.mark.parametrize("place", ["run/notes", "run/../precious", "precious"])
+def test_paths_in_a_checkpoint_are_not_believed(index, tmp_path, place):
+    """Lightning removes the file that a checkpoint says was the best so far, or the folder, when a better one comes."""
+    out = train(config_of(index, tmp_path / "run", trainer={"max_epochs": 1}))
+    precious = Path(os.path.realpath(tmp_path)) / place
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    content = torch.load(out / "last.ckpt", weights_only=True)
+    for key, state in content["callbacks"].items():
+        if "ModelCheckpoint" in key:
+            state |= dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), str(precious))
+            state |= {"best_k_models": {str(precious): torch.tensor(-1.0)}, "dirpath": str(precious.parent)}
+            if state["best_model_score"] is not None:
+                state |= {"best_model_score": torch.tensor(-1.0), "kth_value": torch.tensor(-1.0)}
+            state["dirpath"] = os.path.realpath(out)
+    torch.save(content, out / "last.ckpt")
+    train(config_of(index, out, resume="auto"))
+    assert (precious / "thesis.txt").read_text() == "years of work"
+    assert len(column(out, "val/mean_iou")) == 2
+
+
+def test_a_resumed_run_keeps_the_best_checkpoint_it_has(index, tmp_path):
+    out = train(config_of(index, tmp_path / "run", trainer={"max_epochs": 1}))
+    content = torch.load(out / "last.ckpt", weights_only=True)
+    for key, state in content["callbacks"].items():
+        if "ModelCheckpoint" in key and state["best_model_score"] is not None:
+            state["best_model_score"] = torch.tensor(2.0)  # nothing can be better
+    torch.save(content, out / "last.ckpt")
+    train(config_of(index, out, resume="auto"))
+    assert read_checkpoint(out / "best.ckpt")[0]["global_step"] == 2  # of the first epoch, not of the second
+
+
+def test_two_runs_in_one_folder_do_not_meet(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "_PATIENCE", 0.2)
+    out = tmp_path / "run"
+    with folder.held(out):
+        with pytest.raises(ConfigError, match="another process is training into .*run; wait"):
+            train(config_of(index, out))
+        assert not (out / "config.yaml").exists()
+    train(config_of(index, out, trainer={"max_epochs": 1}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trainer": {"val_check_interval": 50}}, "val_check_interval is 50 batches and an epoch has 2"),
+        ({"samples_per_epoch": 1}, "an epoch has 1 windows and a batch 2"),
+        ({"optimizer": OptimizerConfig(multipliers={"tail": 1.0})}, "multipliers names tail"),
+        ({"schedule": ScheduleConfig(name="cosine"), "trainer": {"max_epochs": -1}}, "the run has no last step"),
+    ],
+)
+def test_a_refused_run_leaves_no_folder(index, tmp_path, change, message):
+    with pytest.raises(ConfigError, match=message):
+        train(config_of(index, tmp_path / "run", **change))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_disk_too_small_for_the_checkpoints_is_told_before_training(index, tmp_path, monkeypatch):
     monkeypatch.setattr(run.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
     with pytest.raises(RasterError, match="1 MiB free and the checkpoints of this run need"):
@@ -258,7 +388,7 @@ def test_an_interrupted_run_says_how_it_goes_on(index, tmp_path, monkeypatch):
             train(config_of(index, tmp_path / "run"), say=lines.append)
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores further Ctrl-C
-    assert "--resume auto goes on from the last whole epoch" in lines[-1]
+    assert "the same command goes on from the last whole epoch" in lines[-1]
 
 
 def test_a_logger_whose_package_is_missing_is_told_before_training(index, tmp_path):
@@ -288,6 +418,80 @@ def test_a_run_that_waits_for_data_says_so(index, tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(SceneReader, "read", lambda self, *place: time.sleep(0.3) or read(self, *place))
     train(config_of(index, tmp_path / "run", samples_per_epoch=8, trainer={"max_epochs": 1}))
     assert "of the time was spent waiting for data; try data.cache" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.7, 1.5])
+def test_the_same_command_goes_on_after_a_kill(index, tmp_path, seconds):
+    def command(out: Path) -> list[str]:
+        options = {
+            "data.index": index, "out": out, "model.encoder": "mobilenet_v2", "data.batch_size": 2, "data.workers": 1,
+            "trainer.max_epochs": 6, "trainer.accelerator": "cpu", "trainer.log_every_n_steps": 1, "images_every": 0,
+            "trainer.enable_progress_bar": "false", "optimizer.ema": 0.9,
+        }  # fmt: skip
+        return [sys.executable, "-m", "rs_biformer", "train"] + [
+            part for key, value in options.items() for part in (f"--{key}", str(value))
+        ]
+
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole), check=True, capture_output=True, timeout=200)
+    with subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        deadline = time.monotonic() + 150
+        while not (out / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(seconds)
+        killed.kill()
+    again = subprocess.run(command(out), capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stderr
+    for name in ("train/loss", "val/mean_iou", "step"):
+        assert column(out, name) == column(whole, name), name
+    assert_same_weights(out / "last.ckpt", whole / "last.ckpt")
+    assert not (out / ".unfinished").exists()
+
+
+def _measured(index: Path, out: Path, processes: int) -> list[tuple[str, list[str]]]:
+    options = {
+        "data.index": index, "out": out, "model.encoder": "mobilenet_v2", "optimizer.learning_rate": "1e-30",
+        "data.batch_size": 1, "data.workers": 0, "trainer.max_epochs": 1, "trainer.accelerator": "cpu",
+        "trainer.devices": processes, "trainer.strategy": "ddp" if processes > 1 else "auto", "images_every": 0,
+        "model.arguments": "{}",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "rs_biformer", "train"]
+    command += [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert load_checkpoint(out / "best.ckpt")
+    return [(name, column(out, name)) for name in ("val/mean_iou", "val/overall_accuracy", "val/loss")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("labelled", [5, 1])
+def test_processes_without_windows_or_labels_keep_nobody_waiting(tmp_path, processes, labelled):
+    """Five validation windows on two and three processes, and one alone; another has no label at all."""
+    folder_of = write_tiny_index(tmp_path / "scenes", {"a": "train", "b": "val"}, size=(64, 64 * 6))
+    index = TileIndex.read(folder_of)
+    keep = (index.table.split == "train") | (index.table.col < 64 * labelled)
+    index = replace(index, table=index.table.take(np.flatnonzero(keep)))
+    with rasterio.open(index.manifest.scenes[1].label, "r+") as label:
+        values = label.read(1)
+        if labelled > 1:
+            values[:, 64:128] = 255  # its row of the index still says otherwise
+        label.write(values, 1)
+    index.write(folder_of)
+    found = _measured(folder_of, tmp_path / "run", processes)
+    assert all(len(values) == 1 for _, values in found)
+    windows = [n for n in np.flatnonzero(index.table.split == "val").tolist()]
+    data = TileDataset(index)
+    model = load_checkpoint(tmp_path / "run/last.ckpt")
+    matrix = np.zeros((3, 3), np.int64)
+    with torch.no_grad():
+        for number in windows:
+            item = data[number]
+            guess = model(item["image"][None], item["valid"][None]).argmax(1)[0].numpy()
+            known = item["label"].numpy() != 255
+            np.add.at(matrix, (item["label"].numpy()[known], guess[known]), 1)
+    assert float(dict(found)["val/overall_accuracy"][0]) == pytest.approx(np.trace(matrix) / matrix.sum(), abs=1e-6)
 
 
 @pytest.mark.slow
