@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field
 
-from rs_biformer.documents import Document, Listed, Name, Text, build, read_yaml
+from rs_biformer.documents import Document, Listed, Name, build, read_yaml
 from rs_biformer.errors import ConfigError
 
 IGNORE = 255
@@ -216,7 +216,7 @@ class _Ignore(Document):
 
 
 class _Written(Document):
-    name: Text = "classes"
+    name: Name = "classes"
     classes: Annotated[Listed[_Class], Field(min_length=1, max_length=254)]
     ignore: _Ignore | None = None
     outside: Name = "ignore"

@@ -5,11 +5,11 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation.calibration import CalibrationCounts
@@ -125,7 +125,7 @@ def ink(colour: Colour) -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
 
 
-def svg(chart: Chart) -> str:
+def svg(chart: Chart) -> Markup:
     """The chart as an inline SVG element, axes and lines; names of lines are the caller's."""
     xs = [x for line in chart.series for x, _ in line.points]
     ys = [y for line in chart.series for _, y in line.points]
@@ -138,28 +138,36 @@ def svg(chart: Chart) -> str:
         up = (y - y_low) / (y_high - y_low)
         return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(chart.title)}">']
+    parts = [Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(_WIDTH, _HEIGHT, chart.title)]
     for tick in ticks:
         _, y = place(x_low, tick)
         label = f"{100 * tick:.3g} %" if chart.shares else f"{tick:.4g}"
-        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e8e6e0"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4.5:.1f}" text-anchor="end">{label}</text>')
+        line = Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" stroke="#e8e6e0"/>')
+        parts.append(line.format(_LEFT, _WIDTH - _RIGHT, y, y))
+        parts.append(_TEXT_END.format(f"{_LEFT - 8}", f"{y + 4.5:.1f}", label))
     for tick in _whole_ticks(x_low, x_high):
         x, _ = place(tick, y_low)
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="middle">{tick:,}</text>')
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 3}" text-anchor="end">{escape(chart.x_name)}</text>')
-    for line in chart.series:
-        points = [place(x, y) for x, y in line.points]
+        middle = Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:,}</text>')
+        parts.append(middle.format(x, _HEIGHT - _BOTTOM + 17, tick))
+    parts.append(_TEXT_END.format(_WIDTH - _RIGHT, _HEIGHT - 3, chart.x_name))
+    for series in chart.series:
+        points = [place(x, y) for x, y in series.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="2" stroke-linejoin="round" '
-            'stroke-linecap="round"/>'
+            Markup(
+                '<polyline points="{}" fill="none" stroke="{}" stroke-width="2" stroke-linejoin="round" '
+                'stroke-linecap="round"/>'
+            ).format(path, series.colour)
         )
-        parts.append(f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="3" fill="{line.colour}"/>')
-    return "\n".join([*parts, "</svg>"])
+        circle = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>')
+        parts.append(circle.format(*points[-1], series.colour))
+    return Markup("\n").join([*parts, Markup("</svg>")])
 
 
-def reliability_svg(counts: CalibrationCounts) -> str:
+_TEXT_END = Markup('<text x="{}" y="{}" text-anchor="end">{}</text>')
+
+
+def reliability_svg(counts: CalibrationCounts) -> Markup:
     """The share of right pixels over the confidence, a bar per bin, and the diagonal; below, each bin's pixels."""
     side, left, top, gap, strip = 300, 56, 12, 34, 56
     bins = len(counts.pixels)
@@ -191,7 +199,7 @@ def reliability_svg(counts: CalibrationCounts) -> str:
     )
     parts.append(f'<text x="{left}" y="{top + side + gap - 10}">share of the pixels</text>')
     parts.append(f'<text x="{left + side}" y="{base + 33}" text-anchor="end">confidence in per cent</text>')
-    return "\n".join([*parts, "</svg>"])
+    return Markup("\n".join([*parts, "</svg>"]))  # numbers and words of ours alone
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:

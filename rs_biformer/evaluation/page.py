@@ -1,16 +1,17 @@
 """One self-contained HTML page: figures, models, classes, scenes under a slider, confusion, curves, how to reproduce.
 
 Pictures are data URIs, the script and the styles are inline: the page opens without a network, on a phone, and prints.
-Everything that comes from outside (names, paths, commands) is escaped.
+Jinja2 escapes everything that comes from outside (names, paths, commands).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files as package_files
 from os import PathLike
 from pathlib import Path
-from string import Template
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 import rs_biformer.evaluation.pictures as pictures
 import rs_biformer.evaluation.sections as sections
@@ -24,12 +25,12 @@ from rs_biformer.evaluation.report import write_file
 
 @dataclass(frozen=True)
 class _Section:
-    """A part of the page: its anchor, its name in the navigation, its heading and its body in HTML."""
+    """A part of the page: its anchor, its name in the navigation, its heading and its body."""
 
     anchor: str
     name: str
     title: str
-    body: str
+    body: Markup
 
 
 def write_page(
@@ -64,22 +65,19 @@ def write_page(
             "method", "Method", "How this was measured", sections.method(metrics, commands, files or {}, path.parent)
         )
     )
-    figures = sections.figures(metrics) if models == 1 else ""
-    page = Template(_asset("page.html")).substitute(
-        title=escape(title),
-        version=escape(__version__),
+    figures = sections.figures(metrics) if models == 1 else Markup()
+    loader = PackageLoader("rs_biformer.evaluation", "")
+    environment = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
+    page = environment.get_template("page.html").render(
+        title=title,
+        version=__version__,
         lead=sections.lead(metrics, models),
-        css=_asset("page.css"),
-        script=_asset("page.js"),
-        navigation="\n".join(f'<a href="#{part.anchor}">{part.name}</a>' for part in parts),
-        sections="\n".join(
-            [
-                figures,
-                *(f'<section id="{part.anchor}">\n<h2>{part.title}</h2>\n{part.body}\n</section>' for part in parts),
-            ]
-        ),
+        css=Markup(_asset("page.css")),
+        script=Markup(_asset("page.js")),
+        figures=figures,
+        sections=parts,
     )
-    return write_file(path, page.encode())
+    return write_file(path, page.encode(errors="replace"))
 
 
 def _sections(
@@ -93,18 +91,19 @@ def _sections(
     beside = [result for result in results if result.protocol == metrics.protocol]
     several = len(beside) > 1
     rated = len(results) > len(beside) or len(metrics.forms) > 1
-    of = f" of {escape(metrics.name)}" if several else ""
+    of = f" of {metrics.name}" if several else ""
     facts = sections.model_facts(results)
+    nothing = Markup()
     found = [
-        ("models", "Models", sections.models(beside, comparisons.get(metrics.protocol.id, ())) if several else ""),
-        ("protocols", "Protocols", sections.protocols(results) if rated else ""),
+        ("models", "Models", sections.models(beside, comparisons.get(metrics.protocol.id, ())) if several else nothing),
+        ("protocols", "Protocols", sections.protocols(results) if rated else nothing),
         ("classes", "Classes", sections.classes(metrics)),
-        ("outlines", "Outlines", sections.outlines(metrics) if metrics.boundary is not None else ""),
+        ("outlines", "Outlines", sections.outlines(metrics) if metrics.boundary is not None else nothing),
         ("scenes", "Scenes", _scenes(metrics, scenes)),
         ("worst", "Worst windows", pictures.worst_windows(metrics, scenes)),
         ("confusion", "Confusion", sections.confusion(metrics)),
-        ("calibration", "Calibration", sections.calibration(metrics) if metrics.calibration is not None else ""),
-        ("training", "Training", sections.training(curves, metrics) if curves is not None else ""),
+        ("calibration", "Calibration", sections.calibration(metrics) if metrics.calibration is not None else nothing),
+        ("training", "Training", sections.training(curves, metrics) if curves is not None else nothing),
         ("about", "Model" if not several else "About the models", facts),
     ]
     of_first = ("classes", "outlines", "scenes", "worst", "confusion", "calibration")
@@ -115,12 +114,12 @@ def _sections(
     ]
 
 
-def _scenes(metrics: Metrics, views: Sequence[SceneView]) -> str:
+def _scenes(metrics: Metrics, views: Sequence[SceneView]) -> Markup:
     several = len(metrics.scenes) > 1
-    body = pictures.scene_table(metrics) if several else ""
+    body = pictures.scene_table(metrics) if several else Markup()
     if views:
         return body + pictures.scene_views(metrics, views)
-    return body or hint(f"{escape(metrics.scenes[0].name)} alone; its figures are those above.")
+    return body or hint(f"{metrics.scenes[0].name} alone; its figures are those above.")
 
 
 def _asset(name: str) -> str:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from os import PathLike
 
-from rs_biformer.evaluation.html import heading, hint, number, row_name, swatch, table
+from markupsafe import Markup
+
+from rs_biformer.evaluation.html import heading, hint, joined, number, row_name, swatch, table
 from rs_biformer.evaluation.maps import Numbers
 from rs_biformer.evaluation.metrics import BLOCK, Metrics
 from rs_biformer.evaluation.previews import EMPTY, WRONG, Preview, preview, preview_size, worst_first
@@ -44,29 +45,27 @@ class SceneView:
         return dict(self.prediction) if isinstance(self.prediction, Mapping) else {"Prediction": self.prediction}
 
 
-def scene_table(metrics: Metrics) -> str:
+def scene_table(metrics: Metrics) -> Markup:
     """The figures of each scene."""
     rows = []
     for scene in metrics.scenes:
         scores = metrics.scene_scores(scene)
         counts = scores.confusion
         missing = int(counts.unpredicted.sum())
-        rows.append(
-            f"{row_name(scene.name)}{number(scores.mean_iou)}{number(scores.mean_f1)}{number(scores.overall_accuracy)}"
-            f"{number(counts.evaluated, f'{counts.evaluated:,}')}{number(counts.ignored, f'{counts.ignored:,}')}"
-            f"{number(missing, f'{missing:,}')}"
-        )
+        figures = (scores.mean_iou, scores.mean_f1, scores.overall_accuracy)
+        pixels = (counts.evaluated, counts.ignored, missing)
+        cells = [*map(number, figures), *(number(count, f"{count:,}") for count in pixels)]
+        rows.append(row_name(scene.name) + joined(cells))
     names = ("Mean IoU %", "Mean F1 %", "Accuracy %", "Pixels", "Ignored", "No prediction")
-    return (
-        hint("A scene’s means go over the classes that occur in it, so they are not shares of the figures above.")
-        + f'\n<div class="above">{table([heading("Scene", "text"), *map(heading, names)], rows)}</div>'
-    )
+    return hint(
+        "A scene’s means go over the classes that occur in it, so they are not shares of the figures above."
+    ) + Markup('\n<div class="above">{}</div>').format(table([heading("Scene", "text"), *map(heading, names)], rows))
 
 
-def legend(metrics: Metrics) -> str:
+def legend(metrics: Metrics) -> Markup:
     """What the colours of the pictures mean."""
-    return "".join(
-        f"<li>{swatch(colour)}{escape(name)}</li>"
+    return joined(
+        Markup("<li>{}{}</li>").format(swatch(colour), name)
         for name, colour in [
             *zip(metrics.schema.classes, metrics.schema.colours, strict=True),
             ("no label, no data", EMPTY),
@@ -75,7 +74,7 @@ def legend(metrics: Metrics) -> str:
     )
 
 
-def scene_views(metrics: Metrics, views: Sequence[SceneView]) -> str:
+def scene_views(metrics: Metrics, views: Sequence[SceneView]) -> Markup:
     """The scenes under a slider, the worst first."""
     scores = {scene.name: metrics.scene_scores(scene) for scene in metrics.scenes}
     means = [scores[view.name].mean_iou if view.name in scores else float("nan") for view in views]
@@ -86,8 +85,9 @@ def scene_views(metrics: Metrics, views: Sequence[SceneView]) -> str:
         view = views[place]
         found = scores.get(view.name)
         words = (
-            f"<p>mean IoU {percent(found.mean_iou)} · mean F1 {percent(found.mean_f1)} · accuracy "
-            f"{percent(found.overall_accuracy)}</p>"
+            Markup("<p>mean IoU {} · mean F1 {} · accuracy {}</p>").format(
+                *map(percent, (found.mean_iou, found.mean_f1, found.overall_accuracy))
+            )
             if found is not None
             else ""
         )
@@ -102,22 +102,25 @@ def scene_views(metrics: Metrics, views: Sequence[SceneView]) -> str:
             labelling=view.labelling,
         )
         parts.append(
-            f'<figure class="scene card" data-ratio="{pictures.width / pictures.height:.5f}"><figcaption>'
-            f"<h3>{escape(view.name)}</h3>{words}</figcaption>\n{_panels(pictures, view.name)}</figure>"
+            Markup(
+                '<figure class="scene card" data-ratio="{:.5f}"><figcaption><h3>{}</h3>{}</figcaption>\n{}</figure>'
+            ).format(pictures.width / pictures.height, view.name, words, _panels(pictures, view.name))
         )
     left_out = f" The {len(shown)} worst of {len(views)} are shown." if len(shown) < len(views) else ""
     return (
         hint(
             f"The worst scene first.{left_out} Pictures are reduced; an error picture shows the share of wrong pixels. "
-            '<span class="screen">Drag the line between the pictures; zoom by the buttons or a double click, then drag '
-            "the picture.</span>"
+            + Markup(
+                '<span class="screen">Drag the line between the pictures; zoom by the buttons or a double click, then '
+                "drag the picture.</span>"
+            )
         )
-        + f'\n<ul class="legend">{legend(metrics)}</ul>\n'
-        + "\n".join(parts)
+        + Markup('\n<ul class="legend">{}</ul>\n').format(legend(metrics))
+        + joined(parts, "\n")
     )
 
 
-def worst_windows(metrics: Metrics, views: Sequence[SceneView]) -> str:
+def worst_windows(metrics: Metrics, views: Sequence[SceneView]) -> Markup:
     """The blocks with the lowest accuracy, worst first; nothing where no block is large and labelled enough."""
     known = {view.name: view for view in views}
     blocks = [block for block in metrics.worst_blocks(SHOWN_BLOCKS + len(metrics.scenes)) if block.scene in known]
@@ -139,24 +142,24 @@ def worst_windows(metrics: Metrics, views: Sequence[SceneView]) -> str:
         where = f"rows {area.row:,} – {area.row_stop:,}, columns {area.col:,} – {area.col_stop:,}"
         panels = _panels(pictures, f"{block.scene}, {where}")
         parts.append(
-            f'<figure class="block card"><figcaption><h3>{escape(block.scene)}</h3><p>accuracy '
-            f"{percent(block.accuracy)} · {where}</p></figcaption>{panels}</figure>"
+            Markup(
+                '<figure class="block card"><figcaption><h3>{}</h3><p>accuracy {} · {}</p></figcaption>{}</figure>'
+            ).format(block.scene, percent(block.accuracy), where, panels)
         )
     if not parts:
-        return ""
-    return (
-        hint(
-            f"Of all windows of {BLOCK} pixels with a label on a quarter of their area or more, those with the lowest "
-            "accuracy."
-        )
-        + f'\n<div class="blocks">{"".join(parts)}</div>'
-    )
+        return Markup()
+    return hint(
+        f"Of all windows of {BLOCK} pixels with a label on a quarter of their area or more, those with the lowest "
+        "accuracy."
+    ) + Markup('\n<div class="blocks">{}</div>').format(joined(parts))
 
 
-def _panels(pictures: Preview, name: str) -> str:
+def _panels(pictures: Preview, name: str) -> Markup:
     panels = [
-        f'<figure><img src="{source}" width="{pictures.width}" height="{pictures.height}" '
-        f'alt="{escape(layer)} of {escape(name)}"><figcaption>{escape(layer)}</figcaption></figure>'
+        Markup(
+            '<figure><img src="{}" width="{}" height="{}" alt="{} of {}"><figcaption>{}</figcaption></figure>'
+        ).format(source, pictures.width, pictures.height, layer, name, layer)
         for layer, source in pictures.layers.items()
     ]
-    return f'<div class="panels" style="--panels:{len(panels) if len(panels) < 5 else 3}">{"".join(panels)}</div>'
+    columns = len(panels) if len(panels) < 5 else 3
+    return Markup('<div class="panels" style="--panels:{}">{}</div>').format(columns, joined(panels))

@@ -9,17 +9,19 @@ import re._parser as _sre  # Python has no public parser of patterns, and no lim
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
-from rs_biformer.documents import Listed, Text, build
+from rs_biformer.documents import Listed, Name, Text, build
 from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation.confusion import Confusion
 from rs_biformer.schema import ClassSchema, preset_or_file
 
 EXCLUDED_LABELS = ("count", "ignore")
 _MOST_PIXELS = 1 << 16
+_Maybe = Annotated[Text, Field(max_length=200)]
 _MOST_REPEATS, _MOST_OPTIONAL = 3, 8
 _LONGEST_PATTERN, _LONGEST_NAME = 500, 255
 
@@ -48,18 +50,18 @@ class Protocol:
     Raises ConfigError when the parts cannot be meant.
     """
 
-    id: Text
+    id: Name
     description: Text = ""
-    exclude: Listed[Text] = ()
-    excluded_labels: Text = "count"
+    exclude: Listed[Name] = ()
+    excluded_labels: Name = "count"
     ignore_boundary: int = 0
     pad_to: int = 0
-    pad_class: Text = ""
+    pad_class: _Maybe = ""
     window: int = 0
     overlap: float = 0.0
     scene_pattern: Text = ""
-    train: Listed[Text] = ()
-    test: Listed[Text] = ()
+    train: Listed[Name] = ()
+    test: Listed[Name] = ()
     cautions: Listed[Text] = ()
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rs_biformer.documents import Count, Listed, Part, Text, build, made_by, read_json, require_format
+from rs_biformer.documents import Count, Listed, Name, Part, Text, build, made_by, read_json, require_format
 from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation.boundary import LARGEST_DISTANCE, BoundaryCounts
 from rs_biformer.evaluation.calibration import BINS, CalibrationCounts
@@ -210,7 +210,7 @@ class _Scene(Part):
 
 
 class _Drawn(Part):
-    unit: str
+    unit: Name
     samples: int
     level: float
     seed: int

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
 from PIL import Image
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.evaluation import Protocol, SceneView, evaluate, write_page
+from rs_biformer.evaluation import Protocol, SceneView, evaluate, html, write_page
 from rs_biformer.evaluation import page as page_module
 from rs_biformer.evaluation import pictures as pictures_module
 from rs_biformer.evaluation.pictures import SHOWN_SCENES
@@ -102,8 +103,35 @@ def test_names_and_commands_are_shown_and_never_run(page):
     text = page.read_text(encoding="utf-8")
     assert "<b onclick" not in text and text.count("<script>") == 1
     assert "roof &lt;/script&gt;" in text
-    assert "rs-biformer evaluate --out &#x27;a b.json&#x27; &gt; x" in text
+    assert "rs-biformer evaluate --out &#39;a b.json&#39; &gt; x" in text
     assert "<h1>Towns &amp; villages</h1>" in text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        lambda text: html.row_name(text),
+        lambda text: html.row_name("row", text),
+        lambda text: html.number(1.0, text),
+        lambda text: html.heading(text),
+        lambda text: html.facts({text: text}),
+        lambda text: html.hint(text),
+        lambda text: html.joined([text, text]),
+        lambda text: html.table([html.heading(text)], [html.row_name(text)], html.number(1.0, text)),
+        lambda text: html.name_of(SCHEMA, 1),
+    ],
+)
+def test_no_piece_lets_text_become_markup_wherever_it_stands(piece):
+    made = piece(NASTY + """ ' " <i>""")
+    tags = Tags(f"<div>{made}</div>")
+    assert not {tag for tag, _ in tags.found} & {"b", "i", "script"} and "</script" not in made
+    assert not any("onclick" in attributes for _, attributes in tags.found)
+
+
+def test_a_row_is_called_and_sorted_by_its_name():
+    assert html.row_name('a"<b>&c') == '<th scope="row" data-value="a&#34;&lt;b&gt;&amp;c">a&#34;&lt;b&gt;&amp;c</th>'
+    shown = Markup("<b>{}</b>").format("<x>")
+    assert html.row_name("<x>", shown) == '<th scope="row" data-value="&lt;x&gt;"><b>&lt;x&gt;</b></th>'
 
 
 def test_the_page_shows_the_figures_of_the_metrics(page, views):

@@ -72,7 +72,7 @@ def test_excluding_a_class_that_the_schema_lacks_is_refused():
     [
         ("ignore_boundry: 3", r"no key 'ignore_boundry'.* did you mean ignore_boundary\?"),
         ("description: nameless", "id is missing"),
-        ("{id: ''}", "needs an id"),
+        ("{id: ''}", "id is ''; string should have at least 1 character"),
         ("{id: mine, description: null}", "description is null; it should be text"),
         ("{id: mine, pad_to: 99999999, pad_class: tree}", "pad_to 99999999"),
         ("{id: mine, window: 99999999}", "window 99999999"),
