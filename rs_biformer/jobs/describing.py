@@ -17,6 +17,7 @@ from rs_biformer.machine import machine_cores
 from rs_biformer.predict.forward import good_at_bf16
 from rs_biformer.raster.metadata import describe_map
 from rs_biformer.raster.paths import without_access
+from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
 
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "pytorch-lightning", "torchmetrics", "rasterio", "numpy")
@@ -81,4 +82,5 @@ def describe_scene(paths: Sequence[str]) -> dict[str, Any]:
             "metres_per_pixel": scene.gsd,
             **(describe_map(scene.path) if len(paths) == 1 else {}),
             **({"resampled": [without_access(str(path)) for path in scene.regridded]} if len(paths) > 1 else {}),
+            **({"notes": said} if (said := remarks(scene)) else {}),
         }
