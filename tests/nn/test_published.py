@@ -144,7 +144,14 @@ def of_timm(name, path, encoder):
         except TypeError:  # which takes any size as it is
             whole = timm.create_model(name, num_classes=0)
         whole.load_state_dict(torch.load(path), strict=False)
-        return lambda x: whole.eval().forward_intermediates(x, indices=1, norm=True, intermediates_only=True)
+        whole.eval()
+        scale = encoder.patch / encoder.stride  # patches of 7 or 14 pixels lie at strides of 8 and 16 of the image
+        return lambda x: whole.forward_intermediates(
+            nn.functional.interpolate(x, scale_factor=scale, mode="bilinear") if scale != 1 else x,
+            indices=1,
+            norm=True,
+            intermediates_only=True,
+        )
     features = timm.create_model(
         name,
         features_only=True,
