@@ -13,6 +13,7 @@ Two passes over the rasters, slab by slab; memory holds a slab, the open outline
 """
 
 import heapq
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,15 +32,19 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.confusion import ratio
 from rs_biformer.evaluation.maps import AnyPath, Numbers, Probabilities, find_numbers
 from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject, opened, subjects
-from rs_biformer.files import publish, scratch_folder
+from rs_biformer.files import scratch_folder
 from rs_biformer.geometry import Window, cover
+from rs_biformer.raster.features import GPKG_VERSION, hand_over, require_own_layer
 from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.ground import ground_areas
 from rs_biformer.raster.labels import LabelOptions
+from rs_biformer.raster.legend import outlines_qml
 from rs_biformer.raster.source import Grid
 from rs_biformer.raster.values import Reading
 from rs_biformer.raster.vector import FaceBuilder
 from rs_biformer.schema import IGNORE, ClassSchema
+
+_LOG = logging.getLogger(__name__)
 
 MOST = 1000
 """Places kept, those of the highest score."""
@@ -278,6 +283,7 @@ def _write(out: Path, suspects: Sequence[Suspect], crs: CRS | None) -> None:
         "area": np.array([suspect.area for suspect in suspects]),
         "gap": np.array([suspect.gap for suspect in suspects]),
     }
+    require_own_layer(out, out.stem, columns, "label errors", "give another file")
     with raster_errors(out, "written"):
         out.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(out) as folder:
@@ -293,10 +299,12 @@ def _write(out: Path, suspects: Sequence[Suspect], crs: CRS | None) -> None:
                         layer=out.stem,
                         driver="GPKG",
                         geometry_type="Polygon",
+                        dataset_options={"VERSION": GPKG_VERSION},
                         crs=None if crs is None else crs.to_wkt(version="WKT2_2019"),
                     )
                 except RuntimeError as error:  # what GDAL raises here
                     raise RasterError(
                         f"{out} cannot be written: {error}; make room or choose another folder"
                     ) from error
-            publish(partial, out)
+            if not hand_over(partial, out, out.stem, outlines_qml("rank")):
+                _LOG.warning("the style of %s was edited and is kept", out)

@@ -38,7 +38,7 @@ from rs_biformer.predict.shortage import memory_errors
 from rs_biformer.raster import metadata
 from rs_biformer.raster.gdal import CACHE_BYTES, set_cache
 from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.style import write_style
+from rs_biformer.raster.style import write_score_qml, write_style
 from rs_biformer.raster.writer import MapWriter, refuse_overwriting
 from rs_biformer.schema import ClassSchema
 
@@ -169,6 +169,8 @@ def map_scene(
             writer.complete()
     if output.style and schema is not None:
         write_style(paths["classes"], schema)
+        for layer in paths.keys() - {"classes"}:
+            write_score_qml(paths[layer])
 
 
 def _plan(source: Scene, layers: Layers, windows: Windows, compute: Compute) -> Plan:

@@ -31,6 +31,8 @@ _LOG = logging.getLogger(__name__)
 
 _DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".geojson": "GeoJSON", ".json": "GeoJSON"}
 _FORMATS = (*_DRIVERS, ".parquet")
+GPKG_VERSION = "1.3"
+"""Of 1.4, which GDAL writes by itself, the programs that people have warn."""
 _GROUP_BYTES = 32 * 2**20
 """Of a row group of GeoParquet: a reader skips whole groups by their box."""
 _BATCH = 2000
@@ -99,7 +101,8 @@ def write_features(
     """
     source = _Batches(batches)
     if out.suffix.lower() == ".gpkg":
-        _require_own_layer(out, layer)
+        advice = "choose another name with --layer, or another file"
+        require_own_layer(out, layer, _schema(False).names[:-1], "polygons of a map", advice)
     with raster_errors(out, "written"):
         out.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(out) as folder:
@@ -118,12 +121,12 @@ def write_features(
                 message = f"{out} cannot be written: {error}; make room or choose another folder"
                 raise RasterError(message.replace(f"{folder}/", "")) from error
             qml = legend.qml if legend is not None and legend.names else None
-            if not _hand_over(partial, out, layer, qml):
+            if not hand_over(partial, out, layer, qml):
                 _LOG.warning("the style of %s was edited and is kept", out)
     return source.count
 
 
-def _hand_over(partial: Path, out: Path, layer: str, qml: str | None) -> bool:
+def hand_over(partial: Path, out: Path, layer: str, qml: str | None) -> bool:
     """Give the finished file its name and its style, or its layer to the GeoPackage that has that name.
 
     Whether the style was taken, too.
@@ -141,13 +144,13 @@ def _is_there(out: Path) -> bool:
     return out.is_file() and out.stat().st_size > 0
 
 
-def _require_own_layer(out: Path, layer: str) -> None:
-    """Raise RasterError where a GeoPackage cannot take the layer, before the work is done."""
-    if _is_there(out) and layer in layers(out) and not is_written_by_us(out, layer, _schema(False).names[:-1]):
-        raise RasterError(
-            f"{out} has a layer {layer} that holds no polygons of a map; choose another name with --layer, or "
-            "another file"
-        )
+def require_own_layer(out: Path, layer: str, columns: Iterable[str], what: str, advice: str) -> None:
+    """Raise RasterError where a GeoPackage cannot take the layer, before the work is done.
+
+    columns: that a layer of ours has; what: it holds; advice: for the message.
+    """
+    if _is_there(out) and layer in layers(out) and not is_written_by_us(out, layer, columns):
+        raise RasterError(f"{out} has a layer {layer} that holds no {what}; {advice}")
 
 
 class _Batches:
@@ -177,7 +180,7 @@ def _write_by_gdal(path: Path, reader: pa.RecordBatchReader, crs: CRS | None, la
 
     driver = _DRIVERS[path.suffix.lower()]
     options = {"RFC7946": "YES", "COORDINATE_PRECISION": "8"} if driver == "GeoJSON" else {}  # 8 decimals: a millimetre
-    whole = {"VERSION": "1.3"} if driver == "GPKG" else {}  # of 1.4 programs that people have warn
+    whole = {"VERSION": GPKG_VERSION} if driver == "GPKG" else {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # no CRS is no fault here
         write_arrow(

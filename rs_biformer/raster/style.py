@@ -68,6 +68,35 @@ def write_qml(path: str | os.PathLike[str], schema: ClassSchema) -> Path:
     return path
 
 
+_RAMP = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
+"""Viridis, whose brightness rises evenly."""
+
+
+def write_score_qml(path: str | os.PathLike[str]) -> Path:
+    """Write the QGIS style of a map of scores at `path` beside it: its first band from 0 to 1; the style's path.
+
+    Without one QGIS draws the first three of several probabilities as red, green and blue.
+
+    Raises RasterError when the file cannot be written.
+    """
+    document = Element("qgis", version="3.28.0", styleCategories="AllStyleCategories", hasScaleBasedVisibilityFlag="0")
+    limits = {"classificationMin": "0", "classificationMax": "1"}
+    kind = {"type": "singlebandpseudocolor", "band": "1", "opacity": "1", "alphaBand": "-1", "nodataColor": ""}
+    renderer = SubElement(SubElement(document, "pipe"), "rasterrenderer", kind | limits)
+    SubElement(renderer, "rasterTransparency")
+    ramp = {"colorRampType": "INTERPOLATED", "classificationMode": "1", "clip": "0"}
+    shader = SubElement(
+        SubElement(renderer, "rastershader"), "colorrampshader", ramp | {"minimumValue": "0", "maximumValue": "1"}
+    )
+    for step, colour in enumerate(_RAMP):
+        value = f"{step / (len(_RAMP) - 1):g}"
+        SubElement(shader, "item", value=value, label=value, color=colour, alpha="255")
+    path = Path(path).with_suffix(".qml")
+    if not write_unless_edited(path, as_text(document)):
+        _LOG.warning("%s was edited and is kept; remove it to have a new one", path)
+    return path
+
+
 def write_unless_edited(path: Path, text: str) -> bool:
     """Write a style, unless what is there is not as it was written here last; whether it was written.
 
@@ -115,7 +144,9 @@ def write_category_names(path: str | os.PathLike[str], schema: ClassSchema) -> P
         document = _dataset(path)
         for band in document.findall("PAMRasterBand[@band='1']"):
             document.remove(band)
-        SubElement(document, "PAMRasterBand", band="1").append(names)
+        band = SubElement(document, "PAMRasterBand", band="1")
+        SubElement(band, "Description").text = "class"
+        band.append(names)
         _write(path, document)
     return path
 

@@ -50,7 +50,7 @@ def town(write_raster):
 
 def places(path):
     """Attributes by name, and outlines, of a GeoPackage."""
-    about, _, geometry, columns = pyogrio.raw.read(path)
+    about, _, geometry, columns = pyogrio.raw.read(path, layer=path.stem)
     return dict(zip(about["fields"], columns, strict=True)), shapely.from_wkb(geometry), about["crs"]
 
 
@@ -148,3 +148,14 @@ print(len(metrics.scenes), metrics.overall_accuracy, found)
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert done.stderr == "" and done.stdout == "200 0.5 0\n"
+
+
+def test_the_places_are_drawn_as_outlines_with_their_rank(town, tmp_path):
+    import sqlite3
+
+    out = tmp_path / "suspects.gpkg"
+    find_label_errors(town["map"], town["label"], [town["confidence"]], SCHEMA, out)
+    with sqlite3.connect(out) as database:
+        ((qml,),) = database.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = 'suspects'").fetchall()
+        assert database.execute("PRAGMA user_version").fetchone() == (10300,)
+    assert 'v="no"' in qml and 'fieldName="rank"' in qml and 'asc="0"' in qml

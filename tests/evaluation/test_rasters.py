@@ -75,7 +75,7 @@ def test_suspicious_labels_of_a_finer_map_are_outlined_on_the_label_s_grid(write
     paths = write_raster("m.tif", fine, **at(0.25)), write_raster("l.tif", label, **at(0.5))
     sure = write_raster("s.tif", np.full((80, 80), 0.9, np.float32), **at(0.25))
     assert find_label_errors(*paths, [sure], SCHEMA, tmp_path / "e.gpkg") == 1
-    (outline,) = from_wkb(read(tmp_path / "e.gpkg")[2])
+    (outline,) = from_wkb(read(tmp_path / "e.gpkg", layer="e")[2])
     assert outline.bounds == (500_006.0, 5_399_990.0, 500_012.0, 5_399_995.0)
 
 

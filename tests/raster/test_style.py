@@ -10,7 +10,7 @@ from rasterio.crs import CRS
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.style import write_category_names, write_crs, write_qml, write_style
+from rs_biformer.raster.style import write_category_names, write_crs, write_qml, write_score_qml, write_style
 from rs_biformer.raster.writer import MapWriter
 from rs_biformer.schema import ClassSchema, load_schema
 
@@ -105,3 +105,21 @@ def test_the_names_of_classes_and_a_crs_stand_in_one_file(tmp_path):
     assert [part.tag for part in document] == ["SRS", "PAMRasterBand"]
     assert len(document.findall(".//Category")) == len(POTSDAM.classes)
     assert CRS.from_wkt(document.findtext("SRS")) == crs
+
+
+def test_scores_are_drawn_from_0_to_1_by_their_first_band(tmp_path):
+    root = ElementTree.parse(write_score_qml(tmp_path / "map.tif")).getroot()
+    renderer = root.find("./pipe/rasterrenderer")
+    assert (renderer.get("type"), renderer.get("band")) == ("singlebandpseudocolor", "1")
+    items = [float(item.get("value")) for item in renderer.iterfind("./rastershader/colorrampshader/item")]
+    assert (items[0], items[-1]) == (0, 1) and items == sorted(items)
+
+
+def test_the_band_of_classes_says_what_it_is(tmp_path):
+    with MapWriter(
+        tmp_path / "map.tif", height=4, width=4, crs="EPSG:25832", transform=Affine(1, 0, 0, 0, -1, 0), schema=SCHEMA
+    ) as sink:
+        sink.write(Window(0, 0, 4, 4), np.zeros((4, 4), np.uint8))
+    write_style(tmp_path / "map.tif", SCHEMA)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.descriptions == ("class",)
