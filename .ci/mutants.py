@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN_TESTS = {
-    "geometry": ["tests/test_geometry.py", "tests/test_geometry_values.py"],
+    "geometry": ["tests/test_geometry.py", "tests/test_doctests.py"],
     "schema": ["tests/test_schema.py"],
     "data/splits": ["tests/data/test_splits.py"],
     "predict/plan": ["tests/predict/test_plan.py"],

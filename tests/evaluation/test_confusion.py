@@ -129,3 +129,8 @@ def test_an_index_beyond_the_classes_is_refused_by_name(what):
 def test_arrays_of_two_shapes_are_refused():
     with pytest.raises(ConfigError, match="differ in shape"):
         ours.count(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), 2)
+
+
+def test_counts_of_a_matrix_alone_leave_nothing_out():
+    counts = ours.Confusion(np.array([[3, 1], [0, 2]]), np.zeros(2, int))
+    assert (counts.ignored, counts.eroded, counts.unknown, counts.padded, counts.evaluated) == (0, 0, 0, 0, 6)
