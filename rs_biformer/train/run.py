@@ -1,11 +1,10 @@
 """A training run from its options: checks, network, data, Lightning's Trainer, and what lies in the run folder."""
 
-import csv
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import Any
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from rs_biformer import __version__
-from rs_biformer.checkpoint import CheckpointMeta, read_checkpoint, strip_checkpoint
+from rs_biformer.checkpoint import CheckpointMeta, strip_checkpoint
 from rs_biformer.data.datamodule import TileDataModule
 from rs_biformer.data.index import Manifest, TileIndex
-from rs_biformer.errors import CheckpointError, ConfigError, RasterError
+from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.nn.losses import create_loss
 from rs_biformer.train import folder
 from rs_biformer.train.callbacks import (
@@ -38,7 +37,9 @@ from rs_biformer.train.config import TRAINER_DEFAULTS, ModelConfig, TrainConfig
 from rs_biformer.train.finetune import FreezeEncoder, begin_from
 from rs_biformer.train.folder import BEST_NAME, LAST_NAME, METRICS_NAME
 from rs_biformer.train.optim import class_weights
+from rs_biformer.train.resuming import Restored, Resumed, one_line, read_resumed
 from rs_biformer.train.task import SegmentationTask
+from rs_biformer.train.writing import Metrics, WholeCheckpoints, keep_rows
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +67,9 @@ def train(config: TrainConfig, *, fast: bool = False, say: Callable[[str], None]
     data, task, meta = assemble(config)
     out = Path(config.out)
     with quiet(), nullcontext() if fast else folder.held(out):
-        resumed = None if fast else folder.checkpoint_to_resume(config)
-        if resumed is not None:
-            _require_same_model(resumed, meta)
-        elif config.model.weights is not None:
+        path = None if fast else folder.checkpoint_to_resume(config)
+        resumed = None if path is None else read_resumed(path, meta)
+        if resumed is None and config.model.weights is not None:
             say(begin_from(config.model.weights, task.model, meta, config.model.weights_bands))
         if config.model.compile:
             task.model.compile()  # in place: the names of the weights stay
@@ -79,8 +79,8 @@ def train(config: TrainConfig, *, fast: bool = False, say: Callable[[str], None]
         _require_steps(data, trainer)
         for line in _summary(config, data, task, resumed, trainer):
             say(line)
-        if resumed is not None:
-            _restore_metrics(trainer, out / METRICS_NAME, resumed)
+        if trainer.is_global_zero and not fast:
+            keep_rows(out / METRICS_NAME, 0 if resumed is None else resumed.steps)
         _fit(trainer, task, data, resumed, config, say)
         if fast:
             say(_estimate(data, trainer))
@@ -99,13 +99,15 @@ def _fit(
     trainer: Trainer,
     task: SegmentationTask,
     data: TileDataModule,
-    resumed: Path | None,
+    resumed: Resumed | None,
     config: TrainConfig,
     say: Callable[[str], None],
 ) -> None:
     goes_on = "the same command" if config.resume in (None, "auto") else "--resume auto"
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=resumed, weights_only=True)
+        with one_line(resumed, trainer):
+            path = None if resumed is None else resumed.path
+            trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
     except SIGTERMException:
         say(f"terminated after step {trainer.global_step}; {goes_on} goes on from there in {config.out}")
         raise SystemExit(TERMINATED) from None
@@ -184,7 +186,7 @@ def _create_trainer(config: TrainConfig, out: Path, *, has_validation: bool) -> 
     if not has_validation:
         options["limit_val_batches"] = 0
     saves = options.get("enable_checkpointing") is not False and not bare
-    callbacks: list[Callback] = [CheckFirstBatch()]
+    callbacks: list[Callback] = [Restored(), CheckFirstBatch()]
     if not options.get("fast_dev_run"):
         callbacks.append(BeginFolder(config))
     if config.optimizer.ema:
@@ -199,8 +201,15 @@ def _create_trainer(config: TrainConfig, out: Path, *, has_validation: bool) -> 
         callbacks.append(EarlyStopping("val/mean_iou", mode="max", patience=config.early_stopping))
     if saves:
         callbacks += _checkpoints(out, has_validation=has_validation)
-    loggers = False if bare else [CSVLogger(out, name="", version=""), *_create_loggers(config.loggers, out)]
-    return new_trainer(**options, logger=loggers, callbacks=callbacks)
+    loggers = False if bare else [Metrics(out), *_create_loggers(config.loggers, out)]
+    return new_trainer(**options | _plugins(options), logger=loggers, callbacks=callbacks)
+
+
+def _plugins(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How checkpoints are written, where it is not for the strategy to say."""
+    if not str(options.get("strategy") or "auto").startswith(("auto", "ddp")):
+        return {}
+    return {"plugins": [*(options.get("plugins") or ()), WholeCheckpoints()]}
 
 
 def new_trainer(**options: Any) -> Trainer:
@@ -229,20 +238,6 @@ def _checkpoints(out: Path, *, has_validation: bool) -> list[Callback]:
     return [*best, last, SaveWhenTerminated(out / LAST_NAME)]
 
 
-def _require_same_model(path: Path, meta: CheckpointMeta) -> None:
-    content, saved = read_checkpoint(path)
-    if "optimizer_states" not in content:
-        raise CheckpointError(f"{path} holds weights alone; resume from the {LAST_NAME} of its run")
-    for name in ("encoder", "decoder", "model_arguments", "schema", "bands", "dtype", "mean", "std"):
-        before, now = getattr(saved, name), getattr(meta, name)
-        if before != now:
-            short = "" if name == "schema" else f" ({before} then, {now} now)"
-            raise CheckpointError(
-                f"{path} was trained with another {name}{short}; resume with the config and the index of that run, or "
-                "start a new run in another --out"
-            )
-
-
 def _require_room(out: Path, task: nn.Module, config: TrainConfig) -> None:
     """Raise RasterError unless two checkpoints fit on the disk, beside the one that is being written."""
     states = {"sgd": 1, "adamw": 2}[config.optimizer.name] + (1 if config.optimizer.ema else 0)
@@ -268,28 +263,8 @@ def _require_steps(data: TileDataModule, trainer: Trainer) -> None:
         )
 
 
-def _restore_metrics(trainer: Trainer, path: Path, resumed: Path) -> None:
-    """Hand the rows of metrics.csv up to the resumed step back to the CSV logger, which would start the file anew."""
-    if not path.is_file():
-        return
-    content, _ = read_checkpoint(resumed)
-    rows = [row for row in _rows(path) if int(row["step"]) < content["global_step"]]
-    for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger):
-            logger.experiment.metrics = [{key: value for key, value in row.items() if value} for row in rows]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of metrics.csv: a run that was killed, or a full disk, may have left a torn one."""
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        lines = [line for line in file if "\0" not in line]
-    header, *rows = csv.reader(lines) if lines else [[]]
-    named = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
-    return [row for row in named if row.get("step", "").isdecimal()]
-
-
 def _summary(
-    config: TrainConfig, data: TileDataModule, task: SegmentationTask, resumed: Path | None, trainer: Trainer
+    config: TrainConfig, data: TileDataModule, task: SegmentationTask, resumed: Resumed | None, trainer: Trainer
 ) -> Iterator[str]:
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
     device = trainer.strategy.root_device
@@ -307,7 +282,7 @@ def _summary(
     if not len(data.val):
         yield f"no val windows: no {BEST_NAME} will be chosen, only {LAST_NAME}; tile with a val split to have one"
     if resumed is not None:
-        yield f"resuming from {resumed}"
+        yield f"resuming from {resumed.path}"
     if trainer.loggers:  # a dry run leaves nothing there
         yield f"run folder: {config.out} (curves: tensorboard --logdir {config.out})"
 
