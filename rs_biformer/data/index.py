@@ -162,7 +162,7 @@ class Manifest:
         systems: tuple[str, ...] = build(Listed[str], values.pop("crs", None), f"{where}: crs")
         records: tuple[dict[str, Any], ...] = build(Listed[dict[str, Any]], values.get("scenes"), f"{where}: scenes")
         values["scenes"] = tuple(
-            build(SceneRecord, {**part, "crs": _crs_of(part.get("crs"), systems, where)}, f"{where}: scenes[{number}]")
+            build(SceneRecord, _record_values(part, systems, where), f"{where}: scenes[{number}]")
             for number, part in enumerate(known_parts(SceneRecord, records, where))
         )
         return build(cls, known_part(cls, values, where), where)
@@ -174,6 +174,14 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _record_values(part: dict[str, Any], systems: Sequence[str], where: str) -> dict[str, Any]:
+    """What a SceneRecord is made of, from what a manifest holds for a scene."""
+    values = {**part, "crs": _crs_of(part.get("crs"), systems, where)}
+    if "labelling" in part:
+        values["labelling"] = build(LabelOptions, part["labelling"], f"{where}: labelling")
+    return values
 
 
 def _crs_of(number: Any, systems: Sequence[str], where: str) -> str | None:

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +25,7 @@ from rs_biformer.data.tiling import TileOptions, tile_scenes
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.values import RAW, Reading
-from rs_biformer.schema import ClassSchema
+from rs_biformer.schema import IGNORE, ClassSchema
 
 SCHEMA = ClassSchema(
     "three", ("road", "roof", "tree"), ((255, 255, 255), (0, 0, 255), (0, 255, 0)), ignore_colours=((0, 0, 0),)
@@ -638,3 +639,35 @@ def test_a_label_of_noise_is_refused_before_all_its_colours_are_collected(tmp_pa
     with pytest.raises(RasterError, match="of its labelled pixels are unknown"):
         tile_scenes([files], SCHEMA, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
     assert len(seen) < 2, "it ends with the first slab"
+
+
+def test_polygons_and_an_area_are_read_back_as_they_were_tiled(tmp_path):
+    """The index keeps how a label is read: windows of a reader hold the pixels that tiling counted."""
+    from pyogrio.raw import write
+
+    from rs_biformer.data.reader import SceneReader
+    from rs_biformer.raster.labels import LabelOptions
+
+    files, *_ = make_scene(tmp_path)
+    with rasterio.open(files.images[0]) as scene:
+        place, crs = scene.transform, scene.crs.to_wkt()
+    boxes = [shapely.box(*(place * (0, 40)), *(place * (20, 0))), shapely.box(*(place * (30, 40)), *(place * (50, 0)))]
+    kinds = [np.array(SCHEMA.classes[:2], object), np.array(SCHEMA.classes[1::-1], object)]
+    shapes = shapely.to_wkb(np.array(boxes, object))
+    write(tmp_path / "l.gpkg", shapes, kinds, ["old", "new"], geometry_type="Polygon", crs=crs)
+    upper = shapely.to_wkb(np.array([shapely.box(*(place * (0, 25)), *(place * (50, 0)))], object))
+    write(tmp_path / "a.gpkg", upper, [], [], geometry_type="Polygon", crs=crs)
+    options = TileOptions(window=20, overlap=0.0, labels=LabelOptions(field="new", nodata=3), area=tmp_path / "a.gpkg")
+    tile_scenes([replace(files, label=tmp_path / "l.gpkg", split="train")], SCHEMA, tmp_path / "out", options=options)
+    index = TileIndex.read(tmp_path / "out")
+    assert index.manifest.scenes[0].labelling == LabelOptions(field="new", nodata=3)
+    truth = np.full((40, 50), IGNORE, np.uint8)
+    truth[:25, :20], truth[:25, 30:] = 1, 0
+    reader = SceneReader(index.manifest)
+    for number in range(len(index)):
+        window = index.window(number)
+        _, label, valid = reader.read(0, window)
+        assert (label == np.where(valid, truth[window.slices], IGNORE)).all()
+        counts = np.bincount(label[label != IGNORE], minlength=len(SCHEMA))
+        assert (counts == index.table.histogram[number]).all()
+    assert len(index) > 3
