@@ -10,7 +10,7 @@ MUTANTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test test-slow test-oldest constraints-oldest mutants lint format bench clean
+.PHONY: install demo test test-slow fuzz test-oldest constraints-oldest mutants lint format bench clean
 
 install: $(READY)
 
@@ -29,6 +29,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load --timeout 1200 -m 'slow and not gpu'
+
+# Thousands of mutated files of every kind; the slow suite tries sixty of each.
+fuzz: $(READY)
+	RS_BIFORMER_FUZZ=2500 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' tests/fuzz
 
 # The lowest versions that pyproject.toml allows, all at once; on the lowest Python: make test-oldest PYTHON=python3.11
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt

@@ -50,7 +50,7 @@ def test_maps_and_labels_become_a_table_json_a_picture_and_a_page(files, tmp_pat
     assert shown.splitlines()[-3:] == [str(out), str(out.with_name("metrics_confusion.png")), str(page)]
     assert out.with_name("metrics_confusion.png").read_bytes().startswith(b"\x89PNG")
     text = page.read_text(encoding="utf-8")
-    assert "<h1>Two towns</h1>" in text and "rs-biformer evaluate --the &#x27;options given&#x27;" in text
+    assert "<h1>Two towns</h1>" in text and "rs-biformer evaluate --the &#39;options given&#39;" in text
     assert text.count('class="scene card"') == 2 and 'alt="Image of a"' in text
 
 

@@ -89,7 +89,7 @@ def test_class_paths_and_variables_in_any_place_are_words(name, trap, tmp_path):
     document, write, read = kinds()[name]
     class_path = {"class_path": f"{BAIT}.bait", "init_args": {"x": 1}}
     trails = list(places(document))
-    step = max(1, len(trails) // 25) if name == "checkpoint" else max(1, len(trails) // 120)
+    step = max(1, len(trails) // 8) if name == "checkpoint" else max(1, len(trails) // 120)
     for number, trail in enumerate(trails[::step]):
         for value in (class_path, f"{BAIT}.bait", "${RS_BIFORMER_BAIT}", "$RS_BIFORMER_BAIT"):
             path = tmp_path / f"{number}.{name}"

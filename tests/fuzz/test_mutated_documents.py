@@ -84,7 +84,7 @@ def kind_of(name: str) -> Kind:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(0)
+@pytest.mark.timeout(3000)
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of `re`, about patterns with brackets in brackets
 @pytest.mark.parametrize("name", ["schema", "protocol", "result", "index", "checkpoint"])
 def test_mutated_documents_are_right_or_refused_in_a_line(name, tmp_path):
