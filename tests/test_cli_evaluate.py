@@ -444,3 +444,20 @@ def test_page_card_and_figures_hold_no_key_of_a_url(files, tmp_path, monkeypatch
         assert "a_label.tif" in text and "KEY" not in text, path
     shown = capsys.readouterr()
     assert "KEY" not in shown.out + shown.err
+
+
+def test_only_what_lies_in_the_area_counts(files, checkpoint, tmp_path):
+    # rows 5 to 25 and columns 0 to 10 of 0.5 m pixels: of every ten rows the first is wrong
+    ring = [[500_000, 5_399_987.5], [500_005, 5_399_987.5], [500_005, 5_399_997.5], [500_000, 5_399_997.5]]
+    feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}}
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::25832"}}
+    area, out = tmp_path / "area.geojson", tmp_path / "m.json"
+    area.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
+    always = ["--label", *files["label"], "--out", out, "--area", area]
+    run("--prediction", *files["map"], "--classes", "potsdam", *always)
+    result = json.loads(out.read_text())
+    assert (result["evaluated_pixels"], result["ignored_pixels"]) == (2 * 20 * 10, 2 * (50 * 40 - 200))
+    assert result["overall_accuracy"] == 0.9
+    run("--checkpoint", checkpoint, "--scene", *files["image"], *always, "--overlap", 0, "--maps", tmp_path / "maps")
+    result = json.loads(out.read_text())
+    assert (result["evaluated_pixels"], result["unpredicted_pixels"]) == (400, 0)

@@ -430,6 +430,40 @@ def test_info_tells_versions_checkpoints_and_rasters_apart(rgb, checkpoint, caps
     assert "impervious surface, building" in capsys.readouterr().out
 
 
+def rectangle(path: Path, left: float, bottom: float, right: float, top: float) -> Path:
+    """A polygon in EPSG:25832 as GeoJSON."""
+    ring = [[left, bottom], [right, bottom], [right, top], [left, top], [left, bottom]]
+    feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::25832"}}
+    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
+    return path
+
+
+def test_outside_of_an_area_is_nodata_and_nothing_is_inferred(rgb, pointwise, tmp_path):
+    model = pointwise()
+    scene = rgb("a.tif", nodata=None)
+    predict(scene, "--out", tmp_path / "all")
+    # columns 10 to 30 and rows 20 to 40 of 0.5 m pixels from 500000, 5400000
+    area = rectangle(tmp_path / "area.geojson", 500_005, 5_399_980, 500_015, 5_399_990)
+    seen: list[int] = []
+    model.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    predict(scene, "--out", tmp_path / "part", "--area", area)
+    with rasterio.open(tmp_path / "all/a_classes.tif") as whole, rasterio.open(tmp_path / "part/a_classes.tif") as part:
+        classes, found = whole.read(1), part.read(1)
+    inside = np.zeros((80, 90), bool)
+    inside[20:40, 10:30] = True
+    assert np.array_equal(found[inside], classes[inside])
+    assert (found[~inside] == IGNORE).all()
+    # of the four windows of 64, at rows 0 and 16 and columns 0 and 26, all reach into it; of a smaller area two do
+    assert sum(seen) == 4
+    seen.clear()
+    small = rectangle(tmp_path / "small.geojson", 500_005, 5_399_980, 500_010, 5_399_990)
+    predict(scene, "--out", tmp_path / "small", "--area", small)
+    assert sum(seen) == 2
+    with pytest.raises(RasterError, match="does not overlap|no polygon|outside"):
+        predict(scene, "--out", tmp_path / "none", "--area", rectangle(tmp_path / "far.geojson", 0, 0, 9, 9))
+
+
 def test_info_tells_what_our_own_maps_are(rgb, pointwise, tmp_path, capsys):
     predict(rgb("a.tif"), "--out", tmp_path / "maps", "--confidence")
     capsys.readouterr()

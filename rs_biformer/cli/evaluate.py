@@ -158,6 +158,7 @@ def _rules(args: argparse.Namespace) -> "Rules":
         given(args, ["nodata"]).get("nodata", ()),
         args.map_numbers or "auto",
         label_options(args),
+        args.area,
     )
 
 

@@ -27,6 +27,7 @@ def add_fitting(group: Any) -> None:
         default=None,
         help="take values of another data type as they are",
     )
+    add("--area", metavar="FILE", help="polygons (GeoPackage, Shapefile, GeoJSON, ...); only inside counts")
     size = group.add_mutually_exclusive_group()
     size.add_argument(
         "--rescale-gsd", action="store_true", default=None, help="resample scenes to the training pixels' size"
@@ -74,7 +75,7 @@ _KEYWORDS = (
     "compile",
     "max_memory",
 )
-_FITTING = ("bands", "nodata", "scale", "rescale_gsd", "allow_gsd_mismatch", "allow_dtype_mismatch")
+_FITTING = ("bands", "nodata", "scale", "rescale_gsd", "allow_gsd_mismatch", "allow_dtype_mismatch", "area")
 OPTIONS = (*_FITTING, *_KEYWORDS, "cluster")
 """What the functions above declare."""
 

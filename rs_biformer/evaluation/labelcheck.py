@@ -39,6 +39,7 @@ from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.ground import ground_areas
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.legend import outlines_qml
+from rs_biformer.raster.paths import locate
 from rs_biformer.raster.source import Grid
 from rs_biformer.raster.values import Reading
 from rs_biformer.raster.vector import FaceBuilder
@@ -112,16 +113,17 @@ def find_label_errors(
     nodata: tuple[float | None, ...] = (),
     numbers: Numbers = "auto",
     labelling: LabelOptions | None = None,
+    area: AnyPath | None = None,
     names: Sequence[str] | None = None,
     most: int = MOST,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write the places where labels may be wrong to a GeoPackage, the likeliest first, and return their number.
 
-    predictions, labels, scenes, tolerance, nodata, numbers, labelling, names: as `evaluate` takes them. probabilities:
-    one raster for each prediction, a band per class or the confidence. Each place has the attributes rank, score,
-    scene, label, predicted, pixels, area (square metres, as ground.py gives it), gap. progress: called with (pixels
-    done, pixels in all) of both passes.
+    predictions, labels, scenes, tolerance, nodata, numbers, labelling, area, names: as `evaluate` takes them.
+    probabilities: one raster for each prediction, a band per class or the confidence. Each place has the attributes
+    rank, score, scene, label, predicted, pixels, area (square metres, as ground.py gives it), gap. progress: called
+    with (pixels done, pixels in all) of both passes.
 
     Raises ConfigError for options that cannot be meant and RasterError for rasters that do not fit each other.
     """
@@ -130,7 +132,14 @@ def find_label_errors(
         raise ConfigError(f"{out} is to hold places for QGIS; its name must end in .gpkg")
     files = subjects(predictions, labels, scenes, probabilities, names)
     numbers = numbers if numbers != "auto" else find_numbers([subject.prediction for subject in files], schema)
-    spelling = Spelling(schema, tolerance, numbers, Reading(nodata), labelling or LabelOptions())
+    spelling = Spelling(
+        schema,
+        tolerance,
+        numbers,
+        Reading(nodata),
+        labelling or LabelOptions(),
+        None if area is None else locate(area),
+    )
     total, crs = _check(files, spelling)
     done = 0
 

@@ -21,7 +21,7 @@ from rs_biformer.raster.labelling import Label, Note, open_label, settle
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.paths import Location, folder_of, locate, stem_of
 from rs_biformer.raster.placing import fits
-from rs_biformer.raster.polygons import is_vector
+from rs_biformer.raster.polygons import Area, is_vector
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import (
     MAX_SHIFT,
@@ -49,7 +49,8 @@ class Spelling:
     """How labels, maps and scenes are read, the same for all of a set.
 
     tolerance: how far a colour may lie from the schema's. numbers: what those of a map mean, see `maps.Numbers`.
-    reading: of the scenes. labelling: of the labels, where their files leave it open.
+    reading: of the scenes. labelling: of the labels, where their files leave it open. area: polygons outside of which
+    nothing counts.
     """
 
     schema: ClassSchema
@@ -57,6 +58,7 @@ class Spelling:
     numbers: Numbers = "indices"
     reading: Reading = Reading()
     labelling: LabelOptions = LabelOptions()
+    area: Location | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Opened:
     scene: Scene | None
     confidence: Probabilities | None
     notes: tuple[Note, ...] = ()
+    area: Area | None = None
 
     @property
     def pixels(self) -> int:
@@ -94,9 +97,13 @@ class Opened:
         return onto(self.label, self.prediction.source, self.prediction.read, window)
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
-        """Where the scene has data (h, w); None without a scene."""
+        """Where the scene has data, inside the area (h, w); None without either."""
         scene = self.scene
-        return None if scene is None else onto(self.label, scene, lambda part: scene.read(part)[1], window)
+        known = None if scene is None else onto(self.label, scene, lambda part: scene.read(part)[1], window)
+        inside = None if self.area is None else self.area.inside(window)
+        if known is None or inside is None:
+            return inside if known is None else known
+        return known & inside
 
     def confidences(self, window: Window) -> NDArray[np.float32] | None:
         """Confidence or probabilities (B, h, w); None without such a raster."""
@@ -146,7 +153,10 @@ def opened(subject: Subject, spelling: Spelling) -> Iterator[Opened]:
         for other in (prediction.source, scene, None if confidence is None else confidence.source):
             if other is not None and not same_ground(other, label):
                 require_same_grid(other, label)
-        yield Opened(prediction, label, scene, confidence, tuple(notes))
+        # Labels such as those of the ISPRS tell no place, but then they lie on the map's grid.
+        grid: Grid = label if is_georeferenced(label.transform) else prediction.source
+        area = None if spelling.area is None else Area(spelling.area, grid)
+        yield Opened(prediction, label, scene, confidence, tuple(notes), area)
 
 
 def label_for(path: AnyPath, prediction: Grid, scene: Grid | None, spelling: Spelling) -> tuple[Label, list[Note]]:

@@ -24,7 +24,7 @@ from rs_biformer.geometry import Window, cells
 from rs_biformer.raster.labelling import Label, Note, told
 from rs_biformer.raster.labels import LabelOptions, erode_boundaries, shifted_by_one
 from rs_biformer.raster.metadata import made_by
-from rs_biformer.raster.paths import without_access
+from rs_biformer.raster.paths import locate, without_access
 from rs_biformer.raster.values import Reading
 from rs_biformer.schema import IGNORE, ClassSchema, load_schema
 
@@ -46,6 +46,7 @@ def evaluate(
     nodata: tuple[float | None, ...] = (),
     numbers: Numbers = "auto",
     labelling: LabelOptions | None = None,
+    area: AnyPath | None = None,
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
@@ -67,7 +68,9 @@ def evaluate(
     max_unknown: share of a label's pixels whose colour or value the schema may lack; they are ignored and reported.
     nodata: the value that means no data in scenes that declare none, as in `raster.values.Reading`.
     numbers: what those of the maps mean, class indices or the schema's label values; found out unless given, see
-        `maps.find_numbers`. names: what the scenes are called in the result; told by the files unless given.
+        `maps.find_numbers`.
+    area: a layer of polygons; only pixels inside are counted.
+    names: what the scenes are called in the result; told by the files unless given.
     say: gets a line about each thing that was decided. progress: called with (pixels done, pixels in all).
 
     Raises ConfigError for options that cannot be meant and RasterError for files that do not fit each other or the
@@ -86,6 +89,7 @@ def evaluate(
         max_unknown=max_unknown,
         nodata=nodata,
         numbers=numbers,
+        area=area,
         names=names,
         say=say,
         progress=progress,
@@ -108,6 +112,7 @@ def evaluate_protocols(
     nodata: tuple[float | None, ...] = (),
     numbers: Numbers = "auto",
     labelling: LabelOptions | None = None,
+    area: AnyPath | None = None,
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
@@ -124,7 +129,14 @@ def evaluate_protocols(
     options = Options(tolerance, max_unknown, tuple(boundary))
     if numbers == "auto":
         numbers = find_numbers([subject.prediction for subject in files], schema, say)
-    spelling = Spelling(schema, tolerance, numbers, Reading(nodata), labelling or LabelOptions())
+    spelling = Spelling(
+        schema,
+        tolerance,
+        numbers,
+        Reading(nodata),
+        labelling or LabelOptions(),
+        None if area is None else locate(area),
+    )
     total, done = _check(files, spelling, say), 0
 
     def advance(pixels: int) -> None:

@@ -65,6 +65,7 @@ class Rules:
     nodata: tuple[float | None, ...] = ()
     numbers: Numbers = "auto"
     labelling: LabelOptions = LabelOptions()
+    area: PathLike | None = None
 
     def loaded(self) -> list[Protocol]:
         """The protocols. Raises ConfigError for one that is none."""
@@ -113,6 +114,7 @@ def evaluate_maps(
                 nodata=rules.nodata,
                 numbers=rules.numbers,
                 labelling=rules.labelling,
+                area=rules.area,
                 names=truths.names,
                 say=say,
                 progress=update,

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from rs_biformer.checkpoint import CheckpointMeta
 from rs_biformer.errors import ConfigError
+from rs_biformer.raster.paths import PathLike
 
 Scale = Literal["model", "ignore"]
 
@@ -20,6 +21,7 @@ class Fitting:
     scale: `model` applies scale and offset as the model's scenes had them, `ignore` takes the numbers as they are.
     rescale_gsd, allow_gsd_mismatch: resample pixels of another size than those of training, or take them as they are.
     allow_dtype_mismatch: take values of another data type as they are.
+    area: a layer of polygons; outside of them there is no data, and nothing is inferred.
 
     Raises ConfigError for a scale that is none.
     """
@@ -30,6 +32,7 @@ class Fitting:
     rescale_gsd: bool = False
     allow_gsd_mismatch: bool = False
     allow_dtype_mismatch: bool = False
+    area: PathLike | None = None
 
     def __post_init__(self) -> None:
         if self.scale not in get_args(Scale):
@@ -47,6 +50,7 @@ class Fitting:
             "allow_dtype_mismatch": self.allow_dtype_mismatch,
             "reading": replace(meta.reading, nodata=self.nodata) if self.nodata else meta.reading,
             "ignore_scale": self.scale == "ignore",
+            "area": self.area,
         }
 
 

@@ -112,6 +112,7 @@ def _find_label_errors(path: Path, evaluation: Evaluation, progress: object) -> 
         nodata=rules.nodata,
         numbers=rules.numbers,
         labelling=rules.labelling,
+        area=rules.area,
         names=truths.names,
         progress=progress,  # type: ignore[arg-type]
     )

@@ -37,6 +37,7 @@ def open_scene(
     allow_dtype_mismatch: bool = False,
     reading: Reading = RAW,
     ignore_scale: bool = False,
+    area: PathLike | None = None,
 ) -> Scene:
     """Open a scene with the bands that a model takes, in the model's order.
 
@@ -47,6 +48,7 @@ def open_scene(
     allow_dtype_mismatch: take values of another data type as they are.
     reading: how the model's scenes were read; the scene is read in the same way. ignore_scale: take the numbers in the
         file whatever scale and offset it declares.
+    area: a layer of polygons; outside of them nothing is valid.
 
     Bands are found by name, whatever their order in the file. A scene (or a model) whose bands have no names is taken
     in its order when the number of bands agrees.
@@ -66,9 +68,11 @@ def open_scene(
     if not allow_dtype_mismatch:
         _require_dtype(scene, np.dtype(dtype))
     if rescale_gsd and gsd is not None:
-        return _rescaled(scene, paths, gsd)
-    if not allow_gsd_mismatch:
+        scene = _rescaled(scene, paths, gsd)
+    elif not allow_gsd_mismatch:
         _require_gsd(scene, gsd)
+    if area is not None:
+        scene.limit(area)
     return scene
 
 

@@ -130,12 +130,12 @@ def _is_plain(value: object) -> bool:
 
 
 def _files(scene: Scene) -> list[str]:
-    """Every file that GDAL reads for the scene, in order: rasters, masks and world files, the sources of a VRT."""
+    """Every file that GDAL reads for the scene: rasters, masks, world files, the sources of a VRT, polygons."""
     names: dict[str, None] = {}
     for path in scene.paths:
         with gdal_env(), open_raster(path) as raster:
             names |= dict.fromkeys([gdal_name(path), *raster.files])
-    return list(names)
+    return [*names, *([str(scene.area)] if scene.area is not None else [])]
 
 
 def _file_identity(name: str) -> tuple[str, str]:

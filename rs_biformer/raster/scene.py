@@ -17,6 +17,7 @@ from rasterio.transform import Affine, array_bounds
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.paths import Location, PathLike, stem_of
+from rs_biformer.raster.polygons import Area
 from rs_biformer.raster.regrid import PixelGrid, Regridded
 from rs_biformer.raster.source import Source, grid_difference, ground_sample_distance, is_oblong, pixel_sides
 from rs_biformer.raster.values import AS_IT_IS, RAW, Reading, Scaling, describe
@@ -80,6 +81,9 @@ class Scene:
         if not listed:
             raise RasterError("a scene needs at least one raster; no path was given")
         self.reading = reading
+        self.area: Location | None = None
+        """The layer of polygons that the scene is limited to, see `limit`."""
+        self._area: Area | None = None
         self._sources = [Source(path, nodata=reading.nodata_of(number)) for number, path in enumerate(listed)]
         self._grid = _grid(self._sources)
         if gsd is not None:
@@ -96,6 +100,24 @@ class Scene:
             )
         if not self._bands:
             raise RasterError(f"{self.path} has no image band but alpha; select bands by number if it holds image data")
+
+    def limit(self, area: PathLike) -> None:
+        """From now on only pixels whose centre lies in a polygon of the layer `area` are valid.
+
+        Raises RasterError where the layer cannot be read, does not overlap the scene, or one of them has no place.
+        """
+        self._area = Area(area, self._grid)
+        self.area = self._area.path
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_area": None}  # opened again by who needs it
+
+    def _inside(self, window: Window) -> NDArray[np.bool_] | None:
+        if self.area is None:
+            return None
+        if self._area is None:
+            self._area = Area(self.area, self._grid)
+        return self._area.inside(window)
 
     @property
     def paths(self) -> tuple[Location, ...]:
@@ -224,7 +246,8 @@ class Scene:
                     assert source.palette is not None
                     values = source.palette[values, band.channel]
                 image[place] = _scaled(values, scalings[place])
-        return image, valid
+        inside = self._inside(window)
+        return image, valid if inside is None else valid & inside
 
     def close(self) -> None:
         """Close the file handles of this process."""
