@@ -34,6 +34,7 @@ QUICK = {
 ALL = QUICK | {
     "byoanet": "eca_botnext26ts_256",
     "convmixer": "convmixer_768_32",
+    "coat": "coat_lite_tiny",
     "cpubone": "cpubone_nano",
     "cspnet": "cs3darknet_focus_s",
     "cspnext": "cspnext_tiny",
@@ -102,7 +103,6 @@ ALL = QUICK | {
 WITHOUT_FEATURES = {
     "beit": "beit_base_patch16_224",
     "cait": "cait_xxs24_224",
-    "coat": "coat_tiny",
     "convit": "convit_tiny",
     "crossvit": "crossvit_tiny_240",
     "csatv2": "csatv2",
@@ -198,6 +198,7 @@ OF_SMP = (
     *("dpn68", "se_resnet50", "xception", "inceptionv4", "inceptionresnetv2", "timm-skresnet18"),
 )
 HEADS = {"dpn68": "last_linear", "xception": "fc", "mit_b0": "head", "mobileone_s0": "linear", "efficientnet-b0": "_fc"}
+HEADS |= {"timm-skresnet18": "fc"} | dict.fromkeys(("se_resnet50", "inceptionv4", "inceptionresnetv2"), "last_linear")
 
 
 @pytest.mark.filterwarnings("ignore:`timm-` encoders:DeprecationWarning")
