@@ -116,3 +116,20 @@ def test_reading_nearby_changes_the_order_alone():
         plain.set_epoch(epoch), near.set_epoch(epoch)
         assert sorted(draw.number for draw in plain) == sorted(draw.number for draw in near)
     assert [draw.number for draw in near] == [draw.number for draw in near]
+
+
+@pytest.mark.parametrize("rank", range(3))
+def test_what_is_skipped_are_the_first_draws_of_the_process_itself(rank):
+    whole, rest = (TrainSampler(20, 18, 3, replicas=3, rank=rank) for _ in range(2))
+    rest.skip(4)
+    assert list(rest) == list(whole)[4:]
+    assert list(rest) == list(whole)  # the next epoch is whole again
+
+
+def test_windows_of_one_place_are_drawn_near_each_other():
+    cells = np.arange(4000) // 20
+    plain, near = (
+        np.array([cells[draw.number] for draw in TrainSampler(4000, 4000, 3, cells=places)]) for places in (None, cells)
+    )
+    spread = [np.mean([np.ptp(np.flatnonzero(order == cell)) for cell in range(200)]) for order in (plain, near)]
+    assert spread[1] < spread[0] / 4
