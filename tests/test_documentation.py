@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
+import shapely
 from documentation import PAGES, ROOT, blocks, command_lines, spans, words
+from pyogrio.raw import write
 
 from rs_biformer.cli import COMMANDS, _with_joined_numbers, build_parser
 from rs_biformer.errors import ConfigError
@@ -154,6 +157,53 @@ def test_the_example_of_a_command_is_taken_by_it(name):
             try_command(typed)
 
 
+def type_in(lines, folder):
+    """Run commands one after the other in a folder, as a shell does, the training cut short; what they print."""
+    shorter = "--trainer.max_epochs 1 --data.samples_per_epoch 4 --data.batch_size 2 --trainer.limit_val_batches 2"
+    smaller = "--model.encoder resnet18_biformer --data.workers 0 --trainer.accelerator cpu --trainer.precision 32-true"
+    lines = [f"{line} {shorter} {smaller}" if words(line)[1] == "train" else line for line in lines]
+    script = "\n".join(["set -e", f'rs-biformer() {{ {sys.executable} -m rs_biformer "$@"; }}', *lines])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_polygons_drawn_in_qgis_and_an_orthophoto_become_a_map_in_five_commands(tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## From polygons")[2].partition("\n## ")[0]
+    (tmp_path / "drawn.yaml").write_text(blocks(readme, "yaml")[0], encoding="utf-8")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    make_scene(tmp_path / "ortho.tif", tmp_path / "unused.tif", height=1024, width=2048, gsd=0.2, seed=0)
+    with rasterio.open(tmp_path / "ortho.tif") as ortho:
+        place, crs = ortho.transform, ortho.crs
+    to_degrees = pyproj.Transformer.from_crs(crs.to_wkt(), 4326, always_xy=True)
+    for name, first in (("drawn", 0), ("checked", 1)):  # a square in every other cell of 128 pixels
+        squares = [
+            shapely.box(*(place * (col + 14, row + 114)), *(place * (col + 114, row + 14)))
+            for row in range(0, 1024, 128)
+            for col in range(128 * first, 2048, 256)
+        ]
+        kinds = np.array(["roof", "green"] * (len(squares) // 2), object)
+        drawn = [
+            shapely.transform(s, lambda points: np.stack(to_degrees.transform(*points.T), axis=1)) for s in squares
+        ]
+        shapes = shapely.to_wkb(np.array(drawn, object))
+        write(tmp_path / f"{name}.gpkg", shapes, [kinds], ["kind"], geometry_type="Polygon", crs="EPSG:4326")
+    lines = list(command_lines(readme))
+    assert [words(line)[1] for line in lines] == ["tile", "train", "predict", "evaluate", "vectorize"]
+    printed = type_in(lines, tmp_path)
+    assert "polygons are read by the attribute kind; what none covers is ignored" in printed
+    with rasterio.open(tmp_path / "maps/ortho_classes.tif") as mapped:
+        assert (mapped.height, mapped.width, mapped.transform) == (1024, 2048, place)
+        assert set(np.unique(mapped.read(1))) <= {0, 1, 255}
+    counted = int(re.search(r"([\d,]+) pixels counted", printed)[1].replace(",", ""))
+    assert counted == pytest.approx(64 * 100 * 100, abs=64 * 100)
+    assert (tmp_path / "ortho.gpkg").stat().st_size > 0
+
+
 @pytest.mark.slow
 def test_the_tour_of_the_readme_is_what_it_says(tmp_path):
     """Its commands one after the other, as a shell runs them, on small scenes; only the training is cut short."""
@@ -177,17 +227,9 @@ def test_the_tour_of_the_readme_is_what_it_says(tmp_path):
         profile.update(driver="GTiff")
         with rasterio.open(tmp_path / label, "w", **profile) as sink:
             sink.write(encode_colours(index, schema))
-    shorter = "--trainer.max_epochs 1 --data.samples_per_epoch 4 --data.batch_size 2 --trainer.limit_val_batches 2"
-    smaller = "--model.encoder resnet18_biformer --data.workers 0 --trainer.accelerator cpu --trainer.precision 32-true"
     lines = [line for line in command_lines(readme)]
     assert [words(line)[1] for line in lines] == ["tile", "train", "evaluate", "predict", "vectorize"]
-    lines = [f"{line} {shorter} {smaller}" if words(line)[1] == "train" else line for line in lines]
-    script = "\n".join(["set -e", f'rs-biformer() {{ {sys.executable} -m rs_biformer "$@"; }}', *lines])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    type_in(lines, tmp_path)
     for made in ("metrics.json", "report.html", "maps/mill_classes.tif", "town.gpkg", "runs/first/best.ckpt"):
         assert (tmp_path / made).stat().st_size > 0, made
     with rasterio.open(tmp_path / "maps/town_classes.tif") as mapped:
