@@ -11,11 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 from pytorch_lightning.utilities import rank_zero_only
 
-from rs_biformer.documents import read_yaml
+from rs_biformer.documents import parse_yaml, read_yaml
 from rs_biformer.errors import CheckpointError, ConfigError, RsBiformerError
 from rs_biformer.files import write_text
 from rs_biformer.train.config import TrainConfig
@@ -104,7 +103,7 @@ def _says(path: Path, config: TrainConfig) -> bool:
         found = read_yaml(path)
     except ConfigError:
         return False
-    return isinstance(found, dict) and _meaning(found) == _meaning(yaml.safe_load(config.to_yaml()))
+    return isinstance(found, dict) and _meaning(found) == _meaning(parse_yaml(config.to_yaml(), CONFIG_NAME))
 
 
 def _meaning(plain: dict[str, Any]) -> dict[str, Any]:
