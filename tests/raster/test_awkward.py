@@ -14,6 +14,7 @@ from tiny_checkpoint import pointwise_model, tiny_meta
 from rs_biformer.cli import main
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
+from rs_biformer.jobs import Loaded
 from rs_biformer.predict import open_scene
 from rs_biformer.raster.gdal import open_raster
 from rs_biformer.raster.labels import LabelRaster
@@ -166,7 +167,7 @@ def require_right_map(path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) ->
     sample = np.where(valid, image, 0)[:, ::4, ::4].astype(np.float64)
     mean, std = sample.mean(axis=(1, 2)), sample.std(axis=(1, 2)) + 1
     model = pointwise_model(tiny_meta(window=256, bands=bands, dtype=dtype, mean=tuple(mean), std=tuple(std), gsd=None))
-    monkeypatch.setattr("rs_biformer.cli.predict.load_model", lambda file: (model, model.meta))
+    monkeypatch.setattr("rs_biformer.jobs.mapping.load_model", lambda path: Loaded(model, model.meta, Path(path)))
     argv = ["predict", path, "--checkpoint", "pointwise.ckpt", "--out", out, "--overlap", "0", "--precision", "32"]
     assert main([str(part) for part in argv]) == 0
     weight, bias = (value.detach().double().numpy() for value in model.parameters())
@@ -186,7 +187,7 @@ def require_right_map(path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_no_map_is_left_of_a_truncated_one(awkward, tmp_path, monkeypatch, capsys):
     model = pointwise_model(tiny_meta(window=256))
-    monkeypatch.setattr("rs_biformer.cli.predict.load_model", lambda file: (model, model.meta))
+    monkeypatch.setattr("rs_biformer.jobs.mapping.load_model", lambda path: Loaded(model, model.meta, Path(path)))
     argv = ["predict", awkward / CORRUPT, "--checkpoint", "pointwise.ckpt", "--out", tmp_path]
     assert main([str(part) for part in argv]) == 2
     (*_, line) = capsys.readouterr().err.splitlines()
