@@ -7,7 +7,7 @@ otherwise, and a run that has ended is not continued by mistake.
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,7 @@ def held(out: Path) -> Iterator[None]:
             shutil.rmtree(out, ignore_errors=True)
         raise
     finally:
-        lock.release()
-        with suppress(OSError):
-            (out / LOCK_NAME).unlink(missing_ok=True)
+        lock.release()  # the file stays: who waits for it may have it open
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Path | None:

@@ -54,7 +54,7 @@ def train(config: TrainConfig, *, fast: bool = False, say: Callable[[str], None]
     """Train a network and return the run folder, config.out.
 
     It then holds config.yaml, metrics.csv, TensorBoard events, last.ckpt (the state after the last epoch, from which
-    the same command with resume: auto goes on) and best.ckpt (the weights of the highest val/mean_iou, without the
+    the same command goes on) and best.ckpt (the weights of the highest val/mean_iou, without the
     optimizer's state once the run is over; absent without validation windows). `say` gets a few lines for people.
 
     fast: a dry run: all checks, a few steps and validation batches, and an estimate of the time; nothing is written.
@@ -64,10 +64,10 @@ def train(config: TrainConfig, *, fast: bool = False, say: Callable[[str], None]
     """
     if fast:
         config = replace(config, trainer=config.trainer | {"fast_dev_run": DRY_STEPS})
-    data, task, meta = assemble(config)
     out = Path(config.out)
     with quiet(), nullcontext() if fast else folder.held(out):
         path = None if fast else folder.checkpoint_to_resume(config)
+        data, task, meta = assemble(config, resuming=path is not None)
         resumed = None if path is None else read_resumed(path, meta)
         if resumed is None and config.model.weights is not None:
             say(begin_from(config.model.weights, task.model, meta, config.model.weights_bands))
@@ -118,15 +118,19 @@ def _fit(
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from None
 
 
-def assemble(config: TrainConfig) -> tuple[TileDataModule, SegmentationTask, CheckpointMeta]:
-    """Data, network with loss, and the description of a run, with its seed set. Raises as `train` does."""
+def assemble(config: TrainConfig, *, resuming: bool = False) -> tuple[TileDataModule, SegmentationTask, CheckpointMeta]:
+    """Data, network with loss, and the description of a run, with its seed set. Raises as `train` does.
+
+    resuming: the network gets its weights from a checkpoint, so what it once began from need not be there any more.
+    """
     if not config.data.index:
         raise ConfigError("data.index is not set; give the folder that `rs-biformer tile` wrote: --data.index DIR")
     index = TileIndex.read(config.data.index)
     meta = describe(index.manifest, config.model)
     seed_everything(config.seed, workers=True, verbose=False)
     data = TileDataModule(index, config.data, seed=config.seed)
-    return data, _create_task(config, meta, data), meta
+    beginning = None if resuming else config.model.arguments.get("encoder_weights")
+    return data, _create_task(config, meta, data, beginning), meta
 
 
 def _estimate(data: TileDataModule, trainer: Trainer) -> str:
@@ -157,9 +161,11 @@ def describe(manifest: Manifest, model: ModelConfig) -> CheckpointMeta:
     )
 
 
-def _create_task(config: TrainConfig, meta: CheckpointMeta, data: TileDataModule) -> SegmentationTask:
+def _create_task(
+    config: TrainConfig, meta: CheckpointMeta, data: TileDataModule, encoder_weights: str | None
+) -> SegmentationTask:
     try:
-        network = meta.create_network(config.model.arguments.get("encoder_weights"))
+        network = meta.create_network(encoder_weights)
     except TypeError as error:
         raise ConfigError(f"model.arguments do not fit {meta.encoder} + {meta.decoder}: {error}") from None
     loss = create_loss(

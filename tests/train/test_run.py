@@ -22,6 +22,7 @@ from rs_biformer.data.dataset import TileDataset
 from rs_biformer.data.index import TileIndex
 from rs_biformer.data.reader import SceneReader
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
+from rs_biformer.nn.model import create_encoder
 from rs_biformer.train import folder, run
 from rs_biformer.train.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from rs_biformer.train.run import train
@@ -305,6 +306,17 @@ def test_a_resumed_run_keeps_the_best_checkpoint_it_has(index, tmp_path):
     torch.save(content, out / "last.ckpt")
     train(config_of(index, out, resume="auto"))
     assert read_checkpoint(out / "best.ckpt")[0]["global_step"] == 2  # of the first epoch, not of the second
+
+
+def test_a_resumed_run_needs_nothing_of_what_it_began_from(index, tmp_path):
+    begun = tmp_path / "resnet18.pth"
+    torch.save(create_encoder("resnet18").state_dict(), begun)
+    config = config_of(index, tmp_path / "run", encoder="resnet18", trainer={"max_epochs": 1})
+    config = replace(config, model=replace(config.model, arguments={"encoder_weights": str(begun)}))
+    train(config)
+    begun.unlink()
+    out = train(replace(config, trainer=config.trainer | {"max_epochs": 2}, resume="auto"))
+    assert len(column(out, "val/mean_iou")) == 2 and load_checkpoint(out / "best.ckpt")
 
 
 def test_two_runs_in_one_folder_do_not_meet(index, tmp_path, monkeypatch):
