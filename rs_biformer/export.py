@@ -2,7 +2,8 @@
 
 The file takes raw band values as float32 and gives probabilities: normalisation and softmax are inside. Its metadata
 tell Deepness all it asks for. Deepness divides values by 255 and standardises them, so it is told a mean of 0 and a
-deviation of 1/255, which undoes the division and leaves the raw values that the file expects.
+deviation of 1/255, which undoes the division and leaves the raw values that the file expects. It runs onnxruntime 1.17
+at most, which sets the versions that are written.
 """
 
 import json
@@ -21,6 +22,10 @@ from rs_biformer.files import replacing
 from rs_biformer.geometry import stride_of
 from rs_biformer.predict.onnx import METADATA_KEY, import_onnxruntime
 
+OPSET = 20
+"""Operators of the newest set that onnxruntime 1.17 knows."""
+IR_VERSION = 9
+"""Newest form of the file that onnxruntime 1.17 opens; nothing that later forms brought is used here."""
 TOLERANCE = 1e-3
 """Mean absolute difference of probabilities between onnxruntime and torch at which an export is refused.
 
@@ -57,6 +62,7 @@ def export_onnx(
     stride_of(size, overlap)  # refuses what no tool could use
     deployed = _Deployed(model).eval().cpu()
     program = _trace(deployed, torch.zeros(2, len(model.bands), size, size))
+    program.model.ir_version = IR_VERSION
     program.model.metadata_props.update(metadata(model, size, overlap))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -76,6 +82,7 @@ def metadata(model: TrainedModel, window: int, overlap: float) -> dict[str, str]
         "standardization_mean": [0.0] * bands,
         "standardization_std": [1 / 255] * bands,
         "seg_thresh": 0.0,  # Deepness drops what is below before it picks the best class
+        "seg_small_segment": 0,  # and filters its map by a median, which takes cars away, unless this is 0
         METADATA_KEY: meta.to_dict() | {"window": window},
     }
     if meta.gsd is not None:
@@ -101,6 +108,7 @@ def _trace(module: nn.Module, example: Tensor) -> Any:
                 output_names=["probabilities"],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 dynamo=True,
+                opset_version=OPSET,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:

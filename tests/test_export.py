@@ -1,5 +1,8 @@
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -49,6 +52,33 @@ def test_the_metadata_are_those_that_deepness_reads(exported):
     assert found["class_names"]["1"] == "building"
     assert found["resolution"] == 50
     assert (found["tile_size"], found["tiles_overlap"]) == (32, 25)
+    assert (found["seg_thresh"], found["seg_small_segment"]) == (0, 0)
+
+
+def test_the_versions_are_those_that_deepness_opens(exported):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(exported)
+    assert model.ir_version <= 9
+    assert [(one.domain, one.version <= 20) for one in model.opset_import] == [("", True)]
+
+
+def test_the_runtime_of_deepness_gives_the_same_probabilities(exported, tmp_path):
+    """In a process of its own without the packages of this one, where numpy is newer than that runtime allows."""
+    folder = os.environ.get("ONNXRUNTIME_1_17")
+    if not folder:
+        pytest.skip("ONNXRUNTIME_1_17 names no folder (pip install --target FOLDER onnxruntime==1.17.0 'numpy<2')")
+    image = torch.randint(0, 256, (3, 3, 32, 32)).float()
+    np.save(tmp_path / "image.npy", image.numpy())
+    code = (
+        f"import sys; sys.path.insert(0, {folder!r}); import numpy, onnxruntime; print(onnxruntime.__version__);"
+        f"session = onnxruntime.InferenceSession({str(exported)!r}, providers=['CPUExecutionProvider']);"
+        "(found,) = session.run(None, {'image': numpy.load('image.npy')}); numpy.save('found.npy', found)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("1.17"), done.stderr
+    with torch.inference_mode():
+        wanted = pointwise_model()(image).softmax(1).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), wanted, atol=1e-5)
 
 
 def test_an_unknown_pixel_size_is_not_made_up():
