@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rs_biformer.checkpoint import load_checkpoint
+    from rs_biformer.data.tiling import TileOptions
     from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
     from rs_biformer.evaluation import evaluate
-    from rs_biformer.jobs import map_scenes
+    from rs_biformer.jobs import create_tile_index, map_scenes
     from rs_biformer.nn.attention import BiLevelRoutingAttention, MultiScaleDilatedAttention
     from rs_biformer.nn.blocks import IRFFN
     from rs_biformer.nn.model import create_encoder, create_model, list_encoders
@@ -34,8 +35,10 @@ _HOMES = {
     "MultiScaleDilatedAttention": "nn.attention",
     "RasterError": "errors",
     "RsBiformerError": "errors",
+    "TileOptions": "data.tiling",
     "create_encoder": "nn.model",
     "create_model": "nn.model",
+    "create_tile_index": "jobs",
     "evaluate": "evaluation",
     "list_encoders": "nn.model",
     "load_checkpoint": "checkpoint",
@@ -54,9 +57,11 @@ __all__ = [
     "MultiScaleDilatedAttention",
     "RasterError",
     "RsBiformerError",
+    "TileOptions",
     "__version__",
     "create_encoder",
     "create_model",
+    "create_tile_index",
     "evaluate",
     "list_encoders",
     "load_checkpoint",

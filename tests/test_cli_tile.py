@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,10 +8,12 @@ import yaml
 from PIL import Image
 from rasterio.transform import from_origin
 
+import rs_biformer
 from rs_biformer.cli import main
 from rs_biformer.data.index import TileIndex
 from rs_biformer.schema import PRESETS, load_schema
 
+SPLITS = ("train", "val", "test")
 COLOURS = np.array([*PRESETS["vaihingen"].colours, (0, 0, 0)], np.uint8)
 
 
@@ -244,3 +247,37 @@ def test_nodata_is_taken_with_an_exponent_and_a_sign(save, tile, tmp_path):
     code, _, error = tile(*own, "--nodata", "-1e3x")
     assert code == 2
     assert "--nodata -1e3x is no number" in error
+
+
+def test_an_index_that_python_makes_is_that_of_the_command(pairs, tile):
+    assert tile("data/train", "data/val", "data/test", *OWN, "--split", "by-folder", "--overlap", "0.25")[0] == 0
+    index, summary = rs_biformer.create_tile_index(
+        [Path("data/train"), "data/val", "data/test"],
+        "vaihingen",
+        "own",
+        labels="{dir}/{name}_label.tif",
+        split=["by-folder"],
+        options=rs_biformer.TileOptions(16, 0.25),
+    )
+    for name in ("tiles.parquet", "summary.json"):
+        assert Path("own", name).read_bytes() == Path("out", name).read_bytes()
+    assert len(index) == summary["windows"] > 0
+
+
+def test_a_list_of_pairs_that_python_gives_deals_its_own_splits(pairs, tile):
+    rows = [
+        f"{split}/{name}_image.tif,{split}/{name}_label.tif,{split}" for name, split in zip("abc", SPLITS, strict=True)
+    ]
+    Path("data/pairs.csv").write_text("\n".join(["image,label,split", *rows]))
+    index, _ = rs_biformer.create_tile_index(
+        Path("data/pairs.csv"), "vaihingen", "own", options=rs_biformer.TileOptions(16)
+    )
+    assert {index.scene(n).name[0]: str(index.table.split[n]) for n in range(len(index))} == dict(
+        zip("abc", SPLITS, strict=True)
+    )
+
+
+def test_bands_that_only_look_like_numbers_are_refused(pairs, tile):
+    """A superscript is a digit to str.isdigit and no number to int."""
+    code, _, error = tile("data/train", *OWN, "--split", "train", "--bands", "\u00b2")
+    assert code == 2 and "\u00b2" in error and len(error.splitlines()) == 1

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rs_biformer
+from rs_biformer import jobs
+from rs_biformer.cli import COMMANDS
 
 PACKAGE = Path(rs_biformer.__file__).parent
 FLOORS = {
@@ -125,3 +128,30 @@ def test_every_public_name_can_be_had():
 def test_evaluate_stays_a_function_when_its_room_was_imported_first():
     code = "import rs_biformer.evaluation.stream, rs_biformer; print(callable(rs_biformer.evaluate))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_its_options_and_little_more(name):
+    """60 lines of functions besides `add_arguments`: what is longer is a job that Python could not call."""
+    body = ast.parse((PACKAGE / "cli" / f"{name}.py").read_text(encoding="utf-8")).body
+    parts = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name != "add_arguments"]
+    assert 0 < sum(node.end_lineno - node.lineno + 1 for node in parts) <= 60
+
+
+def test_what_a_raster_is_and_help_are_told_without_torch(write_raster):
+    raster = write_raster("a.tif", np.ones((3, 8, 8), np.uint8))
+    code = (
+        "import sys; from rs_biformer.cli import main\n"
+        "for argv in (['info', sys.argv[1]], ['info', '--json', sys.argv[1], sys.argv[1]], ['evaluate', '--help']):\n"
+        "    try: assert main(argv) == 0\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "print([name for name in ('torch', 'pytorch_lightning', 'timm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(raster)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_room_that_is_imported_on_first_use_has_every_name_that_it_promises():
+    for name in jobs.__all__:
+        assert getattr(jobs, name) is not None
+    assert set(jobs.__all__) == set(jobs._HOMES) and dir(jobs) == sorted(jobs.__all__)

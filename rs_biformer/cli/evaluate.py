@@ -2,6 +2,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from rs_biformer.cli.conditions import require_consistent
@@ -30,6 +31,8 @@ boundaries erodes them itself. Several models or sets of maps are compared, pair
 Protocols: all-classes, isprs-official, geoseg-legacy, ssrs-12-4, mmseg-6class, or a YAML file with the keys id,
 description, exclude, excluded_labels, ignore_boundary, pad_to, pad_class, window, overlap, scene_pattern, train, test,
 cautions."""
+_DRAWING = ("unit", "samples")
+"""Options that are fields of `evaluation.Resampling`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("figures").add_argument
     add("--protocol", nargs="+", metavar="ID", help="what is scored and averaged; several at once (all-classes)")
     add("--boundary", nargs="+", type=float, default=[], metavar="PX", help="also boundary F1 within these distances")
-    add("--resample", metavar="UNIT", help="intervals and tests from blocks of 512 px, or from scenes (blocks)")
+    add(
+        "--resample",
+        dest="unit",
+        metavar="UNIT",
+        help="intervals and tests from blocks of 512 px, or from scenes (blocks)",
+    )
     add("--samples", type=int, help="draws for intervals and tests (2000)")
     add("--tolerance", type=int, default=0, help="largest difference per channel of near label colours (0: exact)")
     add("--max-unknown", type=float, default=0.01, help="share of unknown pixels at which a label is refused (0.01)")
@@ -88,44 +96,33 @@ def run(args: argparse.Namespace) -> None:
     from rs_biformer.jobs import Outputs, command_line, compare_results, write_outputs
 
     require_consistent(args)
-    outputs = Outputs(
-        args.out,
-        args.report,
-        args.card,
-        args.find_label_errors,
-        args.title,
-        args.curves,
-        [command_line("rs-biformer", sys.argv[1:])],
-    )
+    typed = [command_line("rs-biformer", sys.argv[1:])]
+    outputs = Outputs(args.out, args.report, args.card, args.find_label_errors, args.title, args.curves, typed)
     with ExitStack() as stack:
         if args.compare:
-            evaluation = compare_results(args.compare, args.protocol or [], _drawing(args))
+            evaluation = compare_results(args.compare, args.protocol or [], given(args, _DRAWING))
         else:
             evaluation = _measure(args, stack)
-        tables.show(evaluation)
+        tables.evaluation(evaluation)
         for path in write_outputs(evaluation, outputs, progress=console.progress, say=print):
             print(path)
 
 
 def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
     """The maps against the labels, mapped first where models are given."""
-    from tempfile import TemporaryDirectory
-
     from rs_biformer.cli import console
     from rs_biformer.cli.watch import Watch, say
     from rs_biformer.jobs import evaluate_maps, evaluate_models, find_truths, map_sets, named, named_models
     from rs_biformer.schema import load_schema
 
-    schema = load_schema(args.classes) if args.classes else None
-    rules = _rules(args)
+    schema: Any = load_schema(args.classes) if args.classes else None  # maps that exist always have one
     pair: Any = args.pair or "auto"
     sets = [named(values) for values in args.prediction or []]
     maps = sets[0].files if sets else ()
     truths = find_truths(args.scene, args.label, maps=maps, extra=args.extra, name=args.name, pair=pair, say=say)
     if sets:
-        assert schema is not None, "maps that exist need --classes"
         found = map_sets(sets, truths, args.confidence, pair=pair, say=say)
-        return evaluate_maps(found, truths, schema, rules, progress=console.progress, say=say)
+        return evaluate_maps(found, truths, schema, _rules(args), progress=console.progress, say=say)
     watch = stack.enter_context(Watch(listed=False))
     stack.enter_context(console.interruptible(lambda: "run the same command again"))
     # The label check asks for the probability of the label's class, calibration for that of the mapped one alone.
@@ -135,7 +132,7 @@ def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
         truths,
         args.maps or stack.enter_context(TemporaryDirectory(prefix="rs_biformer_")),
         schema=schema,
-        rules=rules,
+        rules=_rules(args),
         layer=None if args.confidence is None else layer,
         kept=args.maps is not None,
         tell=watch,
@@ -151,17 +148,8 @@ def _rules(args: argparse.Namespace) -> "Rules":
 
     return Rules(
         args.protocol or ("all-classes",),
-        args.boundary,
-        Resampling(**_drawing(args)),
-        args.tolerance,
-        args.max_unknown,
-        given(args, ["nodata"]).get("nodata", ()),
-        args.map_numbers or "auto",
-        label_options(args),
-        args.area,
+        resampling=Resampling(**given(args, _DRAWING)),
+        numbers=args.map_numbers or "auto",
+        labelling=label_options(args),
+        **given(args, ("boundary", "tolerance", "max_unknown", "nodata", "area")),
     )
-
-
-def _drawing(args: argparse.Namespace) -> dict[str, Any]:
-    drawn = {"unit": args.resample, "samples": args.samples}
-    return {name: value for name, value in drawn.items() if value is not None}

@@ -2,10 +2,8 @@ import argparse
 import csv
 import json
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rs_biformer.nn.count import Figures
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 HELP = "list the architectures: parameters, multiply-adds, strides and widths of the features, decoders"
 EXAMPLE = """rs-biformer models
@@ -36,70 +34,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Count every architecture, and show a table, JSON or CSV; or list what the libraries have."""
     if args.all:
-        return _show_all(args)
+        return _list(args)
     from dataclasses import asdict
 
-    from rs_biformer.cli import console
-    from rs_biformer.nn.count import count_model
-    from rs_biformer.nn.model import DECODERS, list_encoders
+    from rs_biformer.cli import console, tables
+    from rs_biformer.jobs import count_architectures
+    from rs_biformer.nn.model import DECODERS
 
-    found = []
-    names = args.only or list_encoders()
     with console.progress("counting", "model") as progress:
-        for done, name in enumerate(names, 1):
-            found.append(count_model(name, args.decoder, args.size, args.bands, args.classes))
-            progress(done, len(names))
-    rows = [{**asdict(figures), "decoders": list(DECODERS)} for figures in found]
-    if args.json:
-        print(json.dumps({"size": args.size, "bands": args.bands, "classes": args.classes, "models": rows}, indent=2))
-    elif args.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(rows[0])
-        writer.writerows([_cell(value) for value in row.values()] for row in rows)
-    else:
-        title = f"Encoders, with an ImageNet classifier, and with {args.decoder}: one {args.size} x {args.size} image"
-        header = ["encoder", "params M", "GMAC", "ImageNet M", "GMAC", "model M", "GMAC", "strides"]
-        console.table(title, header, [_shown(figures) for figures in found])
+        found = count_architectures(
+            args.only, args.decoder, size=args.size, bands=args.bands, classes=args.classes, progress=progress
+        )
+    counted = {"size": args.size, "bands": args.bands, "classes": args.classes}
+    if not _written(args, counted, [{**asdict(figures), "decoders": list(DECODERS)} for figures in found]):
+        tables.architectures(found, args.size)
         print(f"GMAC: 1e9 multiply-adds; decoders, each with any encoder: {', '.join(DECODERS)}")
 
 
-def _show_all(args: argparse.Namespace) -> None:
-    from fnmatch import fnmatch
+def _list(args: argparse.Namespace) -> None:
+    from rs_biformer.cli import tables
+    from rs_biformer.jobs import library_encoders
 
-    from rs_biformer.cli import console
-    from rs_biformer.errors import ConfigError
-    from rs_biformer.nn.encoders.library import library_names, weights_of
-    from rs_biformer.nn.model import list_encoders
+    found = library_encoders(args.only or ["*"])
+    if not _written(args, {}, [{"encoder": name, "weights": weights} for name, weights in found.items()]):
+        tables.encoders(found)
+        print("plain vision transformers get a pyramid; model.encoder NAME, model.weights WEIGHTS or a file")
 
-    patterns = args.only or ["*"]
-    names = [name for name in library_names() if any(fnmatch(name, pattern) for pattern in patterns)]
-    if not names:
-        raise ConfigError(
-            f"smp and timm have no encoder called {', '.join(patterns)}; patterns take *, such as '*dinov3*'"
-        )
-    ours = set(list_encoders())  # which come first: timm's of the same name has a prefix
-    rows = [{"encoder": f"tu-{name}" if name in ours else name, "weights": weights_of(name)} for name in names]
+
+def _written(args: argparse.Namespace, counted: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a machine reads the rows, and then print them as JSON or CSV."""
     if args.json:
-        print(json.dumps({"models": rows}, indent=2))
+        print(json.dumps({**counted, "models": rows}, indent=2))
     elif args.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(rows[0])
         writer.writerows([_cell(value) for value in row.values()] for row in rows)
-    else:
-        shown = [[str(row["encoder"]), ", ".join(row["weights"])] for row in rows]
-        console.table("Encoders of smp and timm, and their weights", ["encoder", "weights"], shown)
-        print("plain vision transformers get a pyramid; model.encoder NAME, model.weights WEIGHTS or a file")
+    return bool(args.json or args.csv)
 
 
 def _cell(value: object) -> object:
     return " ".join(str(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _shown(figures: "Figures") -> list[str]:
-    counts = (
-        (figures.encoder_parameters, figures.encoder_multiply_adds),
-        (figures.classifier_parameters, figures.classifier_multiply_adds),
-        (figures.parameters, figures.multiply_adds),
-    )
-    shown = [text for numbers, adds in counts for text in (f"{numbers / 1e6:.2f}", f"{adds / 1e9:.2f}")]
-    return [figures.encoder, *shown, " ".join(str(stride) for stride in figures.strides)]

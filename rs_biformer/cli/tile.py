@@ -1,14 +1,9 @@
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rs_biformer.cli.labels import add_label_arguments, label_options
-from rs_biformer.errors import ConfigError
+from rs_biformer.cli.prediction import parse_bands
 from rs_biformer.machine import machine_cores
-
-if TYPE_CHECKING:
-    from rs_biformer.data.layouts import SceneFiles
 
 HELP = "cut labelled scenes into windows: a tile index with splits, class histograms and statistics, maybe chips"
 EXAMPLE = """rs-biformer tile images/*.tif --labels 'labels/{stem}.tif' --classes classes.yaml \\
@@ -33,8 +28,6 @@ RULE: train=NAME,... val=NAME,... test=NAME,...  scenes by name or pattern; trai
   official     the ids of the Vaihingen, Potsdam or LoveDA download (its default); val is drawn from train
   blocks:TRAIN,VAL,TEST  spatial blocks with these shares, a buffer apart
   train        everything into one split"""
-
-_SHOWN_SCENES = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,21 +87,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the scenes, tile them, write the chips if wanted, and show what came out."""
-    from rs_biformer.cli import console
+    """Tile the scenes, write the chips if wanted, and show what came out."""
+    from rs_biformer.cli import console, tables
     from rs_biformer.data.chips import write_chips
-    from rs_biformer.data.splits import assign_scenes, parse_blocks
-    from rs_biformer.data.tiling import TileOptions, tile_scenes
+    from rs_biformer.data.tiling import TileOptions
+    from rs_biformer.jobs import Variant, create_tile_index
     from rs_biformer.raster.paths import locate
     from rs_biformer.raster.values import parse_nodata
-    from rs_biformer.schema import load_schema
 
-    schema = load_schema(args.classes)
-    bands = tuple(int(part) if part.isdigit() else part for part in args.bands.split(",")) if args.bands else None
     options = TileOptions(
         args.window,
         args.overlap,
-        bands,
+        tuple(parse_bands(args.bands)) if args.bands else None,
         args.tolerance,
         args.max_unknown,
         args.min_valid,
@@ -120,98 +110,27 @@ def run(args: argparse.Namespace) -> None:
         allow_shared_ground=args.allow_shared_ground,
         allow_huge=args.allow_huge,
     )
-    scenes, rule = _find_scenes(args)
-    blocks = parse_blocks(
-        rule,
-        size=4 * args.window if args.block_size is None else args.block_size,
-        buffer=args.window // 2 if args.buffer is None else args.buffer,
-        seed=args.seed,
-    )
-    if blocks is None:
-        scenes = assign_scenes(scenes, rule)
     with console.progress("reading", "strip") as progress:
-        index, summary = tile_scenes(
-            scenes, schema, args.out, options=options, blocks=blocks, workers=args.workers, progress=progress
+        index, summary = create_tile_index(
+            args.scenes,
+            args.classes,
+            args.out,
+            labels=args.labels,
+            extra=args.extra,
+            name=args.name,
+            variant=Variant(args.image, args.eroded, args.height),
+            split=args.split,
+            block_size=args.block_size,
+            buffer=args.buffer,
+            seed=args.seed,
+            options=options,
+            workers=args.workers,
+            progress=progress,
         )
-    _show(summary)
+    tables.tiles(summary)
     if args.chips:
         with console.progress("writing", "chip") as progress:
             write_chips(index, args.out, workers=args.workers, progress=progress)
     chips = f", {args.out / 'chips'}" if args.chips else ""
     print(f"{args.out / 'tiles.parquet'}, {args.out / 'summary.json'}{chips}")
     print(f"next: rs-biformer train --config CONFIG --data.index {args.out / 'chips' if args.chips else args.out}")
-
-
-def _find_scenes(args: argparse.Namespace) -> tuple[Sequence["SceneFiles"], list[str]]:
-    """The scenes and the split rule, which an official download brings along."""
-    from rs_biformer.data.layouts import OFFICIAL, official_scenes, pattern_scenes
-    from rs_biformer.data.pairs import is_pair_list
-
-    for folder in map(Path, args.scenes):
-        if folder.is_dir() and args.out.resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(f"--out {args.out} lies in the input {folder}; choose a folder outside")
-    if any(is_pair_list(scene) for scene in args.scenes):
-        return _paired(args)
-    official = args.labels is None and args.classes in OFFICIAL and len(args.scenes) == 1
-    if official:
-        folder = Path(args.scenes[0])
-        scenes = official_scenes(args.classes, folder, image=args.image, eroded=args.eroded, height=args.height)
-        return scenes, args.split or ["official"]
-    if args.image or args.eroded or args.height:
-        raise ConfigError("--image, --eroded and --with-dsm are for one official folder without --labels; see --extra")
-    if args.labels is None:
-        raise ConfigError(
-            "--labels PATTERN is missing, such as 'labels/{stem}.tif' or '{dir}/{name}_label.tif'; or give a list of "
-            "pairs, a .csv file with the columns image and label"
-        )
-    return pattern_scenes(args.scenes, args.labels, args.extra, name=args.name), args.split
-
-
-def _paired(args: argparse.Namespace) -> tuple[Sequence["SceneFiles"], list[str]]:
-    """The scenes of a list of pairs, and the split rule, which the list may bring along."""
-    from rs_biformer.data.pairs import paired_scenes
-
-    if len(args.scenes) > 1 or args.labels or args.extra or args.name:
-        raise ConfigError(
-            f"a list of pairs ({args.scenes[0]}) names its scenes, labels and further rasters itself; give it alone, "
-            "without --labels, --extra and --name"
-        )
-    scenes = paired_scenes(args.scenes[0])
-    listed = any(scene.split for scene in scenes)
-    return scenes, args.split or (["listed"] if listed else [])
-
-
-def _show(summary: dict[str, Any]) -> None:
-    """The summary as tables."""
-    from rs_biformer.cli import console
-
-    splits = summary["splits"]
-    scenes = [
-        [
-            scene["name"],
-            f"{scene['height']} x {scene['width']}",
-            ", ".join(f"{count} {split}" for split, count in scene["windows"].items()) or "none",
-            f"{scene['labelled_share']:.1%}",
-            f"{scene['unknown_pixels']}",
-        ]
-        for scene in summary["scenes"][:_SHOWN_SCENES]
-    ]
-    console.table("Scenes", ["scene", "pixels", "windows", "labelled", "unknown px"], scenes)
-    if len(summary["scenes"]) > _SHOWN_SCENES:
-        print(f"... and {len(summary['scenes']) - _SHOWN_SCENES} more in summary.json")
-    facts = [
-        [split, f"{part['scenes']}", f"{part['windows']}", f"{part['labelled_pixels'] / 1e6:.2f}"]
-        for split, part in splits.items()
-    ]
-    console.table("Splits", ["split", "scenes", "windows", "labelled Mpx"], facts)
-    names = next(iter(splits.values()))["classes"]
-    shares = [[name, *(f"{part['classes'][name]['share']:.2%}" for part in splits.values())] for name in names]
-    console.table("Class shares", ["class", *splits], shares)
-    bands = [[band["name"], f"{band['mean']:.4g}", f"{band['std']:.4g}"] for band in summary["bands"]]
-    console.table(f"Bands ({summary['statistics_of']})", ["band", "mean", "std"], bands)
-    for key, count in summary["dropped_windows"].items():
-        print(f"dropped windows {key.replace('_', ' ')}: {count}")
-    for unknown in summary["unknown"]:
-        print("unknown: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in unknown.items()))
-    for note in summary["notes"]:
-        print(f"note: {note}")

@@ -1,24 +1,61 @@
 """What a command does, as functions: load a model, name the maps, map many scenes, measure.
 
 The rooms below know one scene, one map, one figure; here is what it takes to do many. A job says nothing and asks
-nothing: it tells whoever calls it, by events and results, and the command line shows them.
+nothing: it tells whoever calls it, by events and results, and the command line shows them. The names below are imported
+on first use: who describes a raster needs no torch.
 """
 
-from rs_biformer.jobs.evaluating import (
-    Evaluation,
-    MapSet,
-    Rules,
-    compare_results,
-    evaluate_maps,
-    evaluate_models,
-)
-from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Planned, Remarked, Skipped
-from rs_biformer.jobs.fitting import Fitting
-from rs_biformer.jobs.inputs import map_sets, named, named_models
-from rs_biformer.jobs.mapping import MappingReport, ScenesFailed, map_scenes
-from rs_biformer.jobs.models import Loaded, load_model
-from rs_biformer.jobs.outputs import Outputs, command_line, write_outputs
-from rs_biformer.jobs.truths import Truths, find_truths
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rs_biformer.jobs.architectures import count_architectures, library_encoders
+    from rs_biformer.jobs.describing import describe
+    from rs_biformer.jobs.evaluating import Evaluation, MapSet, Rules, compare_results, evaluate_maps, evaluate_models
+    from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Planned, Remarked, Skipped
+    from rs_biformer.jobs.fitting import Fitting
+    from rs_biformer.jobs.inputs import map_sets, named, named_models
+    from rs_biformer.jobs.mapping import MappingReport, ScenesFailed, map_scenes
+    from rs_biformer.jobs.models import Loaded, load_model
+    from rs_biformer.jobs.outputs import Outputs, command_line, write_outputs
+    from rs_biformer.jobs.tiling import Variant, create_tile_index
+    from rs_biformer.jobs.truths import Truths, find_truths
+
+_HOMES = {
+    "Advanced": "events",
+    "Checked": "events",
+    "Evaluation": "evaluating",
+    "Event": "events",
+    "Failed": "events",
+    "Fitting": "fitting",
+    "Loaded": "models",
+    "MapSet": "evaluating",
+    "Mapped": "events",
+    "MappingReport": "mapping",
+    "Outputs": "outputs",
+    "Planned": "events",
+    "Remarked": "events",
+    "Rules": "evaluating",
+    "ScenesFailed": "mapping",
+    "Skipped": "events",
+    "Truths": "truths",
+    "Variant": "tiling",
+    "command_line": "outputs",
+    "compare_results": "evaluating",
+    "count_architectures": "architectures",
+    "create_tile_index": "tiling",
+    "describe": "describing",
+    "evaluate_maps": "evaluating",
+    "evaluate_models": "evaluating",
+    "find_truths": "truths",
+    "library_encoders": "architectures",
+    "load_model": "models",
+    "map_scenes": "mapping",
+    "map_sets": "inputs",
+    "named": "inputs",
+    "named_models": "inputs",
+    "write_outputs": "outputs",
+}
 
 __all__ = [
     "Advanced",
@@ -38,11 +75,16 @@ __all__ = [
     "ScenesFailed",
     "Skipped",
     "Truths",
+    "Variant",
     "command_line",
     "compare_results",
+    "count_architectures",
+    "create_tile_index",
+    "describe",
     "evaluate_maps",
     "evaluate_models",
     "find_truths",
+    "library_encoders",
     "load_model",
     "map_scenes",
     "map_sets",
@@ -50,3 +92,15 @@ __all__ = [
     "named_models",
     "write_outputs",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,7 @@
-"""What a path holds, as plain facts: the machine, a checkpoint, an index, a scene, one of our maps."""
+"""What a path holds, as plain facts: the machine, a checkpoint, an index, a scene, one of our maps.
+
+Only the machine and a model need torch, which takes seconds to load: it is imported where they are described.
+"""
 
 import platform
 from collections.abc import Sequence
@@ -8,13 +11,10 @@ from typing import Any
 
 import numpy as np
 import rasterio
-import torch
 
 from rs_biformer import __version__
 from rs_biformer.data.index import TileIndex
-from rs_biformer.jobs.models import load_model
 from rs_biformer.machine import machine_cores
-from rs_biformer.predict.forward import good_at_bf16
 from rs_biformer.raster.metadata import describe_map
 from rs_biformer.raster.paths import without_access
 from rs_biformer.raster.remarks import remarks
@@ -32,6 +32,10 @@ def describe(paths: Sequence[str]) -> dict[str, Any]:
 
 def describe_machine() -> dict[str, Any]:
     """Versions of what matters here, and what there is to compute on."""
+    import torch
+
+    from rs_biformer.predict.forward import good_at_bf16
+
     facts: dict[str, Any] = {"rs_biformer": __version__, "python": platform.python_version()}
     for name in (*_PACKAGES, "onnxruntime"):
         try:
@@ -52,6 +56,8 @@ def describe_path(text: str) -> dict[str, Any]:
     path = Path(text)
     suffix = path.suffix.lower()
     if suffix in (".ckpt", ".onnx"):
+        from rs_biformer.jobs.models import load_model
+
         return {"kind": "checkpoint" if suffix == ".ckpt" else "exported model", **load_model(path).meta.to_dict()}
     if path.is_dir() or suffix == ".parquet":
         return describe_index(path)
