@@ -6,6 +6,7 @@ import pytest
 import rasterio
 import yaml
 from PIL import Image
+from range_server import serving
 from rasterio.transform import from_origin
 
 import rs_biformer
@@ -281,3 +282,22 @@ def test_bands_that_only_look_like_numbers_are_refused(pairs, tile):
     """A superscript is a digit to str.isdigit and no number to int."""
     code, _, error = tile("data/train", *OWN, "--split", "train", "--bands", "\u00b2")
     assert code == 2 and "\u00b2" in error and len(error.splitlines()) == 1
+
+
+def test_neither_summary_nor_output_hold_a_key_of_a_url(save, tile, tmp_path, capsys):
+    """The index does, as it must find the scenes again; what people hand on does not."""
+    save("image.tif", np.ones((3, 40, 48), np.uint8))
+    save("label.tif", np.zeros((40, 48), int))
+    with rasterio.open(tmp_path / "image.tif", "r+") as image:
+        image.nodata = 0
+    with serving(tmp_path) as address:
+        image, label = (
+            f"{address}/{name}.tif?subscription=KEY".replace("//", "//me:KEY@") for name in ("image", "label")
+        )
+        Path("pairs.csv").write_text(f"image,label\n{image},{label}\n")
+        code, out, error = tile("pairs.csv", *OWN[2:], "--split", "train", "--nodata", "255")
+        assert main(["info", "--json", image]) == 0
+    shown = capsys.readouterr()
+    summary = Path("out/summary.json").read_text()
+    assert code == 0 and "image.tif declares its own nodata value (0)" in summary
+    assert "KEY" not in summary + out + error + shown.out + shown.err

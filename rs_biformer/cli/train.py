@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read the config and train, or show what could be configured."""
+    from rs_biformer.cli.watch import say
     from rs_biformer.train.config import explain_options, parse
 
     if args.options:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     from rs_biformer.train.folder import BEST_NAME, LAST_NAME
     from rs_biformer.train.run import train
 
-    out = train(config, fast=args.fast, say=_say)
+    out = train(config, fast=args.fast, say=say)
     if args.fast:
         return
     made = [out / name for name in (BEST_NAME, LAST_NAME) if (out / name).is_file()]
@@ -67,13 +68,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _find(what: str, config: "TrainConfig") -> None:
+    from rs_biformer.cli.watch import say
     from rs_biformer.train.find import find_batch_size, find_learning_rate
 
     if what == "learning_rate":
-        print(f"--optimizer.learning_rate {find_learning_rate(config, say=_say):.2g}")
+        print(f"--optimizer.learning_rate {find_learning_rate(config, say=say):.2g}")
     else:
-        print(f"--data.batch_size {find_batch_size(config, say=_say)}")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+        print(f"--data.batch_size {find_batch_size(config, say=say)}")

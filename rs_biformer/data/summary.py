@@ -15,6 +15,7 @@ from rs_biformer.data.index import SPLITS, Manifest, TileIndex, TileTable, off_t
 from rs_biformer.errors import RasterError
 from rs_biformer.files import write_text
 from rs_biformer.raster.labels import Key, shifted_by_one
+from rs_biformer.raster.paths import without_access
 from rs_biformer.schema import ClassSchema
 
 SUMMARY_NAME = "summary.json"
@@ -72,7 +73,7 @@ def summarise(
         "scenes": scenes,
         "scenes_without_label": list(unlabelled),
         "notes": [
-            *remarked,
+            *map(without_access, remarked),
             *_notes(manifest, plans, unlabelled, unknown),
             *_absent_classes(tallies, unknown, manifest),
             *_nodata_notes(manifest, tallies),

@@ -88,5 +88,5 @@ def describe_scene(paths: Sequence[str]) -> dict[str, Any]:
             "metres_per_pixel": scene.gsd,
             **(describe_map(scene.path) if len(paths) == 1 else {}),
             **({"resampled": [without_access(str(path)) for path in scene.regridded]} if len(paths) > 1 else {}),
-            **({"notes": said} if (said := remarks(scene)) else {}),
+            **({"notes": [without_access(line) for line in said]} if (said := remarks(scene)) else {}),
         }

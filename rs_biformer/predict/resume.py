@@ -20,7 +20,7 @@ import rs_biformer
 from rs_biformer.predict.forward import Recipe
 from rs_biformer.predict.plan import Plan
 from rs_biformer.raster.gdal import gdal_env, open_raster
-from rs_biformer.raster.paths import gdal_name, without_secrets
+from rs_biformer.raster.paths import gdal_name, identity
 from rs_biformer.raster.remote import local_file, remote_state
 from rs_biformer.raster.scene import Scene
 
@@ -141,11 +141,11 @@ def _files(scene: Scene) -> list[str]:
 def _file_identity(name: str) -> tuple[str, str]:
     """Path, and size and time of change: those of the file that holds it for a part of an archive or container.
 
-    Of a URL the name, and what its server tells: size, ETag and time.
+    Of a URL the name, without what gives access to it, and what its server tells: size, ETag and time.
     """
     path = local_file(name)
     if path is None:
-        return without_secrets(name), remote_state(name)
+        return identity(name), remote_state(name)
     facts = path.stat()
     changed = datetime.fromtimestamp(facts.st_mtime_ns // 10**9, UTC)
     called = str(path.resolve()) if Path(name) == path else name

@@ -18,8 +18,7 @@ from rs_biformer.geometry import Window
 from rs_biformer.raster.paths import Location
 from rs_biformer.raster.placing import placed
 from rs_biformer.raster.polygons import Order, PolygonOptions
-from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.source import Grid, Source, require_same_grid
+from rs_biformer.raster.source import Grid, Source
 from rs_biformer.schema import IGNORE, ClassSchema, Colour
 
 UNKNOWN = _UNKNOWN = 254
@@ -491,11 +490,3 @@ def _disc_extreme(values: NDArray[np.uint8], radius: int, extreme: np.ufunc) -> 
             extreme(result[down:], row[:-down], out=result[down:])
             extreme(result[:-down], row[down:], out=result[:-down])
     return result
-
-
-def require_pair(scene: Scene, label: LabelRaster) -> None:
-    """Raise RasterError, naming both files and both values, unless scene and label lie on the same grid.
-
-    Sizes must be equal; CRS and transform are compared where both have one (the ISPRS ground truth has no CRS).
-    """
-    require_same_grid(scene, label)

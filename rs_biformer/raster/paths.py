@@ -1,5 +1,6 @@
 """What a user may call a raster: a file, a URL, an entry of an archive or a bucket, a part of a container."""
 
+import hashlib
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,9 @@ _SECRET = re.compile(
     r"|s[eprtv]|spr|sig|sks|skt|ske|skoid|sktid|skv|token|access_token|api_?key)",
     re.IGNORECASE,
 )
-"""Parameters of a URL that say who may read it, and until when: those of AWS, Google, Azure, and the usual names."""
+"""Parameters of a URL that say who may read it, and until when: those of AWS, Google, Azure, and the usual names.
+
+Nobody knows all, so that none is ever shown; these do not tell one file from another either."""
 
 _PART = re.compile(r"[A-Z][A-Z0-9_]+:")  # NETCDF:"file.nc":variable; a drive of Windows has one letter
 
@@ -62,22 +65,6 @@ def absolute(location: Location) -> str:
     return location if isinstance(location, str) else os.path.abspath(location)  # noqa: PTH100
 
 
-def without_secrets(name: PathLike) -> str:
-    """The name without what gives access to it: user and password, and the signature of a URL.
-
-    It goes where others may read it, and a file is the same one under a new signature.
-
-    >>> without_secrets("https://me:word@host/a.tif?layer=2&X-Amz-Signature=abc")
-    'https://host/a.tif?layer=2'
-    """
-    text = os.fspath(name)
-    if not is_remote(text):
-        return text
-    place, question, query = text.partition("?")
-    kept = [part for part in query.split("&") if not _SECRET.fullmatch(part.partition("=")[0])]
-    return re.sub(r"(?<=://)[^/@]*@", "", place) + (question if any(kept) else "") + "&".join(kept)
-
-
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]+://|/vsi[a-z0-9_]+[/?])[^\s\"'<>]*", re.IGNORECASE)
 _NESTED = re.compile(r"[?&]url=([^&]*)", re.IGNORECASE)
 _KEYWORD = re.compile(
@@ -92,7 +79,7 @@ def without_access(text: str) -> str:
 
     Of each URL and /vsi name user, password, query and fragment are left out, all of the query, as nobody knows every
     name that a signature goes by; and the values of keywords such as password=. What a query alone tells apart is then
-    told apart no more; for a name that must stay one, see `without_secrets`.
+    told apart no more; for a name that must stay one, see `identity`.
 
     >>> without_access("cannot open https://me:word@host/a.tif?sig=x and b.tif")
     'cannot open https://host/a.tif and b.tif'
@@ -106,6 +93,37 @@ def _bare(url: str) -> str:
     if nested:
         return f"{place}?url={_bare(unquote(nested[1]))}"
     return re.sub(r"(?<=://)[^/]*@", "", place.partition("#")[0])
+
+
+def identity(name: PathLike) -> str:
+    """A name that tells a raster from every other, without what gives access to it: `without_access`, and a digest.
+
+    The digest is that of the query, which may be all that tells two files of one server apart; a signature of the usual
+    kinds is no part of it, as a file is the same one under a new signature.
+
+    >>> identity("https://host/a.tif?X-Amz-Signature=abc"), identity("a?b.tif")
+    ('https://host/a.tif', 'a?b.tif')
+    >>> identity("https://host/get?id=7&sig=abc")
+    'https://host/get (query f422c82d6db7)'
+    """
+    text = os.fspath(name)
+    if not is_remote(text):
+        return text
+    telling = [part for match in _URL.finditer(text) for part in _telling(match[0])]
+    digest = hashlib.sha256("&".join(telling).encode()).hexdigest()[:12]
+    return without_access(text) + (f" (query {digest})" if telling else "")
+
+
+def _telling(url: str) -> list[str]:
+    """The parameters of a URL, those of one inside it too, that are no signature of a known kind."""
+    place, _, query = url.partition("?")
+    inner = _NESTED.search(f"?{query}") if place.startswith("/vsi") else None
+    parts = [
+        part for part in query.partition("#")[0].split("&") if part and not _SECRET.fullmatch(part.partition("=")[0])
+    ]
+    if inner is None:
+        return parts
+    return [*(part for part in parts if not part.lower().startswith("url=")), *_telling(unquote(inner[1]))]
 
 
 def stem_of(location: Location) -> str:

@@ -55,7 +55,6 @@ _LATTICE = 17
 _SNAP = 2.0**32
 _CHUNK = 65536
 _AREAS, _LINES, _POINTS = (3, 6), (1, 2, 5), (0, 4)  # shapely's type ids
-_COLLECTION = 7
 
 Points = NDArray[np.float64]
 """Positions (N, 2)."""

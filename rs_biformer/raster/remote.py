@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from rs_biformer.raster.paths import PathLike, gdal_name, without_secrets
+from rs_biformer.raster.paths import PathLike, gdal_name, without_access
 
 _SECONDS = 20
 """That a server may take to answer."""
@@ -50,7 +50,7 @@ def remote_state(name: PathLike) -> str:
     for prefix, scheme in _STORES.items():
         if inner.startswith(prefix):
             found = _by_store(scheme + inner.removeprefix(prefix))
-    return found or f"in a state that {urlsplit(without_secrets(name)).netloc or 'its store'} does not tell"
+    return found or f"in a state that {urlsplit(without_access(str(name))).netloc or 'its store'} does not tell"
 
 
 def _by_http(url: str) -> str:

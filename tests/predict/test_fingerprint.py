@@ -206,6 +206,13 @@ def test_a_signature_of_a_url_is_no_part_of_a_fingerprint(scene):
         assert of(urls[0]) == of(urls[1])
 
 
+def test_a_fingerprint_holds_no_key_whatever_it_is_called_and_tells_queries_apart(scene):
+    with serving(scene.parent) as address:
+        one, other = (of(f"{address}/{scene.name}?layer={number}&subscription=KEY") for number in (1, 2))
+    assert "KEY" not in str(one) and "layer" not in str(one)
+    assert len(differing(one, other)) == 2  # a file that is there only for the one, and only for the other
+
+
 def test_a_server_that_tells_nothing_is_said_to():
     assert remote_state("http://127.0.0.1:1/a.tif") == "in a state that 127.0.0.1:1 does not tell"
 

@@ -11,8 +11,9 @@ from pieces import blocks
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster import labels
-from rs_biformer.raster.labels import LabelRaster, encode_colours, erode_boundaries, require_pair, translate_bytes
+from rs_biformer.raster.labels import LabelRaster, encode_colours, erode_boundaries, translate_bytes
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.source import require_same_grid
 from rs_biformer.raster.writer import write_chip
 from rs_biformer.schema import IGNORE, ClassSchema, load_schema
 
@@ -300,7 +301,7 @@ def pair(write_raster, tmp_path, **other):
     ],
 )
 def test_labels_on_the_same_grid_or_without_a_place_are_accepted(write_raster, tmp_path, other):
-    require_pair(*pair(write_raster, tmp_path, **other))
+    require_same_grid(*pair(write_raster, tmp_path, **other))
 
 
 @pytest.mark.parametrize(
@@ -315,7 +316,7 @@ def test_labels_on_the_same_grid_or_without_a_place_are_accepted(write_raster, t
 )
 def test_labels_on_another_grid_are_refused_with_both_files_and_values(write_raster, tmp_path, other, values):
     with pytest.raises(RasterError) as caught:
-        require_pair(*pair(write_raster, tmp_path, **other))
+        require_same_grid(*pair(write_raster, tmp_path, **other))
     for part in ("top.tif", "gts.tif", *values):
         assert part in str(caught.value)
 

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import cache
 from importlib import import_module, util
 from typing import Any
@@ -180,8 +179,3 @@ def _offline(name: str, weights: str, file: str, error: Exception) -> ConfigErro
         f"cannot get the weights {weights!r} of {name} ({reason}); where there is a network, fetch {file}, and pass "
         "the path of a local .pth or .safetensors file: --model.weights FILE, or encoder_weights=FILE in Python"
     )
-
-
-def on_meta() -> Any:
-    """A context in which networks are made without memory."""
-    return torch.device("meta") if torch.get_default_device().type != "meta" else nullcontext()
