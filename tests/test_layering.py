@@ -1,6 +1,7 @@
 """The floors of docs/architecture.md: a module imports only from lower floors, and rooms of one floor never meet."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,19 @@ def _imports(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {a.name.removeprefix("rs_biformer.") for a in node.names if a.name.startswith("rs_biformer.")}
     return found
+
+
+def test_the_map_of_the_house_names_every_module_in_its_room_and_no_other():
+    text = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named, room = [], ""
+    for line in text.split("```")[1].splitlines()[2:]:
+        first = re.split(r"\s{2,}", line.strip())[0]
+        if line.startswith("    "):
+            named += [f"{room}{name}.py" for name in first.split()]
+        elif first:
+            room = first if first.endswith("/") else ""
+            named += [] if room else [first]
+    assert sorted(named) == sorted(path.as_posix() for path in MODULES if path.stem not in OUTSIDE)
 
 
 def test_every_file_stands_in_a_room_with_a_floor():
