@@ -423,6 +423,11 @@ def _is_shown(path: Path) -> bool:
 
 def _partner(scene: Location, pattern: str, what: str) -> Location:
     partner = locate(_fill(scene, pattern))
+    if isinstance(partner, Path) and partner.is_dir():
+        raise ConfigError(
+            f"the {what} of scene {scene} is a folder, {partner}; say which file of it, such as "
+            f"'{partner}/{{stem}}.tif'"
+        )
     if isinstance(partner, Path) and not partner.is_file():
         raise ConfigError(
             f"scene {scene} has no {what}: {partner} does not exist{nearest_file(partner)}{_piece_hint(scene, pattern)}"

@@ -430,7 +430,7 @@ def _settle_polygons(
     path: str | PathLike[str], schema: ClassSchema, grid: Grid, options: LabelOptions
 ) -> tuple[LabelOptions, list[Note]]:
     polygons = Polygons(path, grid, options.polygons, [options.field] if options.field else [])
-    polygons.require_overlap()
+    polygons.require_overlap(" (--label-crs)")
     columns = [options.field] if options.field else list(polygons.layer.fields) if options.field is None else []
     survey = polygons.survey(columns)
     where = polygons.path

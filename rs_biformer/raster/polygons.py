@@ -161,8 +161,8 @@ class Polygons:
             return None
         return crs
 
-    def require_overlap(self) -> None:
-        """Raise RasterError, with both boxes, where no feature can lie on the grid."""
+    def require_overlap(self, hint: str = "") -> None:
+        """Raise RasterError, with both boxes, where no feature can lie on the grid. hint: ends the message."""
         box, bounds = self._box(self._whole, self._widest()), self.layer.bounds
         if self.layer.count and box and (bounds is None or _meets(np.array([bounds]), box)[0]):
             return
@@ -170,7 +170,7 @@ class Polygons:
         here = "not in its CRS" if box is None else f"at {_box_text(box)} in its CRS"
         raise RasterError(
             f"{self.path} does not overlap {self.grid.path}: it holds {there}, and the scene lies {here}; check the "
-            "file and what its coordinates are in (--label-crs)"
+            f"file and what its coordinates are in{hint}"
         )
 
     def survey(self, columns: Sequence[str]) -> Survey:
@@ -319,12 +319,14 @@ class Polygons:
 class Area:
     """The inside of the polygons of a layer, on a grid, by window.
 
-    Raises RasterError where the layer cannot be read or does not overlap the grid.
+    Raises RasterError where the layer cannot be read, holds only lines or points, or does not overlap the grid.
     """
 
     def __init__(self, path: PathLike, grid: Grid, options: PolygonOptions | None = None) -> None:
         self._polygons = Polygons(path, grid, options)
         self.path, self.notes = self._polygons.path, self._polygons.notes
+        if self._polygons.layer.flat:
+            raise RasterError(f"{self.path} holds {self._polygons.layer.flat} and no polygons; an area needs polygons")
         self._polygons.require_overlap()
 
     def inside(self, window: Window) -> NDArray[np.bool_]:
@@ -602,6 +604,7 @@ class _Layer:
     """A layer of a file. fields: its attributes. bounds: of all its features, None where the file does not tell.
 
     indexed: features are looked up on disk, by the file's own spatial index.
+    flat: `lines` or `points` where the layer is declared to have nothing else.
     """
 
     path: Location
@@ -612,6 +615,7 @@ class _Layer:
     bounds: tuple[float, ...] | None
     indexed: bool
     stamp: tuple[int, int]
+    flat: str = ""
 
     def within(self, box: tuple[float, float, float, float], columns: tuple[str, ...]) -> Features:
         """The features whose bounds meet a box, in the order of the file."""
@@ -666,7 +670,14 @@ def _layer(path: Location, stamp: tuple[int, int], name: str | None) -> _Layer:
         None if bounds is None or not np.isfinite(bounds).all() else tuple(map(float, bounds)),
         fast and info["features"] > HELD_FEATURES,
         stamp,
+        _flat(info["geometry_type"]),
     )
+
+
+def _flat(kind: str | None) -> str:
+    """`lines` or `points` for the declared geometry of such a layer: LineString, 2.5D MultiPoint, Point Z, ..."""
+    kinds = {"LineString": "lines", "Point": "points"}
+    return next((plural for name, plural in kinds.items() if name in (kind or "")), "")
 
 
 def _chosen_layer(path: Location, layers: list[str], name: str | None) -> str:

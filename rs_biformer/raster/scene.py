@@ -67,6 +67,7 @@ class Scene:
 
     Raises RasterError when a file is missing or no raster, when the files do not overlap or lie on different grids and
     do not say where, when the size of the pixels is not known that `gsd` is to change, or a band is unknown.
+    Raises ConfigError where `reading` has values of no data for another number of files.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Scene:
         listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         if not listed:
             raise RasterError("a scene needs at least one raster; no path was given")
+        reading.require_rasters(listed)
         self.reading = reading
         self.area: Location | None = None
         """The layer of polygons that the scene is limited to, see `limit`."""

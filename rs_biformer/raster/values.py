@@ -37,6 +37,15 @@ class Reading:
             return self.nodata[0]
         return self.nodata[number] if number < len(self.nodata) else None
 
+    def require_rasters(self, paths: Sequence[object]) -> None:
+        """Raise ConfigError where values are given for more or fewer rasters than a scene has."""
+        if len(self.nodata) > 1 and len(self.nodata) != len(paths):
+            raise ConfigError(
+                f"{paths[0]}: {len(self.nodata)} values of no data are given, one for each raster, and the scene has "
+                f"{len(paths)}; give --nodata one value for all, or one for each (none where there is none), and its "
+                "further rasters with --extra"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """What differs from the default, as plain lists and numbers."""
         plain = {

@@ -197,6 +197,12 @@ def test_a_missing_label_names_the_scene_the_path_and_a_near_file(tmp_path):
         pattern_scenes([tmp_path / "a_image.tif"], "{dir}/{name}_label.tif")
 
 
+def test_a_folder_given_as_label_is_told(tmp_path):
+    touch(tmp_path, "a.tif", "labels/a.tif")
+    with pytest.raises(ConfigError, match=r"the label of scene .*a.tif is a folder, .*labels; .*labels/\{stem\}.tif'"):
+        pattern_scenes([tmp_path / "a.tif"], str(tmp_path / "labels"))
+
+
 @pytest.mark.parametrize(
     ("scenes", "labels", "message"),
     [

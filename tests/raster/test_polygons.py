@@ -296,8 +296,21 @@ def test_an_area_elsewhere_is_refused_with_both_places(tmp_path):
     far = save(tmp_path / "a.gpkg", [shapely.box(0, 0, 10, 10)])
     with pytest.raises(RasterError, match="does not overlap scene.tif: it holds x 0 to 10, y 0 to 10, and the scene"):
         Area(far, grid())
-    with pytest.raises(RasterError, match="it holds nothing"):
+    with pytest.raises(RasterError, match="it holds nothing") as told:
         Area(save(tmp_path / "b.gpkg", []), grid())
+    assert "--label-crs" not in str(told.value), "that option is none of an area"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "plural"),
+    [
+        ("LineString", shapely.LineString([(500_000, 5_399_990), (500_025, 5_399_990)]), "lines"),
+        ("MultiPoint Z", shapely.MultiPoint([(500_010, 5_399_990, 1)]), "points"),
+    ],
+)
+def test_an_area_of_lines_or_points_is_refused(tmp_path, kind, shape, plural):
+    with pytest.raises(RasterError, match=f"holds {plural} and no polygons"):
+        Area(save(tmp_path / "a.gpkg", [shape], kind=kind), grid())
 
 
 def test_what_cannot_be_drawn_is_refused_in_words(tmp_path):

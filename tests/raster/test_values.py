@@ -50,6 +50,13 @@ def test_nodata_is_given_where_the_file_says_none_and_for_each_raster(write_rast
         assert invalid(scene) == [[1, 1]], "a file's own nodata value stands"
 
 
+@pytest.mark.parametrize(("rasters", "nodata"), [(2, (None, 0.0, 1.0)), (1, (0.0, None)), (3, (0.0, None))])
+def test_nodata_for_another_number_of_rasters_is_refused(write_raster, rasters, nodata):
+    paths = [write_raster(f"{number}.tif", np.ones((1, 3, 4), np.uint8)) for number in range(rasters)]
+    with pytest.raises(ConfigError, match=rf"0\.tif: {len(nodata)} values .* the scene has {rasters}; give --nodata"):
+        Scene(paths, reading=Reading(nodata=nodata))
+
+
 @pytest.fixture
 def scaled(write_raster):
     """Two uint16 bands with a scale and offset of their own: reflectance and kelvin."""
