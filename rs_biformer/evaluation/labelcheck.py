@@ -30,7 +30,7 @@ from scipy import ndimage
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.confusion import ratio
-from rs_biformer.evaluation.maps import AnyPath, Numbers, Probabilities, find_numbers
+from rs_biformer.evaluation.maps import AnyPath, Numbers, Probabilities
 from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject, opened, subjects
 from rs_biformer.files import scratch_folder
 from rs_biformer.geometry import Window, cover
@@ -39,9 +39,7 @@ from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.ground import ground_areas
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.legend import outlines_qml
-from rs_biformer.raster.paths import locate
 from rs_biformer.raster.source import Grid
-from rs_biformer.raster.values import Reading
 from rs_biformer.raster.vector import FaceBuilder
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -131,14 +129,8 @@ def find_label_errors(
     if out.suffix.lower() != ".gpkg":
         raise ConfigError(f"{out} is to hold places for QGIS; its name must end in .gpkg")
     files = subjects(predictions, labels, scenes, probabilities, names)
-    numbers = numbers if numbers != "auto" else find_numbers([subject.prediction for subject in files], schema)
-    spelling = Spelling(
-        schema,
-        tolerance,
-        numbers,
-        Reading(nodata),
-        labelling or LabelOptions(),
-        None if area is None else locate(area),
+    spelling = Spelling.of(
+        files, schema, tolerance=tolerance, numbers=numbers, nodata=nodata, labelling=labelling, area=area
     )
     total, crs = _check(files, spelling)
     done = 0

@@ -16,7 +16,7 @@ from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
 from rs_biformer.raster.labels import LabelRaster, translate_bytes
 from rs_biformer.raster.metadata import SCORE_LEVELS, ScoreScale, read_class_names
 from rs_biformer.raster.paths import Location
-from rs_biformer.raster.source import Source
+from rs_biformer.raster.source import Closing, Source
 from rs_biformer.schema import IGNORE, ClassSchema
 
 AnyPath = str | PathLike[str]
@@ -28,7 +28,7 @@ _ROWS = 512
 _WRONG = 254  # a schema has at most 254 classes, 0 to 253
 
 
-class ClassMap:
+class ClassMap(Closing):
     """A predicted class map, read by window as class indices; a context manager.
 
     One band holds class indices 0, 1, 2, ... as `rs-biformer predict` writes them, or, where `numbers` says so, the
@@ -71,10 +71,8 @@ class ClassMap:
     def path(self) -> Location:
         return self.source.path
 
-    def __enter__(self) -> "ClassMap":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """Close the file handles of this process."""
         self.source.close()
         if self._colours is not None:
             self._colours.close()
@@ -212,7 +210,7 @@ def _some(numbers: Iterable[int]) -> str:
     return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
 
 
-class Probabilities:
+class Probabilities(Closing):
     """Probabilities that belong to a class map, read by window; a context manager.
 
     One band holds the confidence, which is the probability of the mapped class; as many bands as there are classes hold
@@ -238,10 +236,8 @@ class Probabilities:
         """Whether there is a band for each class."""
         return self.source.count == len(self.schema)
 
-    def __enter__(self) -> "Probabilities":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """Close the file handles of this process."""
         self.source.close()
 
     def read(self, window: Window) -> NDArray[np.float32]:

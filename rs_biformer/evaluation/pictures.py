@@ -12,6 +12,7 @@ from rs_biformer.evaluation.metrics import BLOCK, Metrics
 from rs_biformer.evaluation.previews import EMPTY, WRONG, Preview, preview, preview_size, worst_first
 from rs_biformer.evaluation.rasters import ImageFiles
 from rs_biformer.evaluation.report import percent
+from rs_biformer.geometry import Window
 from rs_biformer.raster.labels import LabelOptions
 
 SHOWN_SCENES = 24
@@ -91,16 +92,7 @@ def scene_views(metrics: Metrics, views: Sequence[SceneView]) -> Markup:
             if found is not None
             else ""
         )
-        pictures = preview(
-            view.image,
-            view.label,
-            view.predictions,
-            metrics.schema,
-            size=size,
-            tolerance=metrics.options.tolerance,
-            numbers=view.numbers,
-            labelling=view.labelling,
-        )
+        pictures = _drawn(view, metrics, size)
         parts.append(
             Markup(
                 '<figure class="scene card" data-ratio="{:.5f}"><figcaption><h3>{}</h3>{}</figcaption>\n{}</figure>'
@@ -127,17 +119,7 @@ def worst_windows(metrics: Metrics, views: Sequence[SceneView]) -> Markup:
     parts = []
     for block in blocks[:SHOWN_BLOCKS]:
         view = known[block.scene]
-        pictures = preview(
-            view.image,
-            view.label,
-            view.predictions,
-            metrics.schema,
-            size=_BLOCK_SIDE,
-            tolerance=metrics.options.tolerance,
-            numbers=view.numbers,
-            labelling=view.labelling,
-            window=block.window,
-        )
+        pictures = _drawn(view, metrics, _BLOCK_SIDE, block.window)
         area = block.window
         where = f"rows {area.row:,} – {area.row_stop:,}, columns {area.col:,} – {area.col_stop:,}"
         panels = _panels(pictures, f"{block.scene}, {where}")
@@ -152,6 +134,21 @@ def worst_windows(metrics: Metrics, views: Sequence[SceneView]) -> Markup:
         f"Of all windows of {BLOCK} pixels with a label on a quarter of their area or more, those with the lowest "
         "accuracy."
     ) + Markup('\n<div class="blocks">{}</div>').format(joined(parts))
+
+
+def _drawn(view: SceneView, metrics: Metrics, size: int, window: Window | None = None) -> Preview:
+    """The pictures of a scene, or of a window of it, read as they were for the figures."""
+    return preview(
+        view.image,
+        view.label,
+        view.predictions,
+        metrics.schema,
+        size=size,
+        tolerance=metrics.options.tolerance,
+        numbers=view.numbers,
+        labelling=view.labelling,
+        window=window,
+    )
 
 
 def _panels(pictures: Preview, name: str) -> Markup:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.evaluation.maps import AnyPath, ClassMap, Numbers, Probabilities
+from rs_biformer.evaluation.maps import AnyPath, ClassMap, Numbers, Probabilities, find_numbers
 from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.crs import names_a_place, same_crs
 from rs_biformer.raster.labelling import Label, Note, open_label, settle
@@ -59,6 +59,31 @@ class Spelling:
     reading: Reading = Reading()
     labelling: LabelOptions = LabelOptions()
     area: Location | None = None
+
+    @classmethod
+    def of(
+        cls,
+        subjects: "Sequence[Subject]",
+        schema: ClassSchema,
+        *,
+        tolerance: int,
+        numbers: Numbers,
+        nodata: tuple[float | None, ...],
+        labelling: LabelOptions | None,
+        area: AnyPath | None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> "Spelling":
+        """What holds for all of a set, with what the numbers of its maps mean found out where that is `auto`."""
+        if numbers == "auto":
+            numbers = find_numbers([subject.prediction for subject in subjects], schema, say)
+        return cls(
+            schema,
+            tolerance,
+            numbers,
+            Reading(nodata),
+            labelling or LabelOptions(),
+            None if area is None else locate(area),
+        )
 
 
 @dataclass(frozen=True)

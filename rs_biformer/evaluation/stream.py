@@ -15,7 +15,7 @@ from rs_biformer.errors import RasterError
 from rs_biformer.evaluation.boundary import BoundaryCounts, count_boundaries, halo, no_boundaries
 from rs_biformer.evaluation.calibration import CalibrationCounts, count_calibration, no_calibration
 from rs_biformer.evaluation.confusion import Confusion, joint
-from rs_biformer.evaluation.maps import AnyPath, Numbers, describe_unknown, find_numbers
+from rs_biformer.evaluation.maps import AnyPath, Numbers, describe_unknown
 from rs_biformer.evaluation.metrics import BLOCK, Metrics, Options, SceneResult, block_grid
 from rs_biformer.evaluation.protocols import Protocol, load_protocol
 from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject, opened, subjects
@@ -24,8 +24,7 @@ from rs_biformer.geometry import Window, cells
 from rs_biformer.raster.labelling import Label, Note, told
 from rs_biformer.raster.labels import LabelOptions, erode_boundaries, shifted_by_one
 from rs_biformer.raster.metadata import made_by
-from rs_biformer.raster.paths import locate, without_access
-from rs_biformer.raster.values import Reading
+from rs_biformer.raster.paths import without_access
 from rs_biformer.schema import IGNORE, ClassSchema, load_schema
 
 Progress = Callable[[int, int], None]
@@ -127,15 +126,15 @@ def evaluate_protocols(
     if boundary:
         boundary = no_boundaries(len(schema), boundary).distances
     options = Options(tolerance, max_unknown, tuple(boundary))
-    if numbers == "auto":
-        numbers = find_numbers([subject.prediction for subject in files], schema, say)
-    spelling = Spelling(
+    spelling = Spelling.of(
+        files,
         schema,
-        tolerance,
-        numbers,
-        Reading(nodata),
-        labelling or LabelOptions(),
-        None if area is None else locate(area),
+        tolerance=tolerance,
+        numbers=numbers,
+        nodata=nodata,
+        labelling=labelling,
+        area=area,
+        say=say,
     )
     total, done = _check(files, spelling, say), 0
 

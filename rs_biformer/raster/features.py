@@ -40,7 +40,7 @@ _BATCH = 2000
 
 
 @dataclass(frozen=True)
-class Features:
+class ClassPolygons:
     """Polygons in the map's CRS, counterclockwise, with their class (index and name), area and mean confidence."""
 
     outlines: NDArray[np.object_]
@@ -84,7 +84,7 @@ def require_format(out: Path, crs: CRS | None, path: PathLike) -> None:
 
 def write_features(
     out: Path,
-    batches: Iterable[Features],
+    batches: Iterable[ClassPolygons],
     crs: CRS | None,
     *,
     with_confidence: bool,
@@ -156,7 +156,7 @@ def require_own_layer(out: Path, layer: str, columns: Iterable[str], what: str, 
 class _Batches:
     """Record batches, with their number of rows and the exception that ended them, which Arrow's C stream loses."""
 
-    def __init__(self, batches: Iterable[Features]) -> None:
+    def __init__(self, batches: Iterable[ClassPolygons]) -> None:
         self._batches = batches
         self._error: BaseException | None = None
         self.count = 0

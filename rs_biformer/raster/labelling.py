@@ -36,7 +36,7 @@ from rs_biformer.raster.paths import Location
 from rs_biformer.raster.placing import apart, placed
 from rs_biformer.raster.polygons import Area, Features, Polygons, Survey, is_vector, plain_value
 from rs_biformer.raster.regrid import Regridded
-from rs_biformer.raster.source import Grid, Source, grid_difference
+from rs_biformer.raster.source import Closing, Grid, Source, grid_difference
 from rs_biformer.schema import IGNORE, ClassSchema
 
 _LOOKED_AT = 64  # windows of a raster that are looked at, at most
@@ -117,7 +117,7 @@ def open_label(
     return label if area is None else WithinArea(label, Area(area, grid))
 
 
-class WithinArea:
+class WithinArea(Closing):
     """A label of which only what lies in an area counts."""
 
     def __init__(self, label: Label, area: Area) -> None:
@@ -134,14 +134,6 @@ class WithinArea:
     def close(self) -> None:
         """Close the file handles of this process."""
         self._label.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def settle(
@@ -319,7 +311,7 @@ def _fits(value: float | None, dtype: np.dtype[Any]) -> bool:
     return limits.min <= value <= limits.max and float(value).is_integer()
 
 
-class PolygonLabel:
+class PolygonLabel(Closing):
     """Polygons read by window as class indices on the grid of a scene; see `polygons` for which pixels are theirs.
 
     What no polygon covers is `schema.outside`, or IGNORE.
@@ -383,14 +375,6 @@ class PolygonLabel:
 
     def close(self) -> None:
         """Nothing is kept open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def attribute_classes(schema: ClassSchema) -> dict[Any, int]:

@@ -4,8 +4,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from rs_biformer.geometry import Window
 from rs_biformer.raster.paths import Location
 from rs_biformer.raster.placing import placed
 from rs_biformer.raster.polygons import Order, PolygonOptions
-from rs_biformer.raster.source import Grid, Source
+from rs_biformer.raster.source import Closing, Grid, Source
 from rs_biformer.schema import IGNORE, ClassSchema, Colour
 
 UNKNOWN = _UNKNOWN = 254
@@ -68,7 +67,7 @@ class LabelOptions:
         return PolygonOptions(self.layer, self.crs, self.width, self.order)
 
 
-class LabelRaster:
+class LabelRaster(Closing):
     """A label raster read by window as class indices, on the grid of its scene.
 
     options: how it is spelt and where it lies, see LabelOptions. Where `read_as` is left open, three image bands are
@@ -189,14 +188,6 @@ class LabelRaster:
     def close(self) -> None:
         """Close the file handles of this process."""
         self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _spelling(source: Source, schema: ClassSchema, tolerance: int, options: LabelOptions) -> tuple[ReadAs, list[int]]:

@@ -4,8 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from rs_biformer.geometry import Window
 from rs_biformer.raster.paths import Location, PathLike, stem_of
 from rs_biformer.raster.polygons import Area
 from rs_biformer.raster.regrid import PixelGrid, Regridded
-from rs_biformer.raster.source import Source, grid_difference, ground_sample_distance, is_oblong, pixel_sides
+from rs_biformer.raster.source import Closing, Source, grid_difference, ground_sample_distance, is_oblong, pixel_sides
 from rs_biformer.raster.values import AS_IT_IS, RAW, Reading, Scaling, describe
 
 SAME_GSD = 1.001
@@ -37,7 +36,7 @@ class _Band:
     name: str
 
 
-class Scene:
+class Scene(Closing):
     """One raster or several, their bands stacked in the order of the paths, read by window on one grid of pixels.
 
     The grid is that of the first raster. Those that lie on another (another resolution, origin, extent or CRS) are
@@ -255,14 +254,6 @@ class Scene:
         """Close the file handles of this process."""
         for source in self._sources:
             source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Scene({', '.join(map(str, self.paths))}: {self.count} x {self.height} x {self.width} {self.dtype})"

@@ -8,7 +8,8 @@ import re
 import threading
 from collections.abc import Sequence
 from math import atan, cos, exp, hypot, pi, radians, sin, sqrt
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,22 @@ class Grid(Protocol):
     def crs(self) -> CRS | None: ...
     @property
     def transform(self) -> Affine: ...
+
+
+class Closing:
+    """What holds files open until it is closed: a context manager."""
+
+    def close(self) -> None:
+        """Let go of them."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Source:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window, cover
-from rs_biformer.raster.features import Features, require_format, write_features
+from rs_biformer.raster.features import ClassPolygons, require_format, write_features
 from rs_biformer.raster.georeference import Placing
 from rs_biformer.raster.ground import ground_areas, pixel_areas
 from rs_biformer.raster.legend import Legend
@@ -160,7 +160,7 @@ def _features(
     scores: _Scores | None,
     tolerance: float,
     progress: Callable[[int, int], None] | None,
-) -> Iterator[Features]:
+) -> Iterator[ClassPolygons]:
     builder, row = FaceBuilder(source.height, tolerance), 0
     for slab in slabs:
         outlines, classes, means = builder.add(slab, None if scores is None else scores.read(row, len(slab)))
@@ -169,7 +169,7 @@ def _features(
             outlines = shapely.transform(outlines, placing.ground)
             # Where rows run north, what was counterclockwise on the screen runs the other way.
             outlines = shapely.reverse(outlines) if placing.is_mirrored else outlines
-            yield Features(
+            yield ClassPolygons(
                 outlines,
                 classes,
                 [names.get(index, f"class {index}") for index in classes.tolist()],
