@@ -4,7 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+import shapely
 import yaml
+from affine import Affine
+from pyogrio.raw import write
 from range_server import serving
 
 from rs_biformer.cli import evaluate as command
@@ -337,6 +340,35 @@ def test_labels_are_found_by_a_pattern_from_the_map_or_from_the_scene(files, tmp
         run("--prediction", *files["map"], "--label", folder / "{stem}_x.tif", *always)
     with pytest.raises(ConfigError, match="leads from a scene to its prediction; give the images as --scene"):
         run("--prediction", maps, "--label", *files["label"], *always)
+
+
+@pytest.mark.parametrize("with_images", [False, True])
+def test_one_layer_of_polygons_is_the_label_of_all_maps(write_raster, tmp_path, capsys, with_images):
+    """Boxes of class `building` on ground of its own under each map; the second map has a row of pixels too many."""
+    made = [], []
+    for number, west in enumerate((500_000, 500_100)):
+        index = np.zeros((40, 40), np.uint8)
+        index[10 : 20 + number, 5:25] = 1
+        place = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, west, 0, -0.5, 5_400_000)}
+        made[0].append(write_raster(f"m_{number}_classes.tif", index, nodata=IGNORE, **place))
+        made[1].append(write_raster(f"m_{number}.tif", np.ones((3, 40, 40), np.uint8), **place))
+    boxes = [shapely.box(west + 2.5, 5_399_990, west + 12.5, 5_399_995) for west in (500_000, 500_100)]
+    city, classes, out = tmp_path / "city.gpkg", tmp_path / "c.yaml", tmp_path / "m.json"
+    names = np.array(["building"] * 2, object)
+    write(city, shapely.to_wkb(np.array(boxes)), [names], ["kind"], geometry_type="Polygon", crs="EPSG:32633")
+    classes.write_text(
+        "name: t\noutside: ground\nclasses:\n"
+        "- {name: ground, colour: [0, 0, 0]}\n- {name: building, colour: [9, 9, 9]}\n"
+    )
+    images = ["--scene", *made[1]] if with_images else []
+    run("--prediction", *made[0], *images, "--label", city, "--classes", classes, "--out", out)
+    found = json.loads(out.read_text())
+    assert found["confusion_matrix"] == [[2 * 1600 - 2 * 200 - 20, 20], [0, 400]]
+    assert [scene["name"] for scene in found["per_scene"]] == ["m_0_classes", "m_1_classes"]
+    assert "paired in the order" not in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="by their names it belongs to"):
+        sets = [f"A={made[0][0]}", made[0][1]], [f"B={made[0][1]}", made[0][0]]
+        run("--prediction", *sets[0], "--prediction", *sets[1], "--label", city, "--classes", classes, "--out", out)
 
 
 def test_a_list_of_pairs_says_what_belongs_together(files, checkpoint, tmp_path):

@@ -260,7 +260,12 @@ def windows(height: int, width: int) -> Iterator[Window]:
 
 
 def scene_names(pairs: Sequence[tuple[Location, Location]]) -> tuple[str, ...]:
-    """A name for each pair: what the file names begin with in common, or what tells the pairs apart."""
+    """A name for each pair: what the file names begin with in common, or what tells the pairs apart.
+
+    Maps of one label for all have the names of the maps.
+    """
+    if len(pairs) > 1 and len({label for _, label in pairs}) == 1:
+        pairs = [(prediction, prediction) for prediction, _ in pairs]
     common = tuple(_common_name(stem_of(prediction), stem_of(label)) for prediction, label in pairs)
     stems = tuple(stem_of(label) for _, label in pairs)
     for names in (common, stems):

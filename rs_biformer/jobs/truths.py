@@ -8,7 +8,8 @@ from rs_biformer.data.layouts import SceneFiles, pattern_scenes, require_own_nam
 from rs_biformer.data.pairs import is_pair_list, paired_scenes
 from rs_biformer.errors import ConfigError
 from rs_biformer.jobs.pairing import PairBy, pair_by_name
-from rs_biformer.raster.paths import Location, is_remote, locate
+from rs_biformer.raster.paths import Location, is_remote, locate, stem_of
+from rs_biformer.raster.polygons import is_vector
 
 Say = Callable[[str], None]
 
@@ -54,7 +55,8 @@ def find_truths(
     """The label of each scene, or of each map where no scenes are given.
 
     scenes: images, globs, folders and lists, or one list of pairs (.csv) that names the labels too.
-    labels: one pattern, such as `{dir}/{stem}_label.tif`, or files, which are paired by `pairing.pair_by_name`.
+    labels: one pattern, such as `{dir}/{stem}_label.tif`, or files, which are paired by `pairing.pair_by_name`; one
+        layer of polygons serves all scenes.
     maps: class maps, for patterns where there are no scenes. extra: patterns of further rasters of each scene.
     name: a pattern for what scenes are called. say: gets a line where files are paired in an order that names do not
     confirm.
@@ -75,10 +77,11 @@ def find_truths(
     if pattern is not None or name is not None or scenes:
         found = pattern_scenes(given, pattern, extra if scenes else (), name=name)
     else:
-        found = tuple(SceneFiles("", (location,), None) for location in list_files(given))
+        found = tuple(SceneFiles(stem_of(location), (location,), None) for location in list_files(given))
     if pattern is None:
         files = list_files(labels)
-        places = _paired(found, files, "scene" if scenes else "map", pair, say)
+        one = _serves_all(files)
+        places = (0,) * len(found) if one else _paired(found, files, "scene" if scenes else "map", pair, say)
         found = tuple(replace(scene, label=files[place]) for scene, place in zip(found, places, strict=True))
     if not scenes:
         found = tuple(replace(scene, images=()) for scene in found)
@@ -112,7 +115,11 @@ def files_for(truths: Truths, given: Sequence[str], what: str, pair: PairBy, say
         found = pattern_scenes([str(image[0]) for image in images], None, [given[0]], name=None)
         return tuple(scene.images[-1] for scene in found)
     files = list_files(given)
-    labelled = [SceneFiles(scene.name, scene.images or (label,), label) for scene, label in _with_labels(truths)]
+    shared = len(set(truths.labels)) == 1  # then only the maps that the scenes were found by can tell them apart
+    labelled = [
+        SceneFiles(scene.name, scene.images or (Path(scene.name) if shared and scene.name else label,), label)
+        for scene, label in _with_labels(truths)
+    ]
     places = _paired(labelled, files, "scene" if truths.images else "label", pair, say, what)
     return tuple(files[place] for place in places)
 
@@ -124,6 +131,11 @@ def _require_no_pattern(name: str, what: str) -> None:
 
 def _with_labels(truths: Truths) -> list[tuple[SceneFiles, Location]]:
     return list(zip(truths.scenes, truths.labels, strict=True))
+
+
+def _serves_all(files: Sequence[Location]) -> bool:
+    """Whether there is one label, a layer of polygons, which holds those of any scene as it says where they lie."""
+    return len(files) == 1 and is_vector(files[0])
 
 
 def _paired(

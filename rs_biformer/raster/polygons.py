@@ -658,7 +658,8 @@ def _layer(path: Location, stamp: tuple[int, int], name: str | None) -> _Layer:
         chosen = _chosen_layer(path, layers, name)
         info = read_info(gdal_name(path), layer=chosen, force_feature_count=True, force_total_bounds=True)
     except (DataSourceError, ValueError, RuntimeError) as error:
-        raise RasterError(f"{path} cannot be read as polygons: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split()).partition("; It might help")[0]  # to name a driver, of which CSV is one
+        raise RasterError(f"{path} cannot be read as polygons: {reason}") from None
     bounds = info["total_bounds"]
     fast = bool(info["capabilities"]["fast_spatial_filter"])
     return _Layer(

@@ -301,6 +301,12 @@ def test_an_area_elsewhere_is_refused_with_both_places(tmp_path):
     assert "--label-crs" not in str(told.value), "that option is none of an area"
 
 
+def test_a_file_that_is_no_layer_is_refused_without_a_driver_s_advice(tmp_path):
+    (tmp_path / "a.geojson").write_text('{"type": "FeatureColl')
+    with pytest.raises(RasterError, match=r"a\.geojson cannot be read as polygons: .* supported file format\.$"):
+        Polygons(tmp_path / "a.geojson", grid())
+
+
 @pytest.mark.parametrize(
     ("kind", "shape", "plural"),
     [
