@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from rs_biformer.checkpoint import META_KEY, CheckpointMeta
@@ -57,7 +57,8 @@ class SegmentationTask(LightningModule):
         self.meta = meta
         self.optimizer_options, self.schedule_options = optimizer, schedule
         self.confusion = MulticlassConfusionMatrix(len(meta.schema), ignore_index=IGNORE, validate_args=False)
-        self.validation_loss = MeanMetric(nan_strategy="disable")  # to look for NaN would wait for the GPU
+        # Two sums, as torchmetrics' mean forgets the weights where it does not wait for the GPU to look for NaN.
+        self.validation_loss, self.validation_pixels = (SumMetric(nan_strategy="disable") for _ in range(2))
 
     def forward(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
         logits: Tensor = self.model(self._normalised(image, valid))
@@ -102,14 +103,16 @@ class SegmentationTask(LightningModule):
         prediction: Tensor = logits.argmax(1)
         self.confusion.update(prediction, label)
         # Every process updates at every step, also where nothing is labelled: compute() waits for all of them.
-        self.validation_loss.update(self.loss(logits, label), weight=(label != IGNORE).sum())
+        labelled = (label != IGNORE).sum()
+        self.validation_loss.update(self.loss(logits, label) * labelled)
+        self.validation_pixels.update(labelled)
         return prediction
 
     def on_validation_epoch_end(self) -> None:
         matrix = self.confusion.compute().cpu().numpy().astype("int64")
-        loss = self.validation_loss.compute()
-        self.confusion.reset()
-        self.validation_loss.reset()
+        loss = self.validation_loss.compute() / self.validation_pixels.compute()
+        for metric in (self.confusion, self.validation_loss, self.validation_pixels):
+            metric.reset()
         if self.trainer.sanity_checking:
             return
         classes = self.meta.schema.classes
