@@ -228,3 +228,23 @@ def test_a_connection_that_breaks_is_told(monkeypatch, capsys):
     monkeypatch.setattr("rs_biformer.cli.info.run", broken)
     assert main(["info"]) == 2
     assert capsys.readouterr().err == "rs-biformer info: Broken pipe\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["predict", "a.tif", "--out", "maps", "--checkpoint"],
+        ["info"],
+        ["train", "--config"],
+        ["train", "--data.index"],
+        ["tile", "a.tif", "--labels", "{stem}.png", "--out", "tiles", "--classes"],
+        ["evaluate", "--out", "m.json", "--compare"],
+        ["vectorize", "a.tif", "--out", "a.gpkg", "--confidence"],
+    ],
+)
+def test_a_url_where_only_a_file_will_do_is_refused_without_its_key(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*argv, "http://me:KEY@127.0.0.1:9/model.ckpt?x=KEY"]) == 2
+    shown = capsys.readouterr()
+    assert "KEY" not in shown.out + shown.err and len(shown.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

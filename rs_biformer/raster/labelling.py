@@ -47,22 +47,12 @@ _NO_CLASS = {"fid", "id", "gid", "objectid", "ogc_fid", "osm_id", "uid", "uuid",
 """Attributes whose numbers are never taken for classes unless they are named."""
 
 
-class Label(Protocol):
+class Label(Grid, Protocol):
     """A label on the grid of a scene, read by window: class indices, and what the schema does not know with its pixels.
 
     Raises RasterError when a window leaves the grid or cannot be read.
     """
 
-    @property
-    def path(self) -> Location: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def crs(self) -> CRS | None: ...
-    @property
-    def transform(self) -> Affine: ...
     @property
     def schema(self) -> ClassSchema: ...
     def read(self, window: Window) -> tuple[NDArray[np.uint8], Counter[Key]]: ...

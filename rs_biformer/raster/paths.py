@@ -65,7 +65,9 @@ def absolute(location: Location) -> str:
     return location if isinstance(location, str) else os.path.abspath(location)  # noqa: PTH100
 
 
-_URL = re.compile(r"(?:[a-z][a-z0-9+.-]+://|/vsi[a-z0-9_]+[/?])[^\s\"'<>]*", re.IGNORECASE)
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3|gs|az):/|/vsi[a-z0-9_]+[/?])[^\s\"'<>]*", re.IGNORECASE)
+"""With one slash as well, as a Path makes it of a URL that is given where only a file will do."""
+
 _NESTED = re.compile(r"[?&]url=([^&]*)", re.IGNORECASE)
 _KEYWORD = re.compile(
     r"\b(passw(?:or)?d|pwd|passphrase|secret|(?:[a-z_]+_)?(?:token|secret|secret_access_key|api_?key|account_key))"
@@ -92,7 +94,7 @@ def _bare(url: str) -> str:
     nested = _NESTED.search(question + query) if place.startswith("/vsi") else None  # /vsicurl?max_retry=2&url=https...
     if nested:
         return f"{place}?url={_bare(unquote(nested[1]))}"
-    return re.sub(r"(?<=://)[^/]*@", "", place.partition("#")[0])
+    return re.sub(r"(:/{1,2})[^/]*@", r"\1", place.partition("#")[0])
 
 
 def identity(name: PathLike) -> str:

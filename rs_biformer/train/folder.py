@@ -7,7 +7,7 @@ otherwise, and a run that has ended is not continued by mistake.
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def held(out: Path) -> Iterator[None]:
     if getattr(rank_zero_only, "rank", 0):  # the first process of the run has done all this
         yield
         return
-    made = not out.exists()
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK_NAME)
@@ -51,6 +51,9 @@ def held(out: Path) -> Iterator[None]:
     except RsBiformerError:
         if made and not (out / UNFINISHED_NAME).exists():
             shutil.rmtree(out, ignore_errors=True)
+            with suppress(OSError):  # one that somebody else uses by now
+                for above in made[1:]:
+                    above.rmdir()
         raise
     finally:
         lock.release()  # the file stays: who waits for it may have it open

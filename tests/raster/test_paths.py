@@ -142,6 +142,7 @@ def test_the_identity_of_a_raster_holds_no_key_and_tells_it_from_others(name):
         ("postgresql://me:KEY@host/db tls://a:KEY@b:8786", "postgresql://host/db tls://b:8786"),
         ("AWS_SECRET_ACCESS_KEY=KEY rs-biformer", "AWS_SECRET_ACCESS_KEY=... rs-biformer"),
         ("images/tile_?.tif labels/{stem}.tif --window 256", "images/tile_?.tif labels/{stem}.tif --window 256"),
+        ("https:/me:KEY@host/w.pth?x=KEY does not exist", "https:/host/w.pth does not exist"),
         ("what? is --token meant", "what? is --token meant"),
     ],
 )
