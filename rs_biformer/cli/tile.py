@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--name", metavar="PATTERN", help="what scenes are called, such as {parent}_{stem} (the stem, where it will do)"
     )
     add("--classes", required=True, metavar="SCHEMA", help="vaihingen, potsdam, loveda or a YAML file")
-    add("--out", required=True, type=Path, metavar="DIR", help="folder for tiles.parquet, summary.json and chips/")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder for tiles.parquet, tiles.gpkg, chips/, ...")
     add("--window", type=int, default=256, help="pixels on a side (256)")
     add("--overlap", type=float, default=0.5, help="share of a window common with its neighbour (0.5)")
     add("--bands", metavar="LIST", help="bands by number or name, such as 4,1,2 or nir,red,green (all but alpha)")
@@ -131,6 +131,6 @@ def run(args: argparse.Namespace) -> None:
     if args.chips:
         with console.progress("writing", "chip") as progress:
             write_chips(index, args.out, workers=args.workers, progress=progress)
-    chips = f", {args.out / 'chips'}" if args.chips else ""
-    print(f"{args.out / 'tiles.parquet'}, {args.out / 'summary.json'}{chips}")
+    made = ("tiles.parquet", "tiles.gpkg", "summary.json", *(["chips"] if args.chips else []))
+    print(", ".join(str(args.out / name) for name in made if (args.out / name).exists()))
     print(f"next: rs-biformer train --config CONFIG --data.index {args.out / 'chips' if args.chips else args.out}")

@@ -1,7 +1,7 @@
 """The tile index: which windows of which scenes belong to which split, and what they hold.
 
-A table of windows and a manifest that says how to read them; no pixels. On disk it is one GeoParquet file (1.1), so
-that QGIS draws the windows as they lie on the ground, with the manifest as JSON in the file's key-value metadata.
+A table of windows and a manifest that says how to read them; no pixels. On disk it is one GeoParquet file (1.1), whose
+footprints show where the windows lie, with the manifest as JSON in the file's key-value metadata.
 The scenes stay where they are; their paths are stored relative to the index, so a folder that is moved as a whole
 still works.
 """
@@ -21,11 +21,9 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 from pydantic import Field, Strict
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
-from rasterio.warp import transform as reproject
 
+from rs_biformer.data.footprints import CRS84, footprints
 from rs_biformer.documents import (
     Count,
     Listed,
@@ -59,8 +57,6 @@ _Side = Annotated[int, Field(ge=1, lt=1 << 31)]
 _MANIFEST_KEY = "rs_biformer"
 _HISTOGRAM_PREFIX = "pixels_"
 _GROUP_ROWS = 1 << 17
-_GLOBE = (540.0, 90.0 + 1e-6)  # degrees of longitude, which may be unrolled, and latitude that there are
-_NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # what rasterio gives for a file without a transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +295,7 @@ class TileIndex:
             if not text.isprintable() and not _is_unicode(text):
                 raise ConfigError(f"{text!a} is no text in UTF-8; rename it, as no table can hold the name")
         manifest = json.dumps(replace(self.manifest, scenes=scenes).to_dict(), ensure_ascii=False)
-        footprints = self.footprints()
+        polygons, crs = self.footprints()
         columns = {
             "scene": pa.array([scene.name for scene in scenes], pa.string()).take(pa.array(self.table.scene)),
             **{key: pa.array(getattr(self.table, key), pa.int32()) for key in ("row", "col", "height", "width")},
@@ -309,10 +305,10 @@ class TileIndex:
                 _HISTOGRAM_PREFIX + name: pa.array(self.table.histogram[:, number], pa.int64())
                 for number, name in enumerate(self.manifest.schema.classes)
             },
-            "geometry": pa.array(shapely.to_wkb(footprints).tolist(), pa.binary()),
+            "geometry": pa.array(shapely.to_wkb(polygons).tolist(), pa.binary()),
         }
         table = pa.table(columns)
-        metadata = {_MANIFEST_KEY: manifest, "geo": json.dumps(_geo_metadata(footprints))}
+        metadata = {_MANIFEST_KEY: manifest, "geo": json.dumps(_geo_metadata(polygons, crs))}
         path = folder / FILE_NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -354,37 +350,9 @@ class TileIndex:
         )
         return cls(replace(manifest, scenes=scenes), table, file.parent)
 
-    def footprints(self) -> NDArray[Any]:
-        """Polygons of the windows in longitude and latitude (OGC:CRS84); None where the scene's place is unknown."""
-        table, scenes = self.table, self.manifest.scenes
-        col = table.col[:, None] + table.width[:, None] * np.array([0, 0, 1, 1, 0])
-        row = table.row[:, None] + table.height[:, None] * np.array([0, 1, 1, 0, 0])
-        affine = np.array([scene.transform for scene in scenes], np.float64).reshape(-1, 6)[table.scene, :, None]
-        x = affine[:, 0] * col + affine[:, 1] * row + affine[:, 2]
-        y = affine[:, 3] * col + affine[:, 4] * row + affine[:, 5]
-        polygons = np.full(len(self), None, dtype=object)
-        # A CRS without a transform says nothing of the place: it may belong to rational polynomials (RPCs).
-        systems = [None if scene.transform == _NOWHERE or off_the_globe(scene) else scene.crs for scene in scenes]
-        for wkt in {system for system in systems if system is not None}:
-            rows = np.array([system == wkt for system in systems])[table.scene]
-            polygons[rows] = _lonlat_polygons(wkt, x[rows], y[rows])
-        return polygons
-
-
-def off_the_globe(scene: SceneRecord) -> bool:
-    """Whether a scene says where it lies, and there is no such place on the globe: UTM metres taken for degrees."""
-    if scene.crs is None or scene.transform == _NOWHERE:
-        return False
-    a, b, c, d, e, f = scene.transform
-    col, row = scene.width * np.array([0, 0, 1, 1, 0]), scene.height * np.array([0, 1, 1, 0, 0])
-    x, y = a * col + b * row + c, d * col + e * row + f
-    if _lonlat_polygons(scene.crs, x[None], y[None])[0] is None:
-        return True
-    # A northing of 5e9 metres goes around the globe a few times; it does not come back as what it was.
-    system, globe = CRS.from_wkt(scene.crs), CRS.from_user_input("OGC:CRS84")
-    back = np.array(reproject(globe, system, *reproject(system, globe, x, y)[:2])[:2])
-    apart = abs(back - [x, y]).max()
-    return not system.is_geographic and not apart <= np.hypot(np.ptp(x), np.ptp(y))
+    def footprints(self) -> tuple[NDArray[Any], CRS]:
+        """Polygons of the windows and their CRS, see `data.footprints`; None where a scene's place is unknown."""
+        return footprints(self.manifest.scenes, self.table.scene, self.table.windows)
 
 
 def concatenate(tables: list[TileTable]) -> TileTable:
@@ -415,62 +383,16 @@ def _absolute(path: str, folder: Path) -> str:
     return path if is_remote(path) else os.path.normpath(folder / path)
 
 
-def _lonlat_polygons(wkt: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-    """Polygons in longitude and latitude for closed rings (N, 5) in the CRS; None where the CRS cannot tell."""
-    polygons = np.full(len(x), None, dtype=object)
-    try:
-        system = CRS.from_wkt(wkt)
-        lon, lat = reproject(system, CRS.from_user_input("OGC:CRS84"), x.ravel(), y.ravel())
-    except (RasterioError, CPLE_BaseError):  # another planet, an engineering CRS, a missing datum grid
-        return polygons
-    rings = np.stack([lon, lat], axis=-1).reshape(-1, 5, 2)
-    known = np.isfinite(rings).all(axis=(1, 2)) & (abs(rings) <= _GLOBE).all(axis=(1, 2))
-    rings = rings[known]
-    if not len(rings):
-        return polygons
-    # A projected ring that jumps by more than half the globe crosses the antimeridian: unroll it, then cut it there.
-    if system.is_projected:
-        rings[..., 0] = np.unwrap(rings[..., 0], period=360, axis=1)
-    drawn = shapely.polygons(rings)
-    around = np.round((rings[:, -1, 0] - rings[:, 0, 0]) / 360)
-    for number in np.flatnonzero(around):
-        drawn[number] = _over_pole(rings[number])
-    wide = (abs(rings[..., 0]) > 180).any(axis=1) | (around != 0)
-    for number in np.flatnonzero(wide | ~shapely.is_valid(drawn)):
-        whole = shapely.make_valid(drawn[number])
-        globe = shapely.box(-180, -90, 180, 90)
-        parts = [shapely.intersection(_shifted(whole, turn), globe) for turn in (-360, 0, 360)]
-        areas = [one for part in parts for one in shapely.get_parts(part) if one.geom_type == "Polygon" and one.area]
-        drawn[number] = _together(areas)
-    polygons[known] = drawn
-    return polygons
-
-
-def _together(areas: list[shapely.Polygon]) -> shapely.Geometry | None:
-    if not areas:
-        return None
-    several = shapely.multipolygons(areas)
-    return several if shapely.is_valid(several) else shapely.union_all(areas)  # halves around a pole touch
-
-
-def _over_pole(ring: NDArray[np.float64]) -> shapely.Polygon:
-    """The ground inside a ring that goes once around the globe: up to the pole that is nearer."""
-    pole = 90.0 if ring[:, 1].mean() > 0 else -90.0
-    return shapely.Polygon([*ring, (ring[-1, 0], pole), (ring[0, 0], pole)])
-
-
-def _shifted(polygon: shapely.Polygon, degrees: float) -> shapely.Polygon:
-    return shapely.transform(polygon, lambda points: points + [degrees, 0.0])
-
-
-def _geo_metadata(polygons: NDArray[Any]) -> dict[str, Any]:
-    """The "geo" entry of GeoParquet 1.1. No "crs" key means longitude and latitude, OGC:CRS84."""
+def _geo_metadata(polygons: NDArray[Any], crs: CRS) -> dict[str, Any]:
+    """The "geo" entry of GeoParquet 1.1."""
     drawn = polygons[polygons != None]  # noqa: E711 - element by element
     column: dict[str, Any] = {
         "encoding": "WKB",
         "geometry_types": sorted({polygon.geom_type for polygon in drawn}),
         "edges": "planar",
     }
+    if crs != CRS84:  # which is how GeoParquet says longitude and latitude
+        column["crs"] = crs.to_dict(projjson=True)
     if len(drawn):
         column["bbox"] = shapely.total_bounds(drawn).tolist()
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from rs_biformer.data.counting import Tally, TilePlan, nearest_class
-from rs_biformer.data.index import SPLITS, Manifest, TileIndex, TileTable, off_the_globe
+from rs_biformer.data.footprints import off_the_globe
+from rs_biformer.data.index import SPLITS, Manifest, TileIndex, TileTable
 from rs_biformer.errors import RasterError
 from rs_biformer.files import write_text
 from rs_biformer.raster.labels import Key, shifted_by_one

@@ -18,6 +18,7 @@ from rs_biformer.data.likeness import same_view
 from rs_biformer.data.splits import Blocks, split_by_place
 from rs_biformer.data.statistics import BandStatistics
 from rs_biformer.data.summary import summarise, write_summary
+from rs_biformer.data.tile_layer import write_tile_layer
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Windows, grid, stride_of
 from rs_biformer.raster.bands import common_names, is_name, open_alike
@@ -91,7 +92,7 @@ def tile_scenes(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> tuple[TileIndex, dict[str, Any]]:
-    """Write the tile index of the scenes to OUT/tiles.parquet and its summary to OUT/summary.json.
+    """Write the tile index of the scenes to OUT/tiles.parquet, tiles.gpkg beside it, its summary to OUT/summary.json.
 
     Every scene needs a split unless `blocks` deals them; scenes without a label are left out and said so. Nothing is
     written before everything has been read; the same input and options give the same bytes, whatever `workers`.
@@ -126,6 +127,8 @@ def tile_scenes(
     index.require_disjoint_splits()
     summary = summarise(index, plans, tallies, [s.name for s in scenes if s.label is None], remarked)
     index.write(out)
+    if why_not := write_tile_layer(index, out):
+        summary["notes"].append(why_not)
     write_summary(summary, out)
     return index, summary
 

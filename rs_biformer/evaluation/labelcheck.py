@@ -13,8 +13,6 @@ Two passes over the rasters, slab by slab; memory holds a slab, the open outline
 """
 
 import heapq
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -32,18 +30,14 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.confusion import ratio
 from rs_biformer.evaluation.maps import AnyPath, Numbers, Probabilities
 from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject, opened, subjects
-from rs_biformer.files import scratch_folder
 from rs_biformer.geometry import Window, cover
-from rs_biformer.raster.features import GPKG_VERSION, hand_over, require_own_layer
-from rs_biformer.raster.gdal import raster_errors
+from rs_biformer.raster.features import write_layer
 from rs_biformer.raster.ground import ground_areas
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.legend import outlines_qml
 from rs_biformer.raster.source import Grid
 from rs_biformer.raster.vector import FaceBuilder
 from rs_biformer.schema import IGNORE, ClassSchema
-
-_LOG = logging.getLogger(__name__)
 
 MOST = 1000
 """Places kept, those of the highest score."""
@@ -272,8 +266,6 @@ def _opened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _write(out: Path, suspects: Sequence[Suspect], crs: CRS | None) -> None:
     """A GeoPackage with one layer, named as the file; it appears complete or not at all."""
-    from pyogrio.raw import write  # a second build of GDAL: loaded when it is needed
-
     columns: dict[str, NDArray[Any]] = {
         "rank": np.arange(1, len(suspects) + 1, dtype=np.int32),
         "score": np.array([suspect.score for suspect in suspects]),
@@ -284,28 +276,13 @@ def _write(out: Path, suspects: Sequence[Suspect], crs: CRS | None) -> None:
         "area": np.array([suspect.area for suspect in suspects]),
         "gap": np.array([suspect.gap for suspect in suspects]),
     }
-    require_own_layer(out, out.stem, columns, "label errors", "give another file")
-    with raster_errors(out, "written"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(out) as folder:
-            partial = folder / out.name
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="'crs' was not provided")  # no CRS is no fault here
-                try:
-                    write(
-                        partial,
-                        shapely.to_wkb(np.array([suspect.outline for suspect in suspects], object)),
-                        list(columns.values()),
-                        list(columns),
-                        layer=out.stem,
-                        driver="GPKG",
-                        geometry_type="Polygon",
-                        dataset_options={"VERSION": GPKG_VERSION},
-                        crs=None if crs is None else crs.to_wkt(version="WKT2_2019"),
-                    )
-                except RuntimeError as error:  # what GDAL raises here
-                    raise RasterError(
-                        f"{out} cannot be written: {error}; make room or choose another folder"
-                    ) from error
-            if not hand_over(partial, out, out.stem, outlines_qml("rank")):
-                _LOG.warning("the style of %s was edited and is kept", out)
+    write_layer(
+        out,
+        np.array([suspect.outline for suspect in suspects], object),
+        columns,
+        crs,
+        layer=out.stem,
+        qml=outlines_qml("rank"),
+        what="label errors",
+        advice="give another file",
+    )

@@ -7,7 +7,7 @@ come with pyogrio, since rasterio is built without them.
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,55 @@ def write_features(
             if not hand_over(partial, out, layer, qml):
                 _LOG.warning("the style of %s was edited and is kept", out)
     return source.count
+
+
+def write_layer(
+    out: Path,
+    outlines: NDArray[np.object_],
+    columns: Mapping[str, NDArray[Any]],
+    crs: CRS | None,
+    *,
+    layer: str,
+    qml: str,
+    what: str,
+    advice: str,
+) -> None:
+    """Write polygons with attributes as a layer of a GeoPackage, which appears complete or not at all.
+
+    outlines: (multi)polygons; None for a row without a place. columns: equally long, by name. qml: the layer's style in
+    QGIS. what, advice: what a layer of ours holds, and what to do about another of its name, for the message. Of a
+    GeoPackage that exists only the layer of this name is added or replaced.
+
+    Raises RasterError when the file cannot be written.
+    """
+    from pyogrio.raw import write  # a second build of GDAL: loaded when it is needed
+
+    require_own_layer(out, layer, columns, what, advice)
+    in_parts = bool((shapely.get_type_id(outlines) == shapely.GeometryType.MULTIPOLYGON).any())
+    with raster_errors(out, "written"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(out) as folder:
+            partial = folder / out.name
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="'crs' was not provided")  # no CRS is no fault here
+                try:
+                    write(
+                        partial,
+                        shapely.to_wkb(outlines),
+                        list(columns.values()),
+                        list(columns),
+                        layer=layer,
+                        driver="GPKG",
+                        geometry_type="MultiPolygon" if in_parts else "Polygon",
+                        promote_to_multi=in_parts,
+                        dataset_options={"VERSION": GPKG_VERSION},
+                        crs=None if crs is None else crs.to_wkt(version="WKT2_2019"),
+                    )
+                except RuntimeError as error:  # what GDAL raises here
+                    message = f"{out} cannot be written: {error}; make room or choose another folder"
+                    raise RasterError(message.replace(f"{folder}/", "")) from error
+            if not hand_over(partial, out, layer, qml):
+                _LOG.warning("the style of %s was edited and is kept", out)
 
 
 def hand_over(partial: Path, out: Path, layer: str, qml: str | None) -> bool:

@@ -43,16 +43,25 @@ class Legend:
     @property
     def qml(self) -> str:
         """The style of polygons with an attribute `class_name`, as QGIS 3 saves one."""
-        document = Element("qgis", version="3.22.0", styleCategories="Symbology")
-        renderer = SubElement(
-            document, "renderer-v2", type="categorizedSymbol", attr="class_name", forceraster="0", symbollevels="0"
-        )
-        categories, symbols = SubElement(renderer, "categories"), SubElement(renderer, "symbols")
-        for place, (index, name) in enumerate(self.names.items()):
-            SubElement(categories, "category", value=name, label=name, symbol=str(place), render="true")
-            red, green, blue = self.colour(index)
-            _fill(symbols, str(place), {"color": f"{red},{green},{blue},255", "outline_color": _OUTLINE})
-        return as_text(document)
+        return categories_qml("class_name", {name: self.colour(index) for index, name in self.names.items()})
+
+
+def categories_qml(attribute: str, colours: Mapping[str, Colour], *, opacity: float = 1.0) -> str:
+    """The style of polygons that an attribute of text tells apart, as QGIS 3 saves one, in the order of the values.
+
+    opacity: of the areas, 0 to 1; where they are not opaque, their outlines have their colour.
+    """
+    document = Element("qgis", version="3.22.0", styleCategories="Symbology")
+    renderer = SubElement(
+        document, "renderer-v2", type="categorizedSymbol", attr=attribute, forceraster="0", symbollevels="0"
+    )
+    categories, symbols = SubElement(renderer, "categories"), SubElement(renderer, "symbols")
+    for place, (value, (red, green, blue)) in enumerate(colours.items()):
+        SubElement(categories, "category", value=value, label=value, symbol=str(place), render="true")
+        outline = _OUTLINE if opacity == 1 else f"{red},{green},{blue},255"
+        settings = {"color": f"{red},{green},{blue},{round(255 * opacity)}", "outline_color": outline}
+        _fill(symbols, str(place), settings)
+    return as_text(document)
 
 
 def outlines_qml(attribute: str, colour: Colour = (227, 26, 28)) -> str:

@@ -1,12 +1,16 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyproj
 import pytest
+import rasterio
 import shapely
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -43,6 +47,12 @@ def three_windows():
     )
 
 
+def mixed_windows():
+    """Scenes in two CRSs and one without any."""
+    scenes = [record("a"), record("b", crs=None), record("c", crs=UTM60)]
+    return make_index(scenes, [(0, 0, 0, 256, "train"), (2, 300, 44, 256, "val"), (1, 1, 2, 9, "test")])
+
+
 def test_an_index_comes_back_as_it_was_written(tmp_path):
     index = three_windows()
     again = TileIndex.read(index.write(tmp_path))
@@ -77,7 +87,7 @@ def test_select_keeps_the_windows_of_one_split():
 
 
 def test_the_file_is_geoparquet_that_shows_where_the_windows_lie(tmp_path):
-    path = three_windows().write(tmp_path)
+    path = mixed_windows().write(tmp_path)
     meta = json.loads(pq.read_metadata(path).metadata[b"geo"])
     assert meta["version"] == "1.1.0"
     column = meta["columns"][meta["primary_column"]]
@@ -85,7 +95,7 @@ def test_the_file_is_geoparquet_that_shows_where_the_windows_lie(tmp_path):
     assert column["geometry_types"] == ["Polygon"]
     assert "crs" not in column  # which is how GeoParquet says longitude and latitude
     table = pq.read_table(path)
-    assert table["scene"].to_pylist() == ["a", "a", "b"]
+    assert table["scene"].to_pylist() == ["a", "c", "b"]
     assert table["pixels_low vegetation"].to_pylist() == [2, 8, 14]
     drawn = shapely.from_wkb(table["geometry"].to_pylist())
     assert drawn[2] is None, "a scene without CRS has no footprint"
@@ -98,9 +108,41 @@ def test_the_file_is_geoparquet_that_shows_where_the_windows_lie(tmp_path):
     assert column["bbox"] == pytest.approx(shapely.total_bounds(drawn[:2]).tolist())
 
 
+def test_windows_of_scenes_in_one_crs_lie_in_it_as_rasterio_puts_their_pixels():
+    """To the last digit: a program that transforms to another CRS and back may be metres off."""
+    krovak = CRS.from_epsg(5514).to_wkt()
+    turned = (0.1, 0.02, -743_000.125, 0.02, -0.1, -1_043_000.5)
+    newer = CRS.from_epsg(5514).to_wkt(version="WKT2_2019")
+    level = (0.1, 0.0, -7e5, 0.0, -0.1, -1e6)
+    scenes = [record("a", crs=krovak, transform=turned), record("b", crs=newer, transform=level)]
+    index = make_index(scenes, [(0, 0, 0, 256, "train"), (0, 300, 44, 256, "val"), (1, 1, 2, 9, "test")])
+    polygons, crs = index.footprints()
+    assert krovak != newer
+    assert crs == CRS.from_epsg(5514)
+    for number, polygon in enumerate(polygons):
+        window, affine = index.window(number), Affine(*index.scene(number).transform)
+        rows, cols = (window.row, window.row_stop), (window.col, window.col_stop)
+        corners = [(rows[i], cols[j]) for i, j in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
+        expected = np.column_stack(rasterio.transform.xy(affine, *zip(*corners, strict=True), offset="ul"))
+        np.testing.assert_array_equal(shapely.get_coordinates(polygon), expected)
+
+
+def test_the_crs_of_the_scenes_is_that_of_the_file(tmp_path):
+    scenes = [record("a"), record("b", crs="EPSG:25832+5783"), record("c", crs=None)]
+    scenes[1] = replace(scenes[1], crs=CRS.from_user_input("EPSG:25832+5783").to_wkt())
+    path = make_index(scenes, [(0, 0, 0, 256, "train"), (1, 9, 9, 256, "train"), (2, 0, 0, 9, "val")]).write(tmp_path)
+    column = json.loads(pq.read_metadata(path).metadata[b"geo"])["columns"]["geometry"]
+    assert pyproj.CRS.from_json_dict(column["crs"]).to_epsg() == 25832, "heights aside"
+    drawn = shapely.from_wkb(pq.read_table(path)["geometry"].to_pylist())
+    assert drawn[2] is None, "a scene without CRS has no footprint"
+    assert drawn[0].bounds == (5e5, 5.4e6 - 128, 5e5 + 128, 5.4e6)
+    assert column["bbox"] == [5e5, 5.4e6 - 9 / 2 - 128, 5e5 + 9 / 2 + 128, 5.4e6]
+
+
 def test_a_footprint_across_the_antimeridian_is_cut_there():
-    scene = record("a", crs=UTM60, transform=(10.0, 0.0, 831_000.0, 0.0, -10.0, 10_000.0))
-    (drawn,) = make_index([scene], [(0, 0, 0, 600, "train")]).footprints()
+    scenes = [record("a", crs=UTM60, transform=(10.0, 0.0, 831_000.0, 0.0, -10.0, 10_000.0)), record("b")]
+    (drawn, _), crs = make_index(scenes, [(0, 0, 0, 600, "train"), (1, 0, 0, 600, "train")]).footprints()
+    assert crs == CRS.from_user_input("OGC:CRS84")
     assert drawn.geom_type == "MultiPolygon"
     for part in drawn.geoms:
         west, _, east, _ = part.bounds
@@ -110,12 +152,12 @@ def test_a_footprint_across_the_antimeridian_is_cut_there():
 
 def test_a_crs_of_no_known_place_gives_no_footprint():
     index = make_index([record("a", crs='LOCAL_CS["plan",UNIT["metre",1]]')], [(0, 0, 0, 256, "train")])
-    assert index.footprints().tolist() == [None]
+    assert index.footprints()[0].tolist() == [None]
 
 
 def test_a_crs_without_a_transform_gives_no_footprint():
     index = make_index([record("a", transform=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0))], [(0, 0, 0, 256, "train")])
-    assert index.footprints().tolist() == [None]
+    assert index.footprints()[0].tolist() == [None]
 
 
 def test_windows_that_touch_do_not_overlap():
