@@ -293,7 +293,7 @@ PARSERS = {
 HOMES = {
     ("documents.py", "json"),
     ("documents.py", "yaml"),
-    ("checkpoint.py", "torch"),
+    ("checkpoint/trained.py", "torch"),
     ("nn/weight_files.py", "torch"),
     ("nn/encoders/library.py", "torch"),  # weights that an installed package brings
     ("predict/worker.py", "pickle"),  # what the caller's own cluster client sent
