@@ -1,11 +1,10 @@
 """rs_biformer: semantic segmentation of large aerial and satellite rasters.
 
 The public names below are imported on first use, so that `import rs_biformer` and the command line's `--help` load
-neither torch nor rasterio.
+neither torch nor rasterio. So is `__version__`, which is that of the distribution that brought the package.
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from rs_biformer.predict import predict_scene
     from rs_biformer.schema import ClassSchema, load_schema
 
-try:
-    __version__ = version("rs_biformer")
-except PackageNotFoundError:  # a checkout that was never installed
-    __version__ = "0+unknown"
+    __version__: str
+
+_DISTRIBUTIONS = ("rs_biformer", "rs_biformer_predict")
+"""The toolkit, and prediction without torch: both bring this package, and an environment has one of them."""
 
 _HOMES = {
     "BiLevelRoutingAttention": "nn.attention",
@@ -73,11 +72,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name != "__version__" and name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name) if name in _HOMES else _version()
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    for distribution in _DISTRIBUTIONS:
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return "0+unknown"  # a checkout that was never installed
 
 
 def __dir__() -> list[str]:

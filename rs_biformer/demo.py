@@ -257,7 +257,7 @@ def _report(files: _Files, metrics: Metrics, commands: Sequence[str]) -> None:
         "report.html      figures, confusion matrix, training curves, image | truth | prediction",
         "overview.png     a part of the scene: image, truth and prediction in one picture",
         "maps/            the class map, a GeoTIFF: drop it into QGIS",
-        "run/             checkpoints, metrics.csv, TensorBoard events",
+        "run/             checkpoints, metrics.csv, TensorBoard events where it is installed",
         "train.yaml       the training, to be changed and run again",
         "tiles/           the tile index and its summary",
         "scenes/          synthetic scenes and their labels",

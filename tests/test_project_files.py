@@ -1,9 +1,12 @@
 """The files around the code: what a wheel holds, what hosts and citation tools read, what the pins say."""
 
+import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,9 @@ from rs_biformer.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PREDICTION = tomllib.loads((ROOT / "packaging/predict/pyproject.toml").read_text(encoding="utf-8"))
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+RELEASE = CITATION["version"]
 SCHEMAS = {".github/workflows/ci.yml": "vendor.github-workflows", "CITATION.cff": "vendor.citation-file-format"}
 
 
@@ -23,62 +29,135 @@ def pins(name: str) -> dict[str, str]:
     return {key.lower().replace("_", "-"): version for key, version in pairs}
 
 
-def required() -> list[str]:
-    """Normalised names of what the project and its extras need, but `pretrained`, which are weights."""
+def name_of(line: str) -> str:
+    """The normalised name in a line of dependencies."""
+    return line.partition("[")[0].partition(">")[0].partition("=")[0].lower().replace("_", "-")
+
+
+def required(without: Sequence[str]) -> set[str]:
+    """Normalised names of what the project and its extras need."""
     extras = PROJECT["project"]["optional-dependencies"]
-    listed = PROJECT["project"]["dependencies"] + [
-        line for name in extras if name != "pretrained" for line in extras[name]
-    ]
-    return [line.partition("[")[0].partition(">")[0].partition("=")[0].lower().replace("_", "-") for line in listed]
+    listed = [line for name in extras if name not in without for line in extras[name]]
+    return {name_of(line) for line in PROJECT["project"]["dependencies"] + listed}
 
 
-def test_a_wheel_holds_all_files_of_the_package(tmp_path):
-    """Built by the project's own backend from a copy, so that a stale build folder can add nothing."""
-    copy = tmp_path / "source"
-    copy.mkdir()
-    files = subprocess.run(
-        ["git", "ls-files", "rs_biformer", "pyproject.toml", "README.md", "LICENSE"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    """What git knows of the project, as an archive holds it: no git, no build folder and nothing left by hand."""
+    named = ["rs_biformer", "packaging", "pyproject.toml", "README.md", "LICENSE"]
+    files = subprocess.run(["git", "ls-files", *named], cwd=ROOT, capture_output=True, text=True, check=False)
     if files.returncode:
         pytest.skip("no git checkout: what belongs to the project cannot be listed")
+    copy = tmp_path_factory.mktemp("archive")
     for name in files.stdout.split("\n")[:-1]:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((ROOT / name).read_bytes())
-    code = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=copy, capture_output=True, text=True)
-    if "No module named 'setuptools'" in done.stderr or "license" in done.stderr and done.returncode:
-        pytest.skip("setuptools is absent or older than the build needs; pip fetches its own")
+    return copy
+
+
+def build(folder: Path, kind: str) -> Path:
+    """The wheel or sdist that the backend makes in this folder, as pip and build call it."""
+    code = f"from hatchling.build import build_{kind}; print(build_{kind}('dist'))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(copy / done.stdout.split()[-1]) as wheel:
-        packed = {name for name in wheel.namelist() if not name.split("/")[0].endswith(".dist-info")}
-        entry_points = wheel.read(next(name for name in wheel.namelist() if name.endswith("entry_points.txt")))
-    assert packed == {name for name in files.stdout.split() if name.startswith("rs_biformer/")}
+    return folder / "dist" / done.stdout.split()[-1]
+
+
+def contents(wheel: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Files of the package, and those about the distribution, by name."""
+    with zipfile.ZipFile(wheel) as packed:
+        files = {name: packed.read(name) for name in packed.namelist()}
+    about = {name.partition("/")[2]: files.pop(name) for name in list(files) if ".dist-info/" in name}
+    return files, about
+
+
+@pytest.mark.parametrize("place", [".", "packaging/predict"])
+def test_a_wheel_holds_all_files_of_the_package(archive, place):
+    packed, about = contents(build(archive / place, "wheel"))
+    source = {path.relative_to(archive).as_posix(): path for path in (archive / "rs_biformer").rglob("*.*")}
+    assert packed == {name: path.read_bytes() for name, path in source.items()}
     assert "rs_biformer/py.typed" in packed and any(name.endswith(".css") for name in packed)
-    assert b"rs-biformer = rs_biformer.cli:main" in entry_points
+    assert b"rs-biformer = rs_biformer.cli:main" in about["entry_points.txt"]
+    assert about["licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
+    assert f"\nVersion: {RELEASE}.dev0\n".encode() in about["METADATA"]
 
 
-HEAVY = ("torch", "torchvision", "timm", "rasterio", "pyproj", "pytorch_lightning", "matplotlib", "scipy", "dask")
+def test_the_sdist_of_prediction_builds_the_same_wheel_anywhere(archive, tmp_path):
+    direct, _ = contents(build(archive / "packaging/predict", "wheel"))
+    sdist = build(archive / "packaging/predict", "sdist")
+    with tarfile.open(sdist) as packed:
+        packed.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
+    files, about = contents(build(unpacked, "wheel"))
+    assert files == direct
+    assert f"\nVersion: {RELEASE}.dev0\n".encode() in about["METADATA"] and "licenses/LICENSE" in about
 
 
-def test_importing_the_package_loads_nothing_heavy():
-    code = f"import sys, rs_biformer; print([name for name in {HEAVY} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+def test_prediction_alone_needs_a_part_of_what_the_toolkit_needs():
+    """One distribution or the other: the same Pythons, command and versions, and nothing of torch."""
+    whole, part = PROJECT["project"], PREDICTION["project"]
+    onnx = whole["optional-dependencies"]["onnx"]
+    assert set(part["dependencies"]) <= {*whole["dependencies"], *onnx}
+    heavy = {"torch", "torchvision", "timm", "segmentation-models-pytorch", "pytorch-lightning", "torchmetrics"}
+    left = {name_of(line) for line in {*whole["dependencies"], *onnx} - set(part["dependencies"])}
+    assert left == heavy | {"albumentations", "safetensors", "onnx", "onnxscript"}
+    same = ("requires-python", "license", "classifiers", "scripts", "dynamic")
+    assert {key: part[key] for key in same} == {key: whole[key] for key in same}
+    assert PREDICTION["build-system"] == PROJECT["build-system"]
+    versions = [tables["tool"]["hatch"]["version"] for tables in (PROJECT, PREDICTION)]
+    assert versions[0] | {"raw-options": {"root": "../.."}} == versions[1]
 
 
-def test_the_help_of_every_command_loads_nothing_heavy():
-    code = f"""
-import sys, rs_biformer.cli
-for name in rs_biformer.cli.COMMANDS:
+FOREIGN = """
+import sys, sysconfig
+places = tuple(sysconfig.get_paths()[key] for key in ("purelib", "platlib"))
+before = set(sys.modules)
+def foreign():
+    new = {name: getattr(sys.modules[name], "__file__", None) or "" for name in set(sys.modules) - before}
+    return sorted({name.split(".")[0] for name, file in new.items() if file.startswith(places)} - {"rs_biformer"})
+"""
+"""`foreign()`: the packages of others that were loaded since; at the start of Python some environments load theirs."""
+
+
+def test_importing_the_package_loads_no_other_package():
+    code = f"{FOREIGN}\nimport rs_biformer; print(foreign(), 'importlib.metadata' in set(sys.modules) - before)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == (
+        "[] False\n"
+    )
+
+
+def test_the_help_of_every_command_loads_no_other_package():
+    """Nor does the list of the commands or the version; so all of them answer in a tenth of a second."""
+    code = f"""{FOREIGN}
+import rs_biformer.cli
+for name in ["", *rs_biformer.cli.COMMANDS]:
     try:
-        rs_biformer.cli.main([name, "--help"])
+        rs_biformer.cli.main([*name.split(), "--help"])
     except SystemExit as stop:
         assert stop.code == 0
-    heavy = [module for module in {HEAVY} if module in sys.modules]
-    print("loaded:", name, *heavy, file=sys.stderr)
+    print("loaded:", name, *foreign(), file=sys.stderr)
+try:
+    rs_biformer.cli.main(["--version"])
+except SystemExit as stop:
+    print("loaded:", *foreign(), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.splitlines() == [f"loaded: {name}" for name in COMMANDS]
+    assert [line.rstrip() for line in done.stderr.splitlines()] == [
+        "loaded:", *(f"loaded: {name}" for name in COMMANDS), "loaded:"
+    ]  # fmt: skip
+
+
+def test_each_distribution_tells_its_version(tmp_path):
+    """`__version__`, and so checkpoints and results, where the one or the other is installed, or none."""
+    for name in ("rs_biformer", "rs_biformer_predict", "another"):
+        about = tmp_path / name / f"{name}-1.2.3.dev4.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2.3.dev4\n")
+        code = f"import sys; sys.path[:] = [{str(tmp_path / name)!r}, {str(ROOT)!r}, *sys.path[:-1]]\n"
+        code += "sys.path = [place for place in sys.path if not place.endswith('site-packages')]\n"
+        code += "import rs_biformer; print(rs_biformer.__version__)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == ("0+unknown\n" if name == "another" else "1.2.3.dev4\n")
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -109,16 +188,20 @@ def test_the_hooks_call_what_lint_calls():
     assert all(hook["language"] == "system" for hook in hooks)
 
 
-def test_the_citation_tells_the_version_and_the_licence_of_the_package():
-    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert cited["version"] == PROJECT["project"]["version"] and cited["license"] == PROJECT["project"]["license"]
+def test_the_citation_tells_the_release_and_the_licence_of_the_package():
+    """The release that is being made, or that of the tag on the commit."""
+    assert CITATION["license"] == PROJECT["project"]["license"]
+    assert PROJECT["tool"]["hatch"]["version"]["fallback-version"] == f"{RELEASE}.dev0"
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## \[(.+)\] - ", changes, re.MULTILINE)[1] == RELEASE
+    tags = subprocess.run(["git", "tag", "--points-at"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    assert {tag for tag in tags.split() if tag.startswith("v")} <= {f"v{RELEASE}"}
 
 
 def test_everything_that_is_needed_is_pinned_in_both_files():
     newest, oldest = pins("constraints.txt"), pins("constraints-oldest.txt")
-    optional = {"peft"}  # of an extra that make install leaves out
-    assert set(required()) - optional <= set(newest)
-    assert set(required()) <= set(oldest)
+    assert required(without=["pretrained", "lora"]) <= set(newest)  # of extras that make install leaves out
+    assert required(without=["pretrained", "packaging"]) <= set(oldest)
 
 
 def test_the_oldest_pins_are_the_lower_bounds():

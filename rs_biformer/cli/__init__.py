@@ -28,6 +28,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+class _Version(argparse.Action):
+    """argparse's own, but for the version, which is looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from rs_biformer import __version__
+
+        print(f"rs-biformer {__version__}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line as an argparse parser."""
     parser = _Parser(
@@ -36,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="start with: rs-biformer demo",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"rs-biformer {_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = _command(name)
@@ -99,12 +109,6 @@ def _with_joined_numbers(argv: Sequence[str]) -> list[str]:
 
 def _command(name: str) -> ModuleType:
     return import_module(f"rs_biformer.cli.{name}")
-
-
-def _version() -> str:
-    from rs_biformer import __version__
-
-    return __version__
 
 
 def _reader_is_gone() -> bool:

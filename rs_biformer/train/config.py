@@ -139,13 +139,13 @@ class TrainConfig:
     """A whole training run.
 
     Args:
-        out: Run folder: config.yaml, metrics.csv, best.ckpt, last.ckpt and TensorBoard events go there.
+        out: Run folder: config.yaml, metrics.csv, best.ckpt, last.ckpt, events of TensorBoard if there is one.
         seed: Of the initial weights, the sampling and the augmentation.
         resume: null continues an unfinished run of this very config in out, and refuses a folder that holds any other;
             auto continues out/last.ckpt whatever it was trained with, as long as it fits; or a checkpoint to continue.
         images_every: Epochs between sample predictions in TensorBoard; 0 draws none.
         early_stopping: Validations without a better val/mean_iou after which the run ends; 0 never ends it.
-        loggers: Where figures go besides metrics.csv: tensorboard, mlflow, wandb (the last two need their packages).
+        loggers: Where figures go besides metrics.csv: tensorboard (left out where it is not installed), mlflow, wandb.
         trainer: Options of Lightning's Trainer, see trainer_options.py. From Python an option may also be an object.
     """
 

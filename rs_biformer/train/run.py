@@ -53,8 +53,8 @@ DRY_STEPS = 4
 def train(config: TrainConfig, *, fast: bool = False, say: Callable[[str], None] = log.info) -> Path:
     """Train a network and return the run folder, config.out.
 
-    It then holds config.yaml, metrics.csv, TensorBoard events, last.ckpt (the state after the last epoch, from which
-    the same command goes on) and best.ckpt (the weights of the highest val/mean_iou, without the
+    It then holds config.yaml, metrics.csv, events of TensorBoard if there is one, last.ckpt (the state after the last
+    epoch, from which the same command goes on) and best.ckpt (the weights of the highest val/mean_iou, without the
     optimizer's state once the run is over; absent without validation windows). `say` gets a few lines for people.
 
     fast: a dry run: all checks, a few steps and validation batches, and an estimate of the time; nothing is written.
@@ -232,10 +232,14 @@ def _create_loggers(names: Sequence[str], out: Path) -> list[Logger]:
         "mlflow": lambda: MLFlowLogger(out.name, tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"), save_dir=str(out)),
         "wandb": lambda: WandbLogger(name=out.name, save_dir=out),
     }
-    try:
-        return [create[name]() for name in names]
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"loggers: {error}; install the package or leave the logger out") from None
+    loggers = []
+    for name in names:
+        try:
+            loggers.append(create[name]())
+        except ModuleNotFoundError as error:
+            if name != "tensorboard":  # which configs name by default: a run without its package says so and goes on
+                raise ConfigError(f"loggers: {error}; install the package or leave the logger out") from None
+    return loggers
 
 
 def _checkpoints(out: Path, *, has_validation: bool) -> list[Callback]:
@@ -290,7 +294,17 @@ def _summary(
     if resumed is not None:
         yield f"resuming from {resumed.path}"
     if trainer.loggers:  # a dry run leaves nothing there
-        yield f"run folder: {config.out} (curves: tensorboard --logdir {config.out})"
+        yield f"run folder: {config.out}{_where_curves_are(config, trainer)}"
+
+
+def _where_curves_are(config: TrainConfig, trainer: Trainer) -> str:
+    if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+        return f" (curves: tensorboard --logdir {config.out})"
+    if "tensorboard" in config.loggers:
+        return (
+            " (figures in metrics.csv; for curves: pip install 'rs_biformer[tensorboard]' and start the command again)"
+        )
+    return ""
 
 
 @contextmanager

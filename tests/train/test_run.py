@@ -13,6 +13,7 @@ import pytest
 import rasterio
 import torch
 import yaml
+from lightning_fabric.loggers import tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_index import write_tiny_index
 
@@ -89,6 +90,18 @@ def test_a_run_leaves_everything_in_its_folder(index, tmp_path):
     assert model.meta.metrics["mean_iou"] == pytest.approx(best) and model.meta.protocol == "validation-windows"
     assert model(torch.zeros(1, 3, 50, 70, dtype=torch.uint8)).shape == (1, 3, 50, 70)
     assert "optimizer_states" not in read_checkpoint(out / "best.ckpt")[0]
+
+
+def test_a_run_without_tensorboard_keeps_its_figures_and_says_how_to_have_curves(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "_TENSORBOARD_AVAILABLE", False)
+    monkeypatch.setattr(tensorboard, "_TENSORBOARDX_AVAILABLE", False)
+    lines: list[str] = []
+    config = config_of(index, tmp_path / "run", images_every=1, trainer={"max_epochs": 1})
+    assert config.loggers == ["tensorboard"]
+    out = train(config, say=lines.append)
+    assert len(column(out, "val/mean_iou")) == 1 and not (out / "tensorboard").exists()
+    assert sum("metrics.csv; for curves: pip install 'rs_biformer[tensorboard]'" in line for line in lines) == 1
+    assert not any("--logdir" in line for line in lines)
 
 
 def test_an_auxiliary_head_is_trained_and_its_checkpoint_predicts_without_it(index, tmp_path):
