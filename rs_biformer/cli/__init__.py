@@ -13,7 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
-from rs_biformer.cli.console import Terminated, visible
+from rs_biformer.cli.console import PROGRESS, Terminated, show_progress_as, visible
 from rs_biformer.errors import RsBiformerError
 from rs_biformer.machine import limit_threads
 
@@ -47,6 +47,12 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
+    parser.add_argument(
+        "--progress",
+        choices=PROGRESS,
+        default="bar",
+        help="before the command: on standard error a bar, or lines of JSON for a program that runs it (bar)",
+    )
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = _command(name)
@@ -74,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and not getattr(module, "PASS_REST", False):
         parser.exit(2, f"rs-biformer {args.command}: unknown option {rest[0]}; see rs-biformer {args.command} --help\n")
     args.rest = rest
+    show_progress_as(args.progress)
     try:
         module.run(args)
         sys.stdout.flush()

@@ -1,10 +1,27 @@
-"""What commands show: tables on standard output, progress with the time left on standard error."""
+"""What commands show: tables on standard output, progress on standard error.
 
+Progress is a bar with the time left, or, for a program that runs the command, lines of JSON, at most five a second:
+`{"progress": "town", "done": 12, "total": 96, "unit": "window"}`. All other lines on standard error are for people.
+"""
+
+import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+
+PROGRESS = ("bar", "json", "none")
+_SECONDS = 0.2  # between two lines of JSON
+
+_form = "bar"
+
+
+def show_progress_as(form: str) -> None:
+    """Choose one of PROGRESS for this process."""
+    global _form
+    _form = form
 
 
 def visible(text: str) -> str:
@@ -36,8 +53,11 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar with an estimate of the time left, as the callback (done, total) that our functions take.
 
-    It appears with the first progress: what is refused at once is not announced.
+    It appears with the first progress: what is refused at once is not announced. See `show_progress_as` for others.
     """
+    if _form != "bar":
+        yield _lines(label, unit) if _form == "json" else lambda done, total: None
+        return
     from tqdm import tqdm
 
     with ExitStack() as stack:
@@ -51,6 +71,19 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             bars[0].update(done - bars[0].n)
 
         yield update
+
+
+def _lines(label: str, unit: str) -> Callable[[int, int], None]:
+    last = -_SECONDS
+
+    def update(done: int, total: int) -> None:
+        nonlocal last
+        if done >= total or time.monotonic() - last >= _SECONDS:
+            last = time.monotonic()
+            line = {"progress": label, "done": int(done), "total": int(total), "unit": unit}
+            print(json.dumps(line), file=sys.stderr, flush=True)
+
+    return update
 
 
 class Terminated(KeyboardInterrupt):
