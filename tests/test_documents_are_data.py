@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.torch import save
 from tiny_checkpoint import tiny_meta
 
 from rs_biformer.checkpoint import META_KEY, NETWORK_PREFIX, load_checkpoint
@@ -34,6 +35,15 @@ def write_checkpoint(path, document):
     torch.save({META_KEY: document, "state_dict": weights}, path)
 
 
+def write_safetensors(path, document):
+    weights = tiny_meta(encoder="lcnet_035", decoder="segformer").create_network().state_dict()
+    path.write_bytes(save(weights, {META_KEY: json.dumps(document)}))
+
+
+def read_safetensors(path):
+    return load_checkpoint(path.rename(path.with_suffix(".safetensors")))
+
+
 def kinds():
     """By name: intact values, how they are written, how they are read."""
     index = json.loads(pq.read_metadata(OLD / "index_0_1_0.parquet").metadata[b"rs_biformer"])
@@ -52,6 +62,11 @@ def kinds():
             tiny_meta(encoder="lcnet_035", decoder="segformer").to_dict(),
             write_checkpoint,
             load_checkpoint,
+        ),
+        "card": (
+            tiny_meta(encoder="lcnet_035", decoder="segformer").to_json(),
+            write_safetensors,
+            read_safetensors,
         ),
     }
 
@@ -84,12 +99,12 @@ def trap(tmp_path, monkeypatch):
     return tmp_path / "sprung"
 
 
-@pytest.mark.parametrize("name", ["schema", "protocol", "result", "index", "checkpoint"])
+@pytest.mark.parametrize("name", ["schema", "protocol", "result", "index", "checkpoint", "card"])
 def test_class_paths_and_variables_in_any_place_are_words(name, trap, tmp_path):
     document, write, read = kinds()[name]
     class_path = {"class_path": f"{BAIT}.bait", "init_args": {"x": 1}}
     trails = list(places(document))
-    step = max(1, len(trails) // 8) if name == "checkpoint" else max(1, len(trails) // 120)
+    step = max(1, len(trails) // 8) if name in ("checkpoint", "card") else max(1, len(trails) // 120)
     for number, trail in enumerate(trails[::step]):
         for value in (class_path, f"{BAIT}.bait", "${RS_BIFORMER_BAIT}", "$RS_BIFORMER_BAIT"):
             path = tmp_path / f"{number}.{name}"
@@ -99,7 +114,7 @@ def test_class_paths_and_variables_in_any_place_are_words(name, trap, tmp_path):
             except RsBiformerError as error:
                 seen = str(error)
             assert "looked-up" not in seen
-            path.unlink()
+            path.unlink(missing_ok=True)
     assert not trap.exists() and BAIT not in sys.modules
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         network_weights,
         read_checkpoint,
         strip_checkpoint,
+        write_safetensors,
     )
 
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "network_weights": "trained",
     "read_checkpoint": "trained",
     "strip_checkpoint": "trained",
+    "write_safetensors": "trained",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "network_weights",
     "read_checkpoint",
     "strip_checkpoint",
+    "write_safetensors",
 ]
 
 

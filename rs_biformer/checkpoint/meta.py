@@ -26,6 +26,8 @@ _BEGINNING = "encoder_weights"
 _LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights")
 """Arguments by which timm would open or download further files."""
 
+_NOT_FINITE = (float("inf"), float("-inf"))
+
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
 
 
@@ -87,6 +89,11 @@ class CheckpointMeta:
             if not values[name]:
                 del values[name]
         return {"format": FORMAT, **values}
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for JSON, which has no word for figures that are not finite: they are left out."""
+        figures = {name: value for name, value in self.metrics.items() if value not in _NOT_FINITE and value == value}
+        return self.to_dict() | {"metrics": figures}
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "the checkpoint") -> "CheckpointMeta":

@@ -3,6 +3,9 @@
 A checkpoint is Lightning's own `.ckpt`, so that training resumes from it, with a mapping of plain values beside the
 weights that says everything prediction needs (meta.py). Loading unpickles tensors and plain types only
 (`weights_only=True`) and rebuilds the network from our own dict of names, never from an import path.
+
+The same in a form for others is a file of safetensors, with the mapping as JSON in its header: one file that can be
+moved alone. What stands in the file counts; a card beside it is for people.
 """
 
 import warnings
@@ -19,6 +22,7 @@ from rs_biformer.errors import CheckpointError, ConfigError
 from rs_biformer.files import replacing
 from rs_biformer.nn.archive import require_intact
 from rs_biformer.nn.normalise import Normalisation
+from rs_biformer.nn.tensor_files import SUFFIX, read_tensors, write_tensors
 from rs_biformer.schema import ClassSchema
 
 NETWORK_PREFIX = "model."
@@ -57,21 +61,15 @@ class TrainedModel(nn.Module):
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], CheckpointMeta]:
     """The content of one of our checkpoints, on the CPU, and what it carries. Executes nothing from the file.
 
+    path: of a Lightning checkpoint, or of a file of safetensors (by its suffix) that `write_safetensors` wrote.
+
     Raises CheckpointError when the file is missing, no checkpoint, changed since it was written, holds more than
     tensors and plain values, or was not written by this package.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}; `rs-biformer train` writes best.ckpt and last.ckpt")
-    require_intact(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what the file would have if it were loaded otherwise
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle is a small program, which can fail in any way
-        raise CheckpointError(
-            f"{path} holds objects that could execute code, or is damaged; nothing was loaded ({_first_line(error)})"
-        ) from None
+    content = _safetensors_content(path) if path.suffix.lower() == SUFFIX else _archive_content(path)
     if not isinstance(content, dict) or not isinstance(content.get(META_KEY), dict):
         raise CheckpointError(
             f"{path} was not written by `rs-biformer train`; bare weights are loaded by load_published_weights"
@@ -79,6 +77,38 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], CheckpointMeta]:
     meta = CheckpointMeta.from_dict(content[META_KEY], str(path))
     _require_tensors(content.get("state_dict"), path)
     return content, meta
+
+
+def _archive_content(path: Path) -> Any:
+    require_intact(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what the file would have if it were loaded otherwise
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle is a small program, which can fail in any way
+        raise CheckpointError(
+            f"{path} holds objects that could execute code, or is damaged; nothing was loaded ({_first_line(error)})"
+        ) from None
+    return content
+
+
+def _safetensors_content(path: Path) -> dict[str, Any]:
+    tensors, card = read_tensors(path, META_KEY)
+    if not card:
+        raise CheckpointError(
+            f"{path} has no card of rs_biformer in its header; `rs-biformer export --format safetensors` writes files "
+            "that have, and `rs-biformer convert` makes one of a folder that smp saved"
+        )
+    return {META_KEY: card, "state_dict": {NETWORK_PREFIX + name: value for name, value in tensors.items()}}
+
+
+def write_safetensors(model: TrainedModel, path: str | Path) -> None:
+    """Write a model as a file of safetensors, with all that its checkpoint carries as JSON in the header.
+
+    The names of its weights are those of the network. `read_checkpoint` reads it, and a map made with it has the bytes
+    of one made with the checkpoint.
+    """
+    write_tensors(Path(path), model.network.state_dict(), META_KEY, model.meta.to_json())
 
 
 def _require_tensors(state: Any, path: Path) -> None:
@@ -143,6 +173,8 @@ def strip_checkpoint(path: str | Path) -> None:
     """
     path = Path(path)
     content, _ = read_checkpoint(path)
+    if path.suffix.lower() == SUFFIX:
+        return  # it holds nothing else
     kept = {name: content[name] for name in (META_KEY, "state_dict", *_LIGHTNING_KEYS) if name in content}
     with replacing(path) as partial:
         torch.save(kept, partial)

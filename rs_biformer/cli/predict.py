@@ -39,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rs-biformer predict`."""
     add = parser.add_argument
     add("scenes", nargs="+", metavar="SCENE", help="rasters, quoted globs, folders, lists, URLs; see below")
-    add("--checkpoint", required=True, type=Path, metavar="FILE", help="from rs-biformer train, or export (.onnx)")
+    add(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="from rs-biformer train, or export (.safetensors, .onnx)",
+    )
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the maps")
     group = parser.add_argument_group("scenes")
     add = group.add_argument

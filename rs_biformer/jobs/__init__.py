@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rs_biformer.jobs.mapping import MappingReport, ScenesFailed, map_scenes
     from rs_biformer.jobs.models import Loaded, load_model
     from rs_biformer.jobs.outputs import Outputs, command_line, write_outputs
+    from rs_biformer.jobs.publishing import publish
     from rs_biformer.jobs.tiling import Variant, create_tile_index
     from rs_biformer.jobs.truths import Truths, find_truths
 
@@ -54,6 +55,7 @@ _HOMES = {
     "map_sets": "inputs",
     "named": "inputs",
     "named_models": "inputs",
+    "publish": "publishing",
     "write_outputs": "outputs",
 }
 
@@ -90,6 +92,7 @@ __all__ = [
     "map_sets",
     "named",
     "named_models",
+    "publish",
     "write_outputs",
 ]
 

@@ -22,6 +22,9 @@ from rs_biformer.raster.scene import Scene
 
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "pytorch-lightning", "torchmetrics", "rasterio", "numpy")
 
+MODELS = {".ckpt": "checkpoint", ".safetensors": "model in safetensors", ".onnx": "exported model"}
+"""What files of models are, by their suffix."""
+
 
 def describe(paths: Sequence[str]) -> dict[str, Any]:
     """The machine without a path, what one path is, or several rasters as the one scene that they make."""
@@ -55,10 +58,10 @@ def describe_path(text: str) -> dict[str, Any]:
     """What a file, folder or URL is, by its suffix. Raises one of our errors when it is not what its suffix says."""
     path = Path(text)
     suffix = path.suffix.lower()
-    if suffix in (".ckpt", ".onnx"):
+    if suffix in MODELS:
         from rs_biformer.jobs.models import load_model
 
-        return {"kind": "checkpoint" if suffix == ".ckpt" else "exported model", **load_model(path).meta.to_dict()}
+        return {"kind": MODELS[suffix], **load_model(path).meta.to_dict()}
     if path.is_dir() or suffix == ".parquet":
         return describe_index(path)
     return describe_scene([text])

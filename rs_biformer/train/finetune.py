@@ -14,6 +14,7 @@ from rs_biformer.checkpoint import META_KEY, CheckpointMeta, network_weights, re
 from rs_biformer.errors import CheckpointError
 from rs_biformer.nn.bands import by_name
 from rs_biformer.nn.model import load_encoder_weights
+from rs_biformer.nn.tensor_files import SUFFIX, read_tensors
 from rs_biformer.nn.weight_files import is_file_name, read_file
 from rs_biformer.train.task import SegmentationTask
 
@@ -56,8 +57,10 @@ def begin_from(
 
 
 def _is_ours(path: str | Path) -> bool:
-    """Whether a file is a checkpoint of this package; Lightning's of others have the same suffix."""
-    return Path(path).suffix != ".safetensors" and META_KEY in read_file(path)
+    """Whether a file is a model of this package; Lightning's and safetensors of others have the same suffixes."""
+    if Path(path).suffix.lower() == SUFFIX and Path(path).is_file():
+        return bool(read_tensors(Path(path), META_KEY)[1])
+    return META_KEY in read_file(path)
 
 
 def _fit(name: str, value: Tensor, own: Tensor, before: CheckpointMeta, now: CheckpointMeta) -> Tensor | None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from mutate import Kind, outcome
+from safetensors.torch import save
 
 from rs_biformer.checkpoint import META_KEY, NETWORK_PREFIX, load_checkpoint
 from rs_biformer.data.index import TileIndex
@@ -68,7 +69,31 @@ def checkpoint_kind() -> Kind:
     return Kind("model.ckpt", pack(meta.to_dict()), load_checkpoint, meta.to_dict(), pack)
 
 
+def safetensors_kind() -> Kind:
+    """The document is the header as it lies in the file; the card, which is text in it, is mutated as often."""
+    from tiny_checkpoint import tiny_meta
+
+    meta = tiny_meta(encoder="lcnet_035", decoder="segformer")
+    packed = save(meta.create_network().state_dict())
+    length = int.from_bytes(packed[:8], "little")
+    header, data = json.loads(packed[8 : 8 + length]), packed[8 + length :]
+    few = dict(list(header.items())[:20])  # so that a mutation of the card is as likely as one of a tensor's place
+
+    def pack(document: object) -> bytes:
+        card = document.pop("card", "none") if isinstance(document, dict) else "none"
+        whole = document if not isinstance(document, dict) else header | document
+        if isinstance(whole, dict):
+            whole = whole | {"__metadata__": {META_KEY: json.dumps(card)}}
+        text = json.dumps(whole).encode()
+        return len(text).to_bytes(8, "little") + text + data
+
+    document = {"card": meta.to_json(), **few}
+    return Kind("model.safetensors", pack(dict(document)), load_checkpoint, document, pack)
+
+
 def kind_of(name: str) -> Kind:
+    if name == "safetensors":
+        return safetensors_kind()
     if name == "checkpoint":
         return checkpoint_kind()
     if name == "index":
@@ -86,7 +111,7 @@ def kind_of(name: str) -> Kind:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of `re`, about patterns with brackets in brackets
-@pytest.mark.parametrize("name", ["schema", "protocol", "result", "index", "checkpoint"])
+@pytest.mark.parametrize("name", ["schema", "protocol", "result", "index", "checkpoint", "safetensors"])
 def test_mutated_documents_are_right_or_refused_in_a_line(name, tmp_path):
     kind = kind_of(name)
     (tmp_path / kind.name).write_bytes(kind.intact)
