@@ -1,7 +1,7 @@
 """rs_biformer: semantic segmentation of large aerial and satellite rasters.
 
 The public names below are imported on first use, so that `import rs_biformer` and the command line's `--help` load
-neither torch nor rasterio. So is `__version__`, which is that of the distribution that brought the package.
+neither torch nor rasterio.
 """
 
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rs_biformer.checkpoint import load_checkpoint
     from rs_biformer.data.tiling import TileOptions
+    from rs_biformer.distribution import __version__
     from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
     from rs_biformer.evaluation import evaluate
     from rs_biformer.jobs import create_tile_index, map_scenes
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from rs_biformer.nn.weights import load_published_weights
     from rs_biformer.predict import predict_scene
     from rs_biformer.schema import ClassSchema, load_schema
-
-    __version__: str
-
-_DISTRIBUTIONS = ("rs_biformer", "rs_biformer_predict")
-"""The toolkit, and prediction without torch: both bring this package, and an environment has one of them."""
 
 _HOMES = {
     "BiLevelRoutingAttention": "nn.attention",
@@ -35,6 +31,7 @@ _HOMES = {
     "RasterError": "errors",
     "RsBiformerError": "errors",
     "TileOptions": "data.tiling",
+    "__version__": "distribution",
     "create_encoder": "nn.model",
     "create_model": "nn.model",
     "create_tile_index": "jobs",
@@ -72,22 +69,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name != "__version__" and name not in _HOMES:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name) if name in _HOMES else _version()
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    for distribution in _DISTRIBUTIONS:
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return "0+unknown"  # a checkout that was never installed
 
 
 def __dir__() -> list[str]:

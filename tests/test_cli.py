@@ -121,6 +121,27 @@ out: {run}
     assert "mean_iou" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("light", [True, False])
+def test_a_package_that_is_not_installed_is_one_line_that_says_what_to_install(light, tmp_path):
+    """As in an environment of rs-biformer-predict, or one that lost a package."""
+    code = f"""
+import sys
+from rs_biformer import distribution
+from rs_biformer.cli import main
+distribution.NAME = {"rs_biformer_predict" if light else "rs_biformer"!r}
+sys.modules.update(dict.fromkeys(["torch", "pytorch_lightning", "albumentations"]))  # importing them raises
+for argv in (["demo"], ["models"], ["train", "--data.index", "none"]):
+    print(main(argv), flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.split() == ["2", "2", "2"]
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3 and not (tmp_path / "demo").exists()
+    for command, line in zip(("demo", "models", "train"), lines, strict=True):
+        assert line.startswith(f"rs-biformer {command}: ") and line.endswith(": pip install rs_biformer")
+        assert ("rs-biformer-predict leaves out" in line) == light
+
+
 def test_a_missing_label_is_refused_by_name(town, capsys):
     (town / "south_label.tif").unlink()
     line = refused(capsys, *tile(town, town / "tiles"))

@@ -17,7 +17,20 @@ from rs_biformer.cli.console import PROGRESS, Terminated, show_progress_as, visi
 from rs_biformer.errors import RsBiformerError
 from rs_biformer.machine import limit_threads
 
-COMMANDS = ("demo", "ndsm", "tile", "train", "evaluate", "predict", "vectorize", "export", "explain", "models", "info")
+COMMANDS = (
+    "demo",
+    "ndsm",
+    "tile",
+    "train",
+    "evaluate",
+    "predict",
+    "vectorize",
+    "export",
+    "explain",
+    "models",
+    "info",
+    "completion",
+)
 DESCRIPTION = "Semantic segmentation of large aerial and satellite rasters with hybrid CNN-BiFormer networks."
 
 
@@ -93,6 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args.command, str(error))
     except OSError as error:
         return _fail(args.command, _describe(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "rs_biformer"):  # ours is whole, or there is a fault in it
+            raise
+        return _fail(args.command, _describe_missing(package))
     except MemoryError as error:
         return _fail(
             args.command, f"this machine ran out of memory ({error or 'no more is said'}); close other programs"
@@ -132,6 +150,12 @@ def _fail(command: str, message: str) -> int:
 
     print(f"rs-biformer {command}: {visible(without_access(' '.join(message.split())))}", file=sys.stderr)
     return 2
+
+
+def _describe_missing(package: str) -> str:
+    from rs_biformer.distribution import describe_missing
+
+    return describe_missing(package)
 
 
 def _describe(error: OSError) -> str:
