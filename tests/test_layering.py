@@ -30,6 +30,7 @@ FLOORS = {
     "evaluation": 4,
     "checkpoint": 4,
     "synthetic": 4,
+    "viewer": 4,
     "jobs": 5,
     "train": 5,
     "demo": 6,

@@ -24,6 +24,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "predict",
+    "view",
     "vectorize",
     "export",
     "explain",

@@ -121,6 +121,11 @@ class LabelRaster(Closing):
         return tuple(nodata[number - 1] for number in self.numbers)
 
     @property
+    def source(self) -> Source:
+        """The raster itself, whatever the grid."""
+        return self._source
+
+    @property
     def path(self) -> Location:
         return self._source.path
 
@@ -148,7 +153,10 @@ class LabelRaster(Closing):
 
         Raises RasterError when the window leaves the raster or a block cannot be read.
         """
-        pixels, valid = self._pixels.read_valid(self.numbers, window)
+        return self.decode(*self._pixels.read_valid(self.numbers, window))
+
+    def decode(self, pixels: list[NDArray[Any]], valid: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], Counter[Key]]:
+        """What `read` gives, of the bands `numbers` of any pixels of the raster, such as those of an overview."""
         if self._hole is not None:
             valid = valid & ~np.logical_and.reduce([p == hole for p, hole in zip(pixels, self._hole, strict=True)])
         index = self.index_of(pixels)

@@ -97,6 +97,16 @@ class Regridded:
         rows, cols = (max(1, int(min(size, SOURCE_CHUNK / step))) for size, step in zip(CHUNK, self._step, strict=True))
         self._chunk = rows, cols
 
+    @property
+    def step(self) -> tuple[float, float]:
+        """Rows and columns of the source under one pixel of the grid, where the two overlap."""
+        return self._step
+
+    def to_source(self, col: float, row: float) -> tuple[float, float] | None:
+        """Column and row in the source of a position on the grid; None where the source's CRS does not reach."""
+        (x,), (y,) = self._to_source(np.array([[col], [row]], np.float64))
+        return None if np.isnan(x + y) else (float(x), float(y))
+
     def read_valid(self, numbers: Sequence[int], window: Window) -> tuple[list[NDArray[Any]], NDArray[np.bool_]]:
         """The bands of these 1-based numbers over a window of the grid, each (h, w) in its dtype, and which are valid.
 

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Sequence
+from copy import copy
 from math import atan, cos, exp, hypot, pi, radians, sin, sqrt
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -77,13 +78,15 @@ class Source:
     does not apply). `misplaced` tells a georeference that places nothing (pixels of size 0, infinite places), for which
     the raster counts as one without. `turned` is the EXIF orientation, 1 where the picture is to be seen as it is
     stored. `palette` is the colour table of a one-band raster as a lookup table (values, 4) uint8 of red, green, blue,
-    alpha, else None.
+    alpha, else None. `overviews` are the factors by which the overviews of the file are coarser; `at_overview` gives
+    one of them, `overview` is its number. `block` is the rows and columns that are decoded at once.
 
     Raises RasterError when the file is missing, is no raster, or holds complex numbers.
     """
 
     def __init__(self, path: PathLike, *, nodata: float | None = None) -> None:
         self.path: Location = locate(path)
+        self.overview: int | None = None
         self._handles: dict[tuple[int, int], Any] = {}
         with gdal_env():
             handle = self._handle()
@@ -107,6 +110,8 @@ class Source:
                 self.gcps: tuple[list[Any], CRS | None] = handle.gcps
                 self.rpcs: Any = handle.rpcs
                 self.palette = _palette(handle)
+                self.overviews: tuple[int, ...] = tuple(handle.overviews(1)) if self.count else ()
+                self.block: tuple[int, int] = handle.block_shapes[0] if self.count else (1, 1)
                 flags = handle.mask_flag_enums
         # Bands with a mask of their own (.msk or internal): one for all, read through the first, or one for each. An
         # alpha band also counts as a mask for GDAL but is read by us.
@@ -120,8 +125,28 @@ class Source:
     def _handle(self) -> Any:
         key = (os.getpid(), threading.get_ident())
         if key not in self._handles:
-            self._handles[key] = open_raster(self.path)
+            level: dict[str, Any] = {} if self.overview is None else {"overview_level": self.overview}
+            self._handles[key] = open_raster(self.path, **level)
         return self._handles[key]
+
+    def at_overview(self, number: int) -> "Source":
+        """The raster at an overview, 0 for the finest: smaller, in the same place, and with the same idea of what is
+        valid. It has handles of its own to be closed.
+
+        Raises RasterError when it cannot be opened.
+        """
+        smaller = copy(self)
+        smaller.path, smaller._handles = self.path, {}
+        smaller.overview, smaller.overviews = number, ()
+        with gdal_env(), raster_errors(self.path, "opened"):
+            handle = smaller._handle()
+            smaller.height, smaller.width = int(handle.height), int(handle.width)
+            smaller.block = handle.block_shapes[0]
+        if is_georeferenced(self.transform):
+            a, b, c, d, e, f = tuple(self.transform)[:6]
+            across, down = self.width / smaller.width, self.height / smaller.height
+            smaller.transform = Affine(a * across, b * down, c, d * across, e * down, f)
+        return smaller
 
     def close(self) -> None:
         """Close the handles of this process; a later read opens the file again."""

@@ -68,8 +68,8 @@ def write_qml(path: str | os.PathLike[str], schema: ClassSchema) -> Path:
     return path
 
 
-_RAMP = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
-"""Viridis, whose brightness rises evenly."""
+RAMP = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
+"""How scores from 0 to 1 are drawn: viridis, whose brightness rises evenly."""
 
 
 def write_score_qml(path: str | os.PathLike[str]) -> Path:
@@ -88,8 +88,8 @@ def write_score_qml(path: str | os.PathLike[str]) -> Path:
     shader = SubElement(
         SubElement(renderer, "rastershader"), "colorrampshader", ramp | {"minimumValue": "0", "maximumValue": "1"}
     )
-    for step, colour in enumerate(_RAMP):
-        value = f"{step / (len(_RAMP) - 1):g}"
+    for step, colour in enumerate(RAMP):
+        value = f"{step / (len(RAMP) - 1):g}"
         SubElement(shader, "item", value=value, label=value, color=colour, alpha="255")
     path = Path(path).with_suffix(".qml")
     if not write_unless_edited(path, as_text(document)):

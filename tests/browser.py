@@ -16,10 +16,12 @@ SECONDS = 60
 
 
 class Page:
-    """An open page. `complaints` are the errors and warnings that its console has shown, and failed requests."""
+    """An open page. `complaints` are the errors and warnings that its console has shown, and requests for addresses
+    that do not begin with one of `allowed`."""
 
     def __init__(self, socket: Any) -> None:
         self._socket, self._number, self.complaints, self._loaded = socket, 0, [], False
+        self.allowed = ("file:", "data:")
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
@@ -41,17 +43,17 @@ class Page:
             self.complaints.append(str(details["args"]))
         elif kind == "Log.entryAdded" and details["entry"]["level"] in ("error", "warning"):
             self.complaints.append(details["entry"]["text"])
-        elif kind == "Network.requestWillBeSent" and not details["request"]["url"].startswith(("file:", "data:")):
+        elif kind == "Network.requestWillBeSent" and not details["request"]["url"].startswith(self.allowed):
             self.complaints.append(f"asks the network for {details['request']['url']}")
         elif kind == "Page.loadEventFired":
             self._loaded = True
         return message
 
-    def open(self, path: Path, *, width: int = 1280, height: int = 900, touch: bool = False) -> None:
+    def open(self, path: Path | str, *, width: int = 1280, height: int = 900, touch: bool = False) -> None:
         """Load a page in a window of this size and wait until it is there."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
         self._loaded = False
-        self.send("Page.navigate", url=path.as_uri())
+        self.send("Page.navigate", url=path if isinstance(path, str) else path.as_uri())
         while not self._loaded:
             self._receive()
 
@@ -66,6 +68,24 @@ class Page:
         points = [("mousePressed", start), ("mouseMoved", stop), ("mouseReleased", stop)]
         for kind, (x, y) in points:
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    def move(self, x: float, y: float) -> None:
+        """Move the mouse, without a button, to a point of the window."""
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def press(self, key: str) -> None:
+        """Press and release a key."""
+        for kind in ("keyDown", "keyUp"):
+            self.send(
+                "Input.dispatchKeyEvent", type=kind, key=key, text=key if len(key) == 1 and kind == "keyDown" else ""
+            )
+
+    def wait(self, script: str) -> None:
+        """Until a JavaScript expression is true."""
+        deadline = time.monotonic() + SECONDS
+        while not self.run(script):
+            assert time.monotonic() < deadline, f"{script} did not come true; the console says {self.complaints}"
+            time.sleep(0.05)
 
     def picture(self, path: Path) -> Path:
         """The whole page as PNG."""

@@ -1,0 +1,139 @@
+"""The page in a real browser: layers load, the divider moves, the cursor tells the file's class, nothing complains."""
+
+import threading
+
+import numpy as np
+import pytest
+from browser import Page, chromium
+from rasters import NAMES, write_map
+
+from rs_biformer.viewer.server import Server, Site
+from rs_biformer.viewer.view import View
+
+pytestmark = pytest.mark.slow
+EVIL = "<b>evil<b>&lt;"
+INDEX = np.zeros((700, 900), np.uint8)
+INDEX[100:400, 200:500], INDEX[450:, 600:], INDEX[:, 700:720] = 1, 2, 3
+TILES = "[...document.querySelectorAll('.leaflet-tile')]"
+LOADED = f"document.documentElement.dataset.ready === 'yes' && {TILES}.length && {TILES}.every(t => t.complete)"
+CURSOR = "document.querySelector('#cursor dd.main')?.textContent"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.fixture
+def site(write_raster, browser):
+    rng = np.random.default_rng(0)
+    label, other = INDEX.copy(), INDEX.copy()
+    label[300:420, 300:620] = 3
+    other[500:600, 100:300] = 1
+    confidence = np.full(INDEX.shape, 240, np.uint8)
+    confidence[600:640, 40:90] = 60
+    probabilities = np.stack([np.where(INDEX == number, 220, 10).astype(np.uint8) for number in range(4)])
+    view = View(
+        write_map(write_raster, "map.tif", INDEX),
+        write_raster(f"{EVIL}.tif", rng.integers(0, 255, (3, *INDEX.shape)).astype(np.uint8)),
+        write_map(write_raster, "label.tif", label),
+        other=write_map(write_raster, "other.tif", other),
+        confidence=write_raster("confidence.tif", confidence, nodata=255),
+        probabilities=write_raster("probabilities.tif", probabilities, nodata=255),
+    )
+    with Site(view) as site, Server(site, port=0) as server:
+        site.start()
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        browser.allowed = (server.url, "data:image/gif")
+        browser.complaints.clear()
+        yield server.url
+        browser.send("Page.navigate", url="about:blank")
+        server.shutdown()
+        thread.join()
+
+
+def pixel_at(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Column and row under a point of the window, from where the first picture of the map lies on the screen."""
+    script = """(() => {
+      const tile = [...document.querySelectorAll('.leaflet-tile')].find(t => /tiles.map.\\d+.0.0.png/.test(t.src));
+      const box = tile.getBoundingClientRect();
+      return [box.left, box.top, 256 * 2 ** Number(tile.src.match(/tiles.map.(\\d+)/)[1]) / box.width];
+    })()"""
+    left, top, pixels = page.run(script)
+    return (x - left) * pixels, (y - top) * pixels
+
+
+@pytest.mark.parametrize(("width", "height", "touch"), [(1280, 800, False), (390, 800, True)])
+def test_layers_load_and_nothing_complains_or_is_asked_elsewhere(browser, site, width, height, touch):
+    browser.open(site, width=width, height=height, touch=touch)
+    browser.wait(LOADED)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("document.querySelectorAll('#layers li').length") == 8
+    for number in "25678":  # those that are not shown at first
+        browser.press(number)
+    browser.wait(f"new Set({TILES}.map(t => t.src.match(/tiles.([a-z]+)/)[1])).size === 8")
+    browser.wait(LOADED)
+    browser.wait("!document.querySelector('#places').hidden")
+    assert browser.run(f"{TILES}.every(t => t.naturalWidth === 256)")
+    assert EVIL in browser.run("document.querySelector('#layers').textContent")
+    assert browser.run("document.querySelectorAll('#layers b').length") == 0
+    assert browser.complaints == []
+
+
+def test_the_class_under_the_cursor_is_that_of_the_file(browser, site):
+    browser.open(site, width=1280, height=800)
+    browser.wait(LOADED)
+    seen = set()
+    for x, y in np.random.default_rng(1).uniform((200, 150), (760, 650), (25, 2)):
+        browser.move(round(x), round(y))
+        col, row = pixel_at(browser, round(x), round(y))
+        expected = "no class here"
+        if 0 <= row < INDEX.shape[0] and 0 <= col < INDEX.shape[1]:
+            around = INDEX[max(0, int(row) - 2) : int(row) + 3, max(0, int(col) - 2) : int(col) + 3]
+            if (around != around[0, 0]).any():
+                continue  # the screen's pixel lies on an edge
+            expected = NAMES[around[0, 0]]
+            browser.wait(f"{CURSOR} === '{expected}'")
+            seen.add(expected)
+    assert len(seen) >= 3 and browser.complaints == []
+
+
+def test_the_divider_moves_by_mouse_and_keys_and_cuts_the_layers(browser, site):
+    browser.open(site, width=1280, height=800)
+    browser.wait(LOADED)
+    place = "document.querySelector('#divider').getBoundingClientRect().left + 18"
+    clip = "getComputedStyle(document.querySelector('.leaflet-other-pane')).clipPath"
+    before, cut = browser.run(place), browser.run(clip)
+    browser.drag((before, 400), (before - 200, 400))
+    assert browser.run(place) == pytest.approx(before - 200, abs=2) and browser.run(clip) != cut
+    browser.press(".")
+    assert browser.run(place) > before - 190
+    browser.press("s")
+    assert browser.run("document.querySelector('#divider').hidden") and browser.run(clip) == "none"
+    assert browser.complaints == []
+
+
+def test_a_link_brings_back_the_view(browser, site):
+    browser.open(site, width=1280, height=800)
+    browser.wait(LOADED)
+    browser.wait("!document.querySelector('#places').hidden")
+    browser.press("n")  # the least certain place
+    browser.wait("document.querySelector('.place') && /^1 of/.test(document.querySelector('#place').textContent)")
+    browser.press("5")
+    browser.run("document.querySelectorAll('#legend tbody button')[2].click()")
+    browser.wait(
+        "location.hash.includes('only=2') && location.hash.includes('zoom=1') && /confidence:1/.test(location.hash)"
+    )
+    told = browser.run("location.hash")
+    browser.open("about:blank")
+    browser.open(site + told, width=1280, height=800)
+    browser.wait(LOADED)
+    browser.wait(f"location.hash === {told!r}")
+    col, row = (float(part) for part in told.partition("at=")[2].partition("&")[0].split(","))
+    assert abs(col - 65) < 20 and abs(row - 620) < 20
+    assert browser.run("[...document.querySelectorAll('#legend tbody tr')].map(r => r.className === 'faint')") == [
+        True, True, False, True,
+    ]  # fmt: skip
+    assert browser.run(f"{TILES}.some(t => t.src.includes('/confidence/'))") and browser.complaints == []
