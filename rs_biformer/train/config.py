@@ -5,6 +5,7 @@ without either. A config is data: no value of it is imported, called or looked u
 this module nor parsing loads torch or Lightning.
 """
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
@@ -247,8 +248,8 @@ def explain_options() -> str:
 
 def _explained(kind: type[Any]) -> dict[str, str]:
     """What the docstring says of each argument, in one line."""
-    text = (kind.__doc__ or "").partition("Args:")[2]
-    entries = re.split(r"\n        (?=\w+: )", text.rstrip())[1:]
+    text = (inspect.getdoc(kind) or "").partition("Args:")[2]  # Python 3.13 strips the indent itself
+    entries = re.split(r"\n    (?=\w+: )", text.rstrip())[1:]
     return {name: " ".join(said.split()) for name, _, said in (entry.partition(": ") for entry in entries)}
 
 

@@ -152,10 +152,11 @@ print(len(metrics.scenes), metrics.overall_accuracy, found)
 
 def test_the_places_are_drawn_as_outlines_with_their_rank(town, tmp_path):
     import sqlite3
+    from contextlib import closing
 
     out = tmp_path / "suspects.gpkg"
     find_label_errors(town["map"], town["label"], [town["confidence"]], SCHEMA, out)
-    with sqlite3.connect(out) as database:
+    with closing(sqlite3.connect(out)) as database, database:
         ((qml,),) = database.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = 'suspects'").fetchall()
         assert database.execute("PRAGMA user_version").fetchone() == (10300,)
     assert 'v="no"' in qml and 'fieldName="rank"' in qml and 'asc="0"' in qml

@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_a_layer_is_added_beside_those_of_others_as_it_would_be_alone(tmp_path, 
     for layer, geometry in before.items():
         assert pyogrio.raw.read(project, layer=layer)[2].tolist() == geometry
         assert pyogrio.read_info(project, layer=layer)["crs"] == systems[layer]
-    with sqlite3.connect(project) as database:
+    with closing(sqlite3.connect(project)) as database, database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert database.execute("PRAGMA foreign_key_check").fetchall() == []
         numbers = {blob[4:8] for (blob,) in database.execute("SELECT geom FROM polygons")}
@@ -112,7 +113,7 @@ def test_a_layer_of_others_is_not_replaced(tmp_path, project):
 def test_what_is_no_geopackage_is_not_replaced(tmp_path, content):
     out = tmp_path / "a.gpkg"
     if content is None:
-        with sqlite3.connect(out) as database:
+        with closing(sqlite3.connect(out)) as database, database:
             database.execute("CREATE TABLE notes (text)")
     else:
         out.write_bytes(content)
@@ -132,7 +133,7 @@ def test_a_program_that_died_with_a_write_ahead_log_leaves_a_file_that_can_be_wr
     subprocess.run([sys.executable, "-c", script, out], check=False)
     assert out.with_name("town.gpkg-wal").stat().st_size > 0
     number = vectorize(write_map(tmp_path / "second.tif", 10), out)
-    with sqlite3.connect(out) as database:
+    with closing(sqlite3.connect(out)) as database, database:
         assert database.execute("SELECT count(*) FROM town").fetchone() == (number,)
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
@@ -140,7 +141,7 @@ def test_a_program_that_died_with_a_write_ahead_log_leaves_a_file_that_can_be_wr
 def test_a_program_that_reads_in_the_meantime_sees_the_old_layer_and_then_the_new_one(tmp_path):
     out = tmp_path / "town.gpkg"
     old = vectorize(write_map(tmp_path / "first.tif", 50), out)
-    with sqlite3.connect(out) as reader:
+    with closing(sqlite3.connect(out)) as reader, reader:
         reader.execute("PRAGMA journal_mode=wal")
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM town").fetchone() == (old,)
@@ -180,12 +181,12 @@ def test_an_error_in_the_middle_leaves_the_file_as_it_was(tmp_path, project, mon
 
 def test_a_new_geopackage_is_of_version_1_3(tmp_path):
     vectorize(write_map(tmp_path / "a.tif"), tmp_path / "a.gpkg")
-    with sqlite3.connect(tmp_path / "a.gpkg") as database:
+    with closing(sqlite3.connect(tmp_path / "a.gpkg")) as database, database:
         assert database.execute("PRAGMA user_version").fetchone() == (10300,)
 
 
 def style(path: Path, layer: str) -> str:
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         rows = database.execute(
             "SELECT styleQML, useAsDefault, f_geometry_column FROM layer_styles WHERE f_table_name = ?", [layer]
         ).fetchall()
@@ -210,7 +211,7 @@ def test_an_edited_style_is_kept_and_one_of_ours_is_renewed(tmp_path, caplog):
     vectorize(write_map(tmp_path / "b.tif", names=("ground", "house", "tree")), out)
     assert 'label="house"' in style(out, "a")
     assert not caplog.text
-    with sqlite3.connect(out) as database:
+    with closing(sqlite3.connect(out)) as database, database:
         database.execute("UPDATE layer_styles SET styleQML = '<qgis>mine</qgis>'")
     vectorize(path, out)
     assert style(out, "a") == "<qgis>mine</qgis>"
