@@ -15,15 +15,24 @@ from typing import Any
 
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.env import set_gdal_config
+from rasterio.env import ensure_env, set_gdal_config
 from rasterio.errors import CRSError, NotGeoreferencedWarning
 from rasterio.errors import RasterioError as RasterioLibraryError
+from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.machine import machine_cores
-from rs_biformer.raster.paths import gdal_name, is_remote
+from rs_biformer.raster.kinds import (
+    raster_drivers,
+    require_overviews_here,
+    require_own_pixels,
+    require_plain_companions,
+    told,
+)
+from rs_biformer.raster.paths import PathLike, gdal_name, is_remote
+from rs_biformer.raster.vrt import REMOTE, is_vrt, may_name_servers, require_local_sources
 
 CACHE_BYTES = 128 * 2**20
 """Bytes of decoded blocks that GDAL keeps: a row of 512-pixel RGB tiles of a scene 50,000 pixels wide fits.
@@ -38,6 +47,8 @@ _SETTINGS: dict[str, Any] = {
     # of the one at hand. EMPTY_DIR, which is often advised, hides .msk masks and .tfw world files.
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
     "GDAL_TIFF_INTERNAL_MASK": True,
+    # No file may run code, whatever the environment says.
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
     # Decoding threads belong to one pool per process, and a pool does not survive a fork: a data loader's worker that
     # inherited one would wait for ever. Writers ask for threads themselves, see `writer_threads`.
     "GDAL_NUM_THREADS": "1",
@@ -111,16 +122,64 @@ def writer_threads() -> str:
     return str(machine_cores()) if os.getpid() == _IMPORTED_BY else "1"
 
 
-def open_raster(path: str | os.PathLike[str], mode: str = "r", **profile: Any) -> Any:
+def open_raster(path: PathLike, mode: str = "r", **profile: Any) -> Any:
     """`rasterio.open` without the warning that a raster has no georeference, which is no fault here.
 
-    Raises RasterError when the path is missing or is no raster.
+    For reading, with the drivers alone that hold their own pixels, or that the name asks for, see kinds.py.
+
+    Raises RasterError when the path is missing, is no raster, or a description of rasters that lie elsewhere.
     """
-    if mode == "r" and not is_remote(path) and not Path(path).exists():
+    if mode != "r":
+        with raster_errors(path, "written"):
+            return _opened(path, mode, **profile)
+    if not is_remote(path) and not Path(path).exists():
         raise RasterError(f"{os.fspath(path)} does not exist; give the path of a raster")
-    with raster_errors(path, "opened" if mode == "r" else "written"), _WARNINGS, warnings.catch_warnings():
+    _require_followable(path)
+    try:
+        with raster_errors(path, "opened"):
+            found = _opened(path, mode, drivers=raster_drivers(path), **profile)
+    except RasterError:
+        if not is_remote(path) and (refusal := told(Path(path))) is not None:
+            raise refusal from None
+        raise
+    try:
+        require_overviews_here(Path(path), found.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"))
+    except RasterError:
+        found.close()
+        raise
+    return found
+
+
+def _opened(path: PathLike, mode: str, *, drivers: list[str] | None = None, **profile: Any) -> Any:
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(gdal_name(path), mode, **profile)
+        if drivers is None:
+            return rasterio.open(gdal_name(path), mode, **profile)
+        return _read_with(gdal_name(path), drivers, **profile)
+
+
+@ensure_env  # type: ignore[untyped-decorator]
+def _read_with(name: str, drivers: list[str], **profile: Any) -> Any:
+    # rasterio.open takes one driver; what it calls, and what reads the name, take several.
+    return DatasetReader(name, driver=drivers, **profile)
+
+
+def _require_followable(path: PathLike) -> None:
+    """Refuse what would lead GDAL from a file of this machine to others that nobody named."""
+    name = os.fspath(path)
+    text = name.removeprefix("vrt://").partition("?")[0] if name.startswith("vrt://") else name
+    remote = is_remote(text)
+    if is_vrt(Path(text)) and not may_name_servers():
+        if remote:
+            raise RasterError(
+                f"{name} is a VRT that is no file of this machine, so that nobody can look through what it names; copy "
+                f"it here, or set {REMOTE}=YES in the environment if it is your own"
+            )
+        require_local_sources(Path(text))
+    elif text is not name and not remote and Path(text).is_file():
+        require_own_pixels(Path(text))
+    elif not remote:
+        require_plain_companions(Path(text))
 
 
 def area(window: Window) -> RasterioWindow:

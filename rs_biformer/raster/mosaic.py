@@ -11,8 +11,10 @@ from rasterio.dtypes import _gdal_typename
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.crs import same_crs
+from rs_biformer.raster.kinds import require_own_pixels
 from rs_biformer.raster.paths import PathLike, absolute, gdal_name, locate
 from rs_biformer.raster.source import MAX_SHIFT, Source, is_georeferenced, matrix
+from rs_biformer.raster.vrt import trust
 
 
 def join_maps(paths: Sequence[PathLike], vrt: Path) -> Path:
@@ -25,6 +27,8 @@ def join_maps(paths: Sequence[PathLike], vrt: Path) -> Path:
     for path in paths:
         with closing(Source(path)) as source:
             parts.append(source)
+        if isinstance(source.path, Path):
+            require_own_pixels(source.path)  # a VRT opens it with any driver
     first = parts[0]
     windows = [_place(first, part) for part in parts]
     top, left = (min(getattr(window, name) for window in windows) for name in ("row", "col"))
@@ -51,6 +55,7 @@ def join_maps(paths: Sequence[PathLike], vrt: Path) -> Path:
         if part.nodatavals[0] is not None:
             SubElement(element, "NODATA").text = f"{part.nodatavals[0]:g}"
     ElementTree(document).write(vrt, encoding="utf-8")
+    trust(vrt)
     return vrt
 
 

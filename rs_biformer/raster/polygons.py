@@ -33,6 +33,7 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window, cells
 from rs_biformer.raster.crs import horizontal, names_a_place, same_crs
 from rs_biformer.raster.gdal import gdal_env
+from rs_biformer.raster.kinds import require_layer
 from rs_biformer.raster.paths import Location, PathLike, gdal_name, is_remote, locate
 from rs_biformer.raster.source import Grid, is_georeferenced
 
@@ -650,9 +651,14 @@ def _layer(path: Location, stamp: tuple[int, int], name: str | None) -> _Layer:
     """What a layer is. Raises RasterError where the file cannot be read, or holds several layers and none is named."""
     if _is_parquet(path):
         return _parquet_layer(path, stamp, name)
-    from pyogrio import list_layers, read_info
+    if not is_remote(path):
+        require_layer(path)
+    from pyogrio import __gdal_version__, list_layers, read_info, set_gdal_config_options
     from pyogrio.errors import DataSourceError
 
+    # GDAL would ask the server that a GML names for its schema.
+    schema = "GML_DOWNLOAD_SCHEMA" if __gdal_version__ >= (3, 12) else "GML_DOWNLOAD_WFS_SCHEMA"
+    set_gdal_config_options({schema: "NO"})
     try:
         layers = [str(row[0]) for row in list_layers(gdal_name(path)) if row[1] is not None]
         chosen = _chosen_layer(path, layers, name)
