@@ -10,7 +10,8 @@ MUTANTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test test-slow fuzz test-oldest constraints-oldest mutants lint format bench clean
+.PHONY: install demo test test-slow test-install predict-env fuzz test-oldest constraints-oldest mutants wheel
+.PHONY: lint lint-packaging format bench clean
 
 install: $(READY)
 
@@ -29,6 +30,14 @@ test: $(READY)
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load --timeout 1200 -m 'slow and not gpu'
+
+# Both wheels into environments of their own, with the demo in that of the toolkit: minutes, and gigabytes for a while.
+test-install: $(READY)
+	$(BIN)/python -m pytest --timeout 1200 -m install
+
+# rs-biformer-predict alone: its environment without PyTorch, and what it maps.
+predict-env: $(READY)
+	$(BIN)/python -m pytest --timeout 1200 -m install -k prediction
 
 # Thousands of mutated files of every kind; the slow suite tries sixty of each.
 fuzz: $(READY)
@@ -60,6 +69,19 @@ lint: $(READY)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/ci.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+
+# Wheels and sdists of both distributions, in dist/, named after the last tag.
+wheel: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist packaging/predict
+
+# The linters of the files in packaging/ and of what is built from them; a hundred megabytes that `install` leaves out.
+lint-packaging: wheel
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[packaging]'
+	$(BIN)/check-wheel-contents dist
+	$(BIN)/hadolint packaging/docker/Dockerfile.*
+	$(BIN)/python -m pytest tests/test_packaging.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

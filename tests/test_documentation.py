@@ -55,7 +55,7 @@ def try_config(rest: list[str], files: list[str]) -> None:
 
 def try_command(line: str) -> None:
     """Raises what the parsers raise at a whole command line."""
-    given = _with_joined_numbers(words(line)[1:])
+    given = _with_joined_numbers(words(line.partition(" > ")[0])[1:])
     if "--help" in given:
         assert given[0] in COMMANDS
         return
@@ -150,7 +150,7 @@ def test_a_command_line_that_is_not_taken_is_noticed(line, capsys):
 def test_the_example_of_a_command_is_taken_by_it(name):
     module = __import__(f"rs_biformer.cli.{name}", fromlist=["EXAMPLE"])
     for line in command_lines(f"```\n{module.EXAMPLE}\n```"):
-        typed = re.sub(r"\s{2,}\(.*\)$", "", line).partition(" > ")[0].replace("--config ...", "")
+        typed = re.sub(r"\s{2,}\(.*\)$", "", line).replace("--config ...", "")
         if typed.endswith("..."):
             try_span(typed)
         else:

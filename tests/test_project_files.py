@@ -44,7 +44,7 @@ def required(without: Sequence[str]) -> set[str]:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory) -> Path:
     """What git knows of the project, as an archive holds it: no git, no build folder and nothing left by hand."""
-    named = ["rs_biformer", "packaging", "pyproject.toml", "README.md", "LICENSE"]
+    named = ["rs_biformer", "packaging", "configs", "pyproject.toml", "README.md", "LICENSE"]
     files = subprocess.run(["git", "ls-files", *named], cwd=ROOT, capture_output=True, text=True, check=False)
     if files.returncode:
         pytest.skip("no git checkout: what belongs to the project cannot be listed")
@@ -75,6 +75,9 @@ def contents(wheel: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
 def test_a_wheel_holds_all_files_of_the_package(archive, place):
     packed, about = contents(build(archive / place, "wheel"))
     source = {path.relative_to(archive).as_posix(): path for path in (archive / "rs_biformer").rglob("*.*")}
+    if place == ".":
+        source |= {f"rs_biformer/{path.relative_to(archive)}": path for path in (archive / "configs").rglob("*.yaml")}
+        assert "rs_biformer/configs/vaihingen/recommended.yaml" in source
     assert packed == {name: path.read_bytes() for name, path in source.items()}
     assert "rs_biformer/py.typed" in packed and any(name.endswith(".css") for name in packed)
     assert b"rs-biformer = rs_biformer.cli:main" in about["entry_points.txt"]

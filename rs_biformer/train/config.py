@@ -368,9 +368,19 @@ def _in_free(key: str, known: Mapping[str, Any]) -> bool:
     return any(key.startswith(f"{name}.") and _is_free(item) for name, item in known.items())
 
 
+_BROUGHT = Path(__file__).parents[1]
+"""Where a wheel puts the project's configs/: what the pages tell to type works without a checkout."""
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.parts[:1] == ("configs",) and not path.exists() and (_BROUGHT / path).is_file():
+        path = _BROUGHT / path
     if not path.is_file():
-        raise ConfigError(f"no config file {path}; see configs/ for complete ones, or write one with --print_config")
+        known = sorted(file.relative_to(_BROUGHT).as_posix() for file in _BROUGHT.glob("configs/*/recommended.yaml"))
+        examples = f", such as {' or '.join(known)}" if known else ""
+        raise ConfigError(
+            f"no config file {path}; see configs/ for complete ones{examples}, or write one with --print_config"
+        )
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no mapping of sections; see configs/ for complete files")

@@ -271,3 +271,17 @@ def test_arguments_of_the_network_are_handed_on_as_data(tmp_path, trap):
 
 def test_the_environment_changes_nothing(trap):
     assert parse([]) == TrainConfig(trainer=parse([]).trainer) and parse([]).trainer["max_epochs"] == 100
+
+
+def test_a_config_of_the_project_is_found_in_the_wheel_where_the_folder_has_none(tmp_path, monkeypatch):
+    name = "configs/vaihingen/recommended.yaml"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"no config file {name}; see configs/ for complete ones, or write"):
+        parse(["--config", name])
+    monkeypatch.setattr("rs_biformer.train.config._BROUGHT", Path(__file__).parents[2])
+    assert parse(["--config", name]).model.encoder == "resnet50_biformer"
+    with pytest.raises(ConfigError, match=f"no config file nowhere.yaml; .* such as .*{name}"):
+        parse(["--config", "nowhere.yaml"])
+    (tmp_path / "configs/vaihingen").mkdir(parents=True)
+    (tmp_path / name).write_text("model: {encoder: resnet18_biformer}", encoding="utf-8")
+    assert parse(["--config", name]).model.encoder == "resnet18_biformer"
