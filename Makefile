@@ -5,12 +5,14 @@ OLDEST ?= .venv-oldest
 OUT ?= demo
 # more options for the benchmark, such as --beside SCRIPT.py
 BENCH ?=
+# options of qgis/build.py
+PLUGIN ?=
 # options of .ci/mutants.py, such as --sample 30 geometry
 MUTANTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test test-slow test-install predict-env fuzz test-oldest constraints-oldest mutants wheel
+.PHONY: install demo test test-slow test-install predict-env fuzz test-oldest constraints-oldest mutants wheel plugin
 .PHONY: lint lint-packaging format bench clean
 
 install: $(READY)
@@ -90,6 +92,10 @@ format: $(READY)
 # Benchmarks print their figures; benchmarks/RESULTS.md keeps those that were measured on purpose.
 bench: $(READY)
 	$(BIN)/python benchmarks/inference.py $(BENCH)
+
+# The zip that QGIS's plugin manager installs. plugins.qgis.org also wants PLUGIN="--email ... --repository ... --tracker ..."
+plugin: $(READY)
+	$(BIN)/python qgis/build.py $(PLUGIN)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
