@@ -19,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PREDICTION = tomllib.loads((ROOT / "packaging/predict/pyproject.toml").read_text(encoding="utf-8"))
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 RELEASE = CITATION["version"]
+FALLBACK = PROJECT["tool"]["hatch"]["version"]["fallback-version"]
 SCHEMAS = {".github/workflows/ci.yml": "vendor.github-workflows", "CITATION.cff": "vendor.citation-file-format"}
 
 
@@ -82,7 +83,7 @@ def test_a_wheel_holds_all_files_of_the_package(archive, place):
     assert "rs_biformer/py.typed" in packed and any(name.endswith(".css") for name in packed)
     assert b"rs-biformer = rs_biformer.cli:main" in about["entry_points.txt"]
     assert about["licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
-    assert f"\nVersion: {RELEASE}.dev0\n".encode() in about["METADATA"]
+    assert f"\nVersion: {FALLBACK}\n".encode() in about["METADATA"]
 
 
 def test_the_sdist_of_prediction_builds_the_same_wheel_anywhere(archive, tmp_path):
@@ -93,7 +94,7 @@ def test_the_sdist_of_prediction_builds_the_same_wheel_anywhere(archive, tmp_pat
     unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
     files, about = contents(build(unpacked, "wheel"))
     assert files == direct
-    assert f"\nVersion: {RELEASE}.dev0\n".encode() in about["METADATA"] and "licenses/LICENSE" in about
+    assert f"\nVersion: {FALLBACK}\n".encode() in about["METADATA"] and "licenses/LICENSE" in about
 
 
 def test_prediction_alone_needs_a_part_of_what_the_toolkit_needs():
@@ -192,13 +193,14 @@ def test_the_hooks_call_what_lint_calls():
 
 
 def test_the_citation_tells_the_release_and_the_licence_of_the_package():
-    """The release that is being made, or that of the tag on the commit."""
+    """The release that is being made, or that of the tag on the commit, of which an archive knows no more than this."""
     assert CITATION["license"] == PROJECT["project"]["license"]
-    assert PROJECT["tool"]["hatch"]["version"]["fallback-version"] == f"{RELEASE}.dev0"
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## \[(.+)\] - ", changes, re.MULTILINE)[1] == RELEASE
     tags = subprocess.run(["git", "tag", "--points-at"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    assert {tag for tag in tags.split() if tag.startswith("v")} <= {f"v{RELEASE}"}
+    tagged = {tag for tag in tags.split() if tag.startswith("v")}
+    assert tagged <= {f"v{RELEASE}"}
+    assert FALLBACK in ({RELEASE} if tagged else {RELEASE, f"{RELEASE}.dev0"})
 
 
 def test_everything_that_is_needed_is_pinned_in_both_files():
