@@ -111,7 +111,14 @@ class CheckpointMeta:
 
     def create_network(self, encoder_weights: str | Path | None = None) -> "nn.Module":
         """The network with fresh weights, or its encoder with those named. Raises ConfigError as `create_model`."""
-        from rs_biformer.nn.model import create_model  # the one thing here that needs torch
+        if self.decoder.startswith("smp:"):
+            from rs_biformer.nn.smp_models import create_smp_model
+
+            architecture = self.decoder.partition(":")[2]
+            return create_smp_model(
+                architecture, self.encoder, len(self.schema), len(self.bands), **self.model_arguments
+            )
+        from rs_biformer.nn.model import create_model  # these are all that needs torch here
 
         return create_model(
             self.encoder,

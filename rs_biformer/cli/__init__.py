@@ -27,6 +27,7 @@ COMMANDS = (
     "view",
     "vectorize",
     "export",
+    "convert",
     "explain",
     "models",
     "info",

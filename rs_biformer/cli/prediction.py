@@ -115,6 +115,16 @@ def parse_bands(text: str) -> list[int | str]:
     return [int(part) if part.isdecimal() and part.isascii() else part for part in parts]
 
 
+def parse_numbers(option: str, text: str) -> list[float]:
+    """Numbers from 1.5,2,3. Raises ConfigError for anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"{option} is {text!r}; write numbers with commas between, such as 123.7,116.3,103.5"
+        ) from None
+
+
 def parse_scales(texts: Sequence[str]) -> tuple[float, ...]:
     """Zooms from 0.75 1 1.25 or 0.75,1,1.25. Raises ConfigError for anything else."""
     try:

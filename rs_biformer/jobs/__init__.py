@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rs_biformer.jobs.architectures import count_architectures, library_encoders
+    from rs_biformer.jobs.converting import convert
     from rs_biformer.jobs.describing import describe
     from rs_biformer.jobs.evaluating import Evaluation, MapSet, Rules, compare_results, evaluate_maps, evaluate_models
     from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Planned, Remarked, Skipped
@@ -43,6 +44,7 @@ _HOMES = {
     "Variant": "tiling",
     "command_line": "outputs",
     "compare_results": "evaluating",
+    "convert": "converting",
     "count_architectures": "architectures",
     "create_tile_index": "tiling",
     "describe": "describing",
@@ -80,6 +82,7 @@ __all__ = [
     "Variant",
     "command_line",
     "compare_results",
+    "convert",
     "count_architectures",
     "create_tile_index",
     "describe",

@@ -38,10 +38,15 @@ class Loaded:
         return f"{self.meta.encoder} + {self.meta.decoder}"
 
     @property
+    def parameters(self) -> int:
+        """How many numbers were learned; 0 where the file does not tell."""
+        parameters: Any = getattr(self.model, "parameters", None)
+        return sum(value.numel() for value in parameters()) if parameters else 0
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What there is to say of the model on a page, by name."""
-        parameters: Any = getattr(self.model, "parameters", None)
-        count = sum(value.numel() for value in parameters()) if parameters else 0
+        count = self.parameters
         return {
             "network": self.network,
             **({"checkpoint": self.path.name} if self.path else {}),
