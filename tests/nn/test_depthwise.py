@@ -1,9 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import nn
 
-from rs_biformer.nn.depthwise import DepthwiseConv2d, weight_gradient
+from rs_biformer.nn.depthwise import DepthwiseConv2d, input_gradient, learn_fast, weight_gradient
+from rs_biformer.nn.encoders.library import library_encoder
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7, 9])
@@ -13,6 +15,75 @@ def test_the_gradient_of_the_weights_is_that_of_a_plain_convolution(kernel, size
     weight = torch.randn(16, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(F.conv2d(x, weight, padding=kernel // 2, groups=16), weight, gradient)
     torch.testing.assert_close(weight_gradient(x, gradient, kernel), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+@pytest.mark.parametrize("size", [(9, 11), (5, 5), (8, 5)])
+def test_both_gradients_of_strides_and_paddings_are_those_of_a_plain_convolution(kernel, stride, padding, size):
+    x = torch.randn(2, *size, 16, dtype=torch.float64).permute(0, 3, 1, 2).requires_grad_()
+    weight = torch.randn(16, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    out = F.conv2d(x, weight, None, stride, padding, groups=16)
+    gradient = torch.randn_like(out)
+    expected = torch.autograd.grad(out, (x, weight), gradient)
+    torch.testing.assert_close(weight_gradient(x.detach(), gradient, kernel, stride, padding), expected[1])
+    of_x = input_gradient(x.detach(), weight.detach(), gradient, stride, padding)
+    assert of_x.dtype == torch.float64
+    torch.testing.assert_close(of_x, expected[0])
+
+
+THEIRS = {
+    "wide": lambda: nn.Conv2d(16, 16, 5, padding=2, groups=16),
+    "strided": lambda: nn.Conv2d(16, 16, 3, 2, 1, groups=16, bias=False),
+    "as TensorFlow pads": lambda: Conv2dSame(16, 16, 5, 2, groups=16, bias=False),
+}
+LEFT = {
+    "narrow": lambda: nn.Conv2d(16, 16, 3, padding=1, groups=16),
+    "dense": lambda: nn.Conv2d(16, 16, 5, padding=2),
+    "groups of two": lambda: nn.Conv2d(16, 16, 5, padding=2, groups=8),
+    "twice as many": lambda: nn.Conv2d(16, 32, 5, padding=2, groups=16),
+    "oblong": lambda: nn.Conv2d(16, 16, (1, 7), padding=(0, 3), groups=16),
+    "padding by name": lambda: nn.Conv2d(16, 16, 5, padding="same", groups=16),
+    "dilated": lambda: nn.Conv2d(16, 16, 5, padding=4, dilation=2, groups=16),
+    "reflecting": lambda: nn.Conv2d(16, 16, 5, padding=2, groups=16, padding_mode="reflect"),
+}
+
+
+@pytest.mark.parametrize("kind", [*THEIRS, *LEFT])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_convolution_of_another_library_gives_and_learns_the_same_after_the_exchange(kind, autocast):
+    module = (THEIRS | LEFT)[kind]()
+    x = torch.randn(2, 16, 12, 13).contiguous(memory_format=torch.channels_last).requires_grad_()
+    network = nn.Sequential(module).eval()
+    before = network.state_dict()
+    results = []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = network(x)
+        gradients = torch.autograd.grad(out.float().square().sum(), (x, *network.parameters()))
+        results.append([out.float(), *(gradient.float() for gradient in gradients)])
+        learn_fast(network)
+    assert isinstance(network[0], DepthwiseConv2d) == (kind in THEIRS)
+    assert not network[0].training
+    assert {name: value.data_ptr() for name, value in network.state_dict().items()} == {
+        name: value.data_ptr() for name, value in before.items()
+    }
+    for theirs, ours in zip(*results, strict=True):
+        assert (ours - theirs).norm() <= (4e-3 if autocast else 1e-5) * theirs.norm()
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_convnext", "mobilenet_v2"])
+def test_encoders_of_other_libraries_have_no_convolution_left_that_learns_slowly(name):
+    slow = [
+        module
+        for module in library_encoder(name).modules()
+        if isinstance(module, nn.Conv2d)
+        and module.groups == module.in_channels == module.out_channels
+        and (max(module.kernel_size) > 3 or max(module.stride) > 1)
+    ]
+    assert slow
+    assert {type(module) for module in slow} == {DepthwiseConv2d}
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])

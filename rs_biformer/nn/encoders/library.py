@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.nn.depthwise import learn_fast
 from rs_biformer.nn.encoders.plain import PlainTransformer, is_plain_transformer
 
 SMP_NAMES = tuple(smp.encoders.encoders)
@@ -59,7 +60,8 @@ def library_encoder(name: str, in_channels: int = 3, **arguments: Any) -> nn.Mod
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of its names that begin with timm-
                 found: nn.Module = smp.encoders.get_encoder(name, in_channels=in_channels, weights=None, **arguments)
-                return found
+            learn_fast(found)
+            return found
         if is_plain_transformer(timm_name(name)):
             return PlainTransformer(timm_name(name), in_channels, **arguments)
         return _pyramid_of_timm(timm_name(name), in_channels, **arguments)
@@ -78,6 +80,7 @@ def _pyramid_of_timm(name: str, in_channels: int, **arguments: Any) -> nn.Module
                 f"tu-{name}", in_channels=in_channels, weights=None, **{**_any_size(name, flexible), **arguments}
             )
             encoder.img_size = arguments.get("img_size")  # of the position embeddings, for weights
+            learn_fast(encoder)
             made: nn.Module = encoder
             return made
         except TypeError:  # this network has no such argument
