@@ -8,7 +8,8 @@
 CZECH holds train/, val/ and test/ with NAME_image.tif and NAME_label.tif, colour-coded by configs/classes/czech.yaml.
 Every run draws STEPS batches of 8 windows of WINDOW pixels. The test scenes are mapped with windows of 256 pixels and
 scored once, in one confusion matrix, with the weights of the last step. A run whose result is in DIR is not repeated,
-an interrupted one goes on. The table gives mean and spread over seeds, with --by-seed each run by itself.
+one that was trained for the scenes of another split is only mapped, an interrupted one goes on. The table gives mean
+and spread over seeds, with --by-seed each run by itself.
 
 --pretrained compares networks on the ImageNet weights of one EfficientNet-Lite0, which the extra `pretrained` brings,
 and forms of the hybrid on it. A form is chosen on the val scenes (--split val), the test scenes are for what was
@@ -34,6 +35,7 @@ from rs_biformer.evaluation import evaluate, metrics_to_dict
 from rs_biformer.predict import predict_scene
 from rs_biformer.schema import load_schema
 from rs_biformer.train.config import LossConfig, ModelConfig, TrainConfig, parse
+from rs_biformer.train.folder import UNFINISHED_NAME
 from rs_biformer.train.run import train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -178,7 +180,9 @@ def run(args: argparse.Namespace, network: str, recipe: str, seed: int, config: 
         images_every=0,
     )
     print(f"--- {name}", flush=True)
-    folder = train(config, say=print)
+    folder = Path(config.out)
+    if (folder / UNFINISHED_NAME).exists() or not (folder / "last.ckpt").exists():
+        train(config, say=print)
     model = load_checkpoint(folder / "last.ckpt")
     images = sorted((args.scenes / split).glob("*_image.tif"))
     labels = [path.with_name(path.name.replace("_image", "_label")) for path in images]
