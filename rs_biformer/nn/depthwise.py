@@ -8,11 +8,11 @@ kernels or plain loops and take ten to a hundred times as long (`benchmarks/atte
 - The gradient of the input of a strided one in bfloat16 is computed in float32 and rounded once, as a kernel would.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
@@ -42,7 +42,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.same:
-            x = pad_same(x, self.kernel_size, self.stride)
+            x = pad_same(x, list(self.kernel_size), list(self.stride))
         if not (self._learns_slowly() and torch.is_grad_enabled() and _runs_on_onednn(x)):
             return super().forward(x)
         tensors = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
@@ -63,7 +63,7 @@ def learn_fast(network: nn.Module) -> None:
                 setattr(parent, name, _like(child))
 
 
-def _is_slow(module: nn.Module) -> bool:
+def _is_slow(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether this is a square depth-wise convolution, of torch's kind or timm's, that DepthwiseConv2d stands for."""
     if type(module) not in (nn.Conv2d, Conv2dSame) or not isinstance(module, nn.Conv2d):
         return False

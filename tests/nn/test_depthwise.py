@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from rs_biformer.nn.depthwise import DepthwiseConv2d, input_gradient, learn_fast, weight_gradient
