@@ -232,9 +232,16 @@ def _decoded(source: Source, ratio: float) -> float:
 
 
 def _reduced(pixels: list[NDArray[Any]], valid: NDArray[np.bool_], halvings: int) -> Bands:
-    """Squares of 2**halvings pixels as their mean over valid pixels; valid where most of them are."""
+    """Squares of 2**halvings pixels as the mean of valid pixels; valid where half of them are.
+
+    Of larger squares than 4 x 4 the mean is that of 4 x 4 pixels spread over it: all of them would be seen no better.
+    """
     if not halvings:
         return pixels, valid
+    skip = 2 ** max(0, halvings - 2)
+    if skip > 1:
+        pixels, valid = _picked(pixels, valid, skip)
+        halvings = 2
     reduced = []
     for band in pixels:
         values = band[None]
@@ -264,7 +271,7 @@ def _parts(source: Source, square: int) -> list[Window]:
     """Windows over a raster, of whole squares; whole rows where its blocks are strips, to decode none twice."""
     side = max(square, _PART // square * square)
     if source.block[1] < source.width:
-        return list(cover(Window(0, 0, source.height, source.width), side))
+        return list(cover(Window(0, 0, source.height, source.width), side, side))
     rows = max(square, side * side // source.width // square * square)
     return list(cover(Window(0, 0, source.height, source.width), rows, source.width))
 

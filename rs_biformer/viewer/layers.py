@@ -89,7 +89,7 @@ class ImageLayer(Layer):
         if self._limits is None:
             return band.astype(np.uint8)
         low, high = self._limits[number]
-        spread = (np.nan_to_num(band.astype(np.float64)) - low) / max(high - low, np.finfo(np.float64).tiny)
+        spread = (np.nan_to_num(band.astype(np.float64)) - low) / ((high - low) or 1.0)
         return (spread.clip(0, 1) * 255).round().astype(np.uint8)
 
     def tell(self, col: float, row: float) -> dict[str, Any] | None:

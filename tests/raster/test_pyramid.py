@@ -116,8 +116,10 @@ def test_a_raster_without_overviews_is_read_once_to_be_seen_from_afar(write_rast
     with Pyramid(Source(path), [3, 1], grid_of(path), blend=blend) as pyramid:
         assert pyramid.needs_copy and whole(pyramid, 2) is None
         assert whole(pyramid, 0) is not None
-        told = []
+        told, read, original = [], [], Source.read_valid
+        monkeypatch.setattr(Source, "read_valid", lambda *args: (read.append(args[2]), original(*args))[1])
         pyramid.make_copy(lambda done, total: told.append(done / total))
+        assert max(window.height * window.width for window in read) <= (32 * 32 if "tiled" in profile else 4 * 260)
         assert told == sorted(told) and told[-1] == 1
         pixels, valid = whole(pyramid, 2)
         known = mask[2::4, 2::4][:37, :65]

@@ -118,6 +118,14 @@ def test_a_scene_of_16_bits_is_stretched_and_tells_its_own_numbers(write_raster)
         assert view.tell(5.5, 20.5)["layers"]["scene"]["values"] == scene[[3, 1, 0], 20, 5].tolist()
 
 
+def test_a_scene_of_one_value_or_none_is_drawn_too(write_raster):
+    map_path = write_map(write_raster, "map.tif", INDEX)
+    for name, value in (("same", 700), ("none", 0)):
+        path = write_raster(f"{name}.tif", np.full((120, 170), value, np.uint16), nodata=0)
+        with View(map_path, path) as view:
+            assert (draw(view, "scene")[..., 3] > 0).all() == (value > 0)
+
+
 def test_a_finer_scene_is_seen_in_all_its_detail(write_raster):
     scene = RNG.integers(0, 255, (3, 240, 340)).astype(np.uint8)
     map_path = write_map(write_raster, "map.tif", INDEX)
