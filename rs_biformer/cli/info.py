@@ -2,18 +2,21 @@ import argparse
 import json
 from typing import Any
 
-HELP = "versions and devices; with a path, what a checkpoint, a tile index or a raster holds"
+HELP = "versions and devices; with a path, what a model, index, map or raster holds; MODEL RASTER: whether they fit"
 EXAMPLE = """rs-biformer info
   rs-biformer info runs/first/best.ckpt
   rs-biformer info scene.tif --json
+  rs-biformer info runs/first/best.ckpt ortho.tif ndsm.tif
   rs-biformer info https://host/ortho.tif ndsm.tif
 
-Several rasters are shown as the one scene that they make: on the grid of the first, the others resampled to it."""
+Several rasters are shown as the one scene that they make: on the grid of the first, the others resampled to it.
+After a model: whether predict takes that scene, a line for bands, scale, data type and pixel size, and which option it
+needs; after a model a tile index: whether they are of the same bands, data type, classes and pixels."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rs-biformer info`."""
-    what = "a checkpoint, an exported model, an index, or the rasters (files, URLs) of a scene"
+    what = "a model, an index, the rasters (files, URLs) of a scene; or a model and one of the others"
     parser.add_argument("paths", nargs="*", metavar="PATH", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -34,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
 def _line(value: Any) -> str:
     """One value for a reader: lists with commas, mappings as `key: value`, long ones shortened."""
     if isinstance(value, dict):
+        if value.keys() == {"fits", "says"}:
+            return f"{'fits' if value['fits'] else 'does not fit'}: {value['says']}"
         if "classes" in value:  # a class schema
             return f"{value['name']}: {', '.join(entry['name'] for entry in value['classes'])}"
         return ", ".join(f"{key}: {_line(item)}" for key, item in value.items()) or "none"

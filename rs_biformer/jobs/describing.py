@@ -14,6 +14,7 @@ import rasterio
 
 from rs_biformer import __version__
 from rs_biformer.data.index import TileIndex
+from rs_biformer.errors import ConfigError
 from rs_biformer.machine import machine_cores
 from rs_biformer.raster.metadata import describe_map
 from rs_biformer.raster.paths import without_access
@@ -27,10 +28,33 @@ MODELS = {".ckpt": "checkpoint", ".safetensors": "model in safetensors", ".onnx"
 
 
 def describe(paths: Sequence[str]) -> dict[str, Any]:
-    """The machine without a path, what one path is, or several rasters as the one scene that they make."""
+    """The machine without a path, what one path is, or several rasters as the one scene that they make.
+
+    After a model: whether the rasters, as one scene, or the tile index are what it takes, see matching.py.
+    """
     if not paths:
         return describe_machine()
+    if len(paths) > 1 and is_model(paths[0]):
+        return describe_fit(paths[0], paths[1:])
     return describe_path(paths[0]) if len(paths) == 1 else describe_scene(paths)
+
+
+def is_model(text: str) -> bool:
+    """Whether a path is one of a model, by its suffix."""
+    return Path(text).suffix.lower() in MODELS
+
+
+def describe_fit(model: str, paths: Sequence[str]) -> dict[str, Any]:
+    """Whether a scene or a tile index is what a model takes. Raises ConfigError for several models."""
+    from rs_biformer.jobs.matching import match_index, match_scene
+    from rs_biformer.jobs.models import load_model
+
+    if models := [path for path in paths if is_model(path)]:
+        raise ConfigError(f"{models[0]} is a second model; give one, and the rasters of a scene or an index after it")
+    meta, first = load_model(model).meta, Path(paths[0])
+    if first.is_dir() or first.suffix.lower() == ".parquet":
+        return match_index(meta, first)
+    return match_scene(meta, paths)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -61,7 +85,9 @@ def describe_path(text: str) -> dict[str, Any]:
     if suffix in MODELS:
         from rs_biformer.jobs.models import load_model
 
-        return {"kind": MODELS[suffix], **load_model(path).meta.to_dict()}
+        loaded = load_model(path)
+        size = {"parameters": loaded.parameters} if loaded.parameters else {}
+        return {"kind": MODELS[suffix], **loaded.meta.to_dict(), **size, "bytes": path.stat().st_size}
     if path.is_dir() or suffix == ".parquet":
         return describe_index(path)
     return describe_scene([text])

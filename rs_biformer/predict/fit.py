@@ -64,13 +64,13 @@ def open_scene(
         reading = replace(reading, scaled=False, declared=())
     scene = open_alike(paths, bands, whose="the model", select=select, reading=reading)
     if not ignore_scale:
-        _require_scaling(scene)
+        require_scaling(scene)
     if not allow_dtype_mismatch:
-        _require_dtype(scene, np.dtype(dtype))
+        require_dtype(scene, dtype)
     if rescale_gsd and gsd is not None:
         scene = _rescaled(scene, paths, gsd)
     elif not allow_gsd_mismatch:
-        _require_gsd(scene, gsd)
+        require_gsd(scene, gsd)
     if area is not None:
         scene.limit(area)
     return scene
@@ -102,8 +102,8 @@ def open_scenes(scenes: Sequence[Sequence[PathLike]], **fit: Any) -> list[Scene]
     )
 
 
-def _require_scaling(scene: Scene) -> None:
-    """The numbers of the scene mean what those of the model's scenes meant."""
+def require_scaling(scene: Scene) -> None:
+    """The numbers of the scene mean what those of the model's scenes meant. Raises RasterError."""
     wanted, own = scene.reading.declared, scene.scalings
     declares = any(scaling != AS_IT_IS for scaling in own)
     if scene.reading.scaled and not declares and scene.source_dtype.kind != "f":
@@ -119,7 +119,9 @@ def _require_scaling(scene: Scene) -> None:
         )
 
 
-def _require_dtype(scene: Scene, dtype: np.dtype) -> None:
+def require_dtype(scene: Scene, wanted: str | np.dtype) -> None:
+    """The values of the scene are of the type of the model's scenes. Raises RasterError."""
+    dtype = np.dtype(wanted)
     both_float = scene.dtype.kind == dtype.kind == "f"
     if scene.dtype != dtype and not both_float:
         raise RasterError(
@@ -132,7 +134,7 @@ def _require_dtype(scene: Scene, dtype: np.dtype) -> None:
 def _rescaled(scene: Scene, paths: PathLike | Sequence[PathLike], gsd: float) -> Scene:
     """The scene read at pixels of `gsd` metres, or as it is where it has about those."""
     sides = scene.pixel_sides
-    if _times_off(scene.gsd, gsd) <= GSD_CLOSE and not (sides is not None and is_oblong(sides)):
+    if times_off(scene.gsd, gsd) <= GSD_CLOSE and not (sides is not None and is_oblong(sides)):
         return scene
     if scene.gsd is not None and scene.gsd > MOST_ENLARGED * gsd:
         raise RasterError(
@@ -144,14 +146,16 @@ def _rescaled(scene: Scene, paths: PathLike | Sequence[PathLike], gsd: float) ->
     return Scene(paths, bands=scene.band_numbers, gsd=gsd, reading=scene.reading)
 
 
-def _times_off(own: float | None, wanted: float) -> float:
+def times_off(own: float | None, wanted: float) -> float:
+    """By which factor pixels are larger or smaller than wanted; infinite where their size is unknown."""
     return float("inf") if own is None else max(own / wanted, wanted / own)
 
 
-def _require_gsd(scene: Scene, gsd: float | None) -> None:
+def require_gsd(scene: Scene, gsd: float | None) -> None:
+    """The pixels of the scene are square and about as large as the model's. Raises RasterError."""
     if gsd is None or scene.gsd is None:
         return
-    factor = _times_off(scene.gsd, gsd)
+    factor = times_off(scene.gsd, gsd)
     if factor > GSD_TOLERANCE:
         raise RasterError(
             f"{scene.path} has pixels of {scene.gsd:.3g} m; the model was trained on {gsd:.3g} m, "
