@@ -199,14 +199,15 @@ def run_passes(args: argparse.Namespace) -> None:
     import torch
 
     from rs_biformer.checkpoint import load_checkpoint
-    from rs_biformer.predict.forward import Recipe, pick_device
+    from rs_biformer.predict.forward import pick_device, prepare
     from rs_biformer.predict.plan import chunks, make_plan
+    from rs_biformer.predict.recipe import Recipe
 
     torch.set_num_threads(args.threads)
     model = load_checkpoint(args.folder / f"bench_{args.model}.ckpt")
-    device, side = pick_device("auto", model), args.sides[0]
+    device, side = pick_device("auto"), args.sides[0]
     plan = make_plan(side, side, planes=CLASSES, bands=3, itemsize=1, window=256, overlap=0.5, batch_size=8)
-    predict = Recipe(CLASSES).prepare(model, device)
+    predict = prepare(Recipe(CLASSES), model, device).predict
     image = torch.randint(1, 255, (8, 3, 256, 256), dtype=torch.uint8, device=device)
     valid = torch.ones(8, 256, 256, dtype=torch.bool, device=device)
     sizes = [len(batch) for strip in plan.strips(0) for batch in chunks(strip.windows, plan.batch_size)]
@@ -256,15 +257,17 @@ def infer_blends(model, images, maps: dict[str, Path], overlap: float) -> int:
 
     from rs_biformer.predict.blending import Sweep
     from rs_biformer.predict.fit import open_scene
-    from rs_biformer.predict.forward import Recipe, pick_device
+    from rs_biformer.predict.forward import pick_device, prepare
     from rs_biformer.predict.outputs import Layers
     from rs_biformer.predict.plan import Run, make_plan
     from rs_biformer.predict.reading import Batch, read_run
+    from rs_biformer.predict.recipe import Recipe
     from rs_biformer.raster.writer import MapWriter
 
-    meta, device = model.meta, pick_device("auto", model)
+    meta = model.meta
     layers = Layers(("classes",), len(meta.schema))
-    predict = Recipe(layers.classes).prepare(model, device)
+    worker = prepare(Recipe(layers.classes), model, pick_device("auto"))
+    arrays = worker.arrays
     with ExitStack() as stack, torch.inference_mode():
         scene = stack.enter_context(open_scene(images, bands=meta.bands, dtype=meta.dtype, gsd=meta.gsd))
         shape = {"planes": layers.planes, "bands": scene.count, "itemsize": scene.dtype.itemsize}
@@ -278,7 +281,7 @@ def infer_blends(model, images, maps: dict[str, Path], overlap: float) -> int:
         }
         plan = next(iter(plans.values()))
         for lane in range(len(plan.columns)):
-            sweeps = {blend: Sweep(plans[blend], lane, layers, device) for blend in maps}
+            sweeps = {blend: Sweep(plans[blend], lane, layers, arrays) for blend in maps}
             strip = None
             for item in read_run(scene, plan, Run(lane, 0, plan.strip_count)):
                 if item.strip is not strip:
@@ -286,12 +289,12 @@ def infer_blends(model, images, maps: dict[str, Path], overlap: float) -> int:
                     for sweep in sweeps.values():
                         sweep.begin(strip)
                 if isinstance(item, Batch):
-                    values = list(predict(item.image.to(device), item.valid.to(device)))
+                    values = list(worker.predict(arrays.placed(item.image), arrays.placed(item.valid)))
                     for sweep in sweeps.values():
                         sweep.add(item.windows, values)
                     continue
                 for blend, sweep in sweeps.items():
-                    made = {name: layer.cpu().numpy() for name, layer in sweep.finish().items()}
+                    made = {name: arrays.on_host(layer) for name, layer in sweep.finish().items()}
                     layers.mask(made, item.valid)
                     writers[blend].write(strip.output, made["classes"])
     return plan.window_count

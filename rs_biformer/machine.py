@@ -40,6 +40,12 @@ def limit_threads() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(machine_cores()))
 
 
+def wanted_threads() -> int:
+    """Threads for one that asks: what the user told OpenMP (OMP_NUM_THREADS), or a thread for each core."""
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(told) if told.isdecimal() and int(told) > 0 else machine_cores()
+
+
 def _cores_to_run_on() -> int:
     try:
         return len(os.sched_getaffinity(0))  # type: ignore[attr-defined, unused-ignore]

@@ -59,10 +59,6 @@ def describe_fit(model: str, paths: Sequence[str]) -> dict[str, Any]:
 
 def describe_machine() -> dict[str, Any]:
     """Versions of what matters here, and what there is to compute on."""
-    import torch
-
-    from rs_biformer.predict.forward import good_at_bf16
-
     facts: dict[str, Any] = {"rs_biformer": __version__, "python": platform.python_version()}
     for name in (*_PACKAGES, "onnxruntime"):
         try:
@@ -70,8 +66,19 @@ def describe_machine() -> dict[str, Any]:
         except PackageNotFoundError:
             facts[name] = "not installed"
     facts["GDAL"] = rasterio.__gdal_version__
+    return facts | {"cpu": f"{machine_cores()} cores", **_known_to_torch()}
+
+
+def _known_to_torch() -> dict[str, str]:
+    """What there is to compute on, as torch sees it; nothing where it is not installed."""
+    try:
+        import torch
+
+        from rs_biformer.predict.forward import good_at_bf16
+    except ModuleNotFoundError:
+        return {}
     bf16 = ", bf16" if good_at_bf16(torch.device("cpu")) else ""
-    facts["cpu"] = f"{machine_cores()} cores, {torch.backends.cpu.get_cpu_capability()}{bf16}"
+    facts = {"cpu": f"{machine_cores()} cores, {torch.backends.cpu.get_cpu_capability()}{bf16}"}
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
         facts[f"cuda:{number}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"

@@ -6,9 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from rs_biformer.checkpoint import TrainedModel
 from rs_biformer.data.layouts import SceneFiles, pattern_scenes
 from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Planned, Remarked, Skipped
@@ -23,6 +22,9 @@ from rs_biformer.predict.plan import Plan
 from rs_biformer.raster.paths import PathLike, without_access
 from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
+
+if TYPE_CHECKING:
+    from rs_biformer.checkpoint import TrainedModel
 
 OnFailure = Literal["continue", "stop"]
 Tell = Callable[[Event], None]
@@ -63,7 +65,7 @@ class ScenesFailed(RsBiformerError):
 
 def map_scenes(
     scenes: PathLike | Sequence[PathLike],
-    model: PathLike | TrainedModel | Loaded,
+    model: "PathLike | TrainedModel | Loaded",
     out: PathLike,
     *,
     layers: Sequence[str] = (),
@@ -136,7 +138,7 @@ def map_listed(
     failed: list[Failed] = []
     with ExitStack() as stack:
         if chosen.compute.cluster is not None:
-            cluster = stack.enter_context(connect(chosen.compute.cluster))
+            cluster = stack.enter_context(connect(chosen.compute.cluster, loaded.model))
             chosen = replace(chosen, compute=replace(chosen.compute, cluster=cluster))
         for number, (files, scene) in enumerate(zip(listed, scenes, strict=True), 1):
             maps = map_paths(out, files.name, layers)

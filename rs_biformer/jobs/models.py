@@ -1,15 +1,21 @@
 """A trained model from its file, whichever kind of file it is, with what it was trained on."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rs_biformer import __version__
-from rs_biformer.checkpoint import CheckpointMeta, TrainedModel, load_checkpoint
-from rs_biformer.predict.forward import Model
+from rs_biformer.checkpoint import CheckpointMeta
+from rs_biformer.predict.backends import needing_torch
+from rs_biformer.predict.onnx import OnnxModel
+from rs_biformer.predict.recipe import Model
 from rs_biformer.raster import metadata
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.schema import ClassSchema
+
+if TYPE_CHECKING:
+    from rs_biformer.checkpoint import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,13 @@ def load_model(source: "PathLike | TrainedModel | Loaded") -> Loaded:
     """
     if isinstance(source, Loaded):
         return source
-    if isinstance(source, TrainedModel):
+    if not isinstance(source, str | os.PathLike):
         return Loaded(source, source.meta)
     path = Path(source)
     if path.suffix.lower() == ".onnx":
-        from rs_biformer.predict.onnx import OnnxModel
-
         exported = OnnxModel(path)
         return Loaded(exported, CheckpointMeta.from_dict(exported.details, str(path)), path)
+    with needing_torch(f"{path} is a checkpoint"):
+        from rs_biformer.checkpoint import load_checkpoint
     model = load_checkpoint(path)
     return Loaded(model, model.meta, path)

@@ -9,12 +9,12 @@ K classes, P planes that are blended (K, or K + 1 with the disagreement of views
 
 from collections.abc import Iterable, Iterator
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from rs_biformer.errors import RsBiformerError
 from rs_biformer.geometry import Window
-from rs_biformer.predict.outputs import Layers, room
+from rs_biformer.predict.arrays import Array, Arrays, add_product, library_of
+from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Strip, ring_pieces
 
 
@@ -24,35 +24,35 @@ class Sweep:
     Every pixel is summed in the order of the windows that cover it, whichever strip the run began with.
     """
 
-    def __init__(self, plan: Plan, lane: int, layers: Layers, device: torch.device) -> None:
-        self._plan, self._layers, self._device = plan, layers, device
+    def __init__(self, plan: Plan, lane: int, layers: Layers, arrays: Arrays) -> None:
+        self._plan, self._layers, self._arrays = plan, layers, arrays
         self._left, self._right = plan.columns[lane]
         width = self._right - self._left
-        swept = min(width, swept_columns(plan, device))
-        self._sums = room((layers.planes, plan.reach, swept), torch.float32, device)
-        self._carry = room((layers.planes, plan.carried, width), torch.float32, device)
+        swept = min(width, swept_columns(plan, arrays))
+        self._sums = arrays.room((layers.planes, plan.reach, swept), "float32")
+        self._carry = arrays.room((layers.planes, plan.carried, width), "float32")
         self._carried = 0  # rows of the carry that hold sums
-        self._along: dict[int, Tensor] = {}
+        self._along: dict[int, Array] = {}
         self._added: list[Window] = []
-        self._broken: list[Tensor] = []
+        self._broken: list[Array] = []
 
     def begin(self, strip: Strip, wanted: bool = True) -> None:
         """Turn to a strip. Unless it is `wanted`, only what it leaves to later ones is worked out."""
         self._strip = strip
         self._first = self._stop = self._left  # columns in work
         layers = self._layers if wanted else Layers((), self._layers.classes)
-        self._maps = layers.empty(strip.output.height, strip.output.width, self._device)
-        self._down: dict[int, Tensor] = {}
+        self._maps = layers.empty(strip.output.height, strip.output.width, self._arrays)
+        self._down: dict[int, Array] = {}
 
-    def add(self, windows: Iterable[Window], values: Iterable[Tensor]) -> None:
+    def add(self, windows: Iterable[Window], values: Iterable[Array]) -> None:
         """Blend in windows of the strip, the values of each (P, S, S)."""
         for window, one in zip(windows, values, strict=True):
             # Softmax spreads a NaN or an infinity over all classes of its pixel, so one class tells.
             self._added.append(window)
-            self._broken.append(one[0].isnan().any())
+            self._broken.append(library_of(one).isnan(one[0]).any())
             self._add(window, one)
 
-    def _add(self, window: Window, values: Tensor) -> None:
+    def _add(self, window: Window, values: Array) -> None:
         low, high = max(self._left, window.col), min(self._right, window.col_stop)
         if high - self._first > self._sums.shape[2]:
             self._settle(low)  # no later window reaches further left
@@ -61,16 +61,17 @@ class Sweep:
         inside = slice(low - window.col, high - window.col)
         weight, values = self._weight(window)[:, inside], values[:, : window.height, inside]
         for place, part in self._pieces(low, high):
-            self._sums[:, top:bottom, place].addcmul_(values[:, :, part], weight[:, part])
+            add_product(self._sums[:, top:bottom, place], values[:, :, part], weight[:, part])
 
-    def _weight(self, window: Window) -> Tensor:
+    def _weight(self, window: Window) -> Array:
         down, along = self._plan.weights(window)
         for known, start, weights in ((self._down, window.row, down), (self._along, window.col, along)):
             if start not in known:  # each goes to the device once: a copy would wait for all work on a GPU
-                known[start] = torch.from_numpy(weights).to(self._device)
-        return torch.outer(self._down[window.row], self._along[window.col])
+                known[start] = self._arrays.placed(weights)
+        column, row = self._down[window.row], self._along[window.col]
+        return library_of(row).outer(column, row)
 
-    def finish(self) -> dict[str, Tensor]:
+    def finish(self) -> dict[str, Array]:
         """The maps of the strip.
 
         Raises RsBiformerError when a window that was added held NaN.
@@ -110,15 +111,18 @@ class Sweep:
     def _raise_if_broken(self) -> None:
         added, broken = self._added, self._broken
         self._added, self._broken = [], []
-        if broken and (flags := torch.stack(broken).cpu()).any():
-            window = added[int(flags.nonzero()[0])]
+        if not broken:
+            return
+        flags = self._arrays.on_host(library_of(broken[0]).stack(broken))
+        if flags.any():
+            window = added[int(np.flatnonzero(flags)[0])]
             raise RsBiformerError(
                 f"the model gave NaN for the window at row {window.row}, column {window.col}; no map was written: "
                 "check its weights, or try --precision 32 if it was trained without autocast"
             )
 
 
-def swept_columns(plan: Plan, device: torch.device) -> int:
+def swept_columns(plan: Plan, arrays: Arrays) -> int:
     """Columns that are in work at a time: those of one window for a CPU's cache, of a batch where launches cost."""
-    windows = 1 if device.type == "cpu" else plan.batch_size
+    windows = plan.batch_size if arrays.gathers else 1
     return plan.size + (windows - 1) * plan.stride

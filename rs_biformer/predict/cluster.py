@@ -17,17 +17,15 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Self
 
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.machine import machine_cores
+from rs_biformer.predict.backends import backend_of, is_module
 from rs_biformer.predict.engine import Done
-from rs_biformer.predict.forward import Recipe
-from rs_biformer.predict.onnx import runtime_of
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Run
+from rs_biformer.predict.recipe import Device, Recipe
 from rs_biformer.predict.resume import model_identity
 from rs_biformer.raster.scene import Scene
 
@@ -54,7 +52,7 @@ PATIENCE = 600
 
 @dataclass(frozen=True)
 class Workers:
-    """What a cluster's workers are. kinds: of hardware, see `resume.hardware`. bf16: it is fast on every one."""
+    """What a cluster's workers are. kinds: of hardware, see `Backend.hardware`. bf16: it is fast on every one."""
 
     count: int
     kinds: tuple[str, ...]
@@ -87,7 +85,7 @@ class Cluster:
                     self._client.unregister_worker_plugin(name)
         self._models.clear()
 
-    def survey(self, device: str | torch.device, model: Any) -> Workers:
+    def survey(self, device: Device, model: Any) -> Workers:
         """Wait for the first worker and ask all there are what they are.
 
         device: as in `predict_scene`; `auto` is each worker's own GPU where it has one and the model can be moved.
@@ -96,11 +94,12 @@ class Cluster:
         """
         from rs_biformer.predict.worker import describe, require_versions, versions
 
+        name = backend_of(model).NAME
         with _cluster_errors():
             self._wait()
-            found = self._client.run(describe, str(device), isinstance(model, nn.Module), bool(runtime_of(model)))
+            found = self._client.run(describe, name, str(device), is_module(model))
         for address, facts in found.items():
-            require_versions(versions(), facts.versions, address)
+            require_versions(versions(name), facts.versions, address)
         kinds = tuple(sorted({facts.hardware for facts in found.values()}))
         return Workers(len(found), kinds, all(facts.bf16 for facts in found.values()))
 
@@ -117,7 +116,7 @@ class Cluster:
         self,
         model: Any,
         recipe: Recipe,
-        device: str | torch.device,
+        device: Device,
         scene: Scene,
         plan: Plan,
         layers: Layers,
@@ -141,7 +140,8 @@ class Cluster:
         name = self._send(model, recipe, device)
         runs = plan.runs(missing, run_length(plan, len(missing), self._workers(), layers.pixel_bytes))
 
-        wanted = Wanted(versions(), kinds)
+        run_by = backend_of(model).NAME
+        wanted = Wanted(run_by, versions(run_by), kinds)
 
         def submit(run: Run) -> Any:
             return self._client.submit(infer_run, name, scene, plan, layers, run, wanted, pure=False)
@@ -150,7 +150,7 @@ class Cluster:
             for index, maps in zip(range(run.first, run.stop), strips, strict=True):
                 yield plan.strip(run.lane, index), maps
 
-    def _send(self, model: Any, recipe: Recipe, device: str | torch.device) -> str:
+    def _send(self, model: Any, recipe: Recipe, device: Device) -> str:
         """Give the model to the workers unless they have it; its name there."""
         from rs_biformer.predict.worker import SentModel
 
@@ -199,12 +199,13 @@ class Cluster:
 
 
 @contextmanager
-def connect(cluster: Any) -> Iterator[Cluster]:
+def connect(cluster: Any, model: Any = None) -> Iterator[Cluster]:
     """The cluster that a user means.
 
-    cluster: `dask`, for a process per two cores of this machine (per core where torch has one thread, one in all where
-        there is a GPU), or `dask:4`, for four; the address of a scheduler (`tcp://host:8786`, `tls://...`); a
+    cluster: `dask`, for a process per two cores of this machine (per core where one thread is asked for, one in all
+        where there is a GPU), or `dask:4`, for four; the address of a scheduler (`tcp://host:8786`, `tls://...`); a
         `distributed.Client`; or an open Cluster.
+    model: that it is for, which tells how many threads a process of this machine has.
 
     Raises ConfigError when Dask is not installed or no scheduler answers.
     """
@@ -216,7 +217,7 @@ def connect(cluster: Any) -> Iterator[Cluster]:
         if isinstance(cluster, str):
             address = cluster
             if cluster.partition(":")[0] == "dask":
-                address = stack.enter_context(_local_cluster(distributed, cluster))
+                address = stack.enter_context(_local_cluster(distributed, cluster, model))
             cluster = stack.enter_context(_client(distributed, address))
         if not isinstance(cluster, distributed.Client):
             raise ConfigError(f"cluster is {cluster!r}; it must be dask, tcp://host:port or a distributed.Client")
@@ -239,9 +240,7 @@ def run_length(plan: Plan, strips: int, workers: int, pixel_bytes: int) -> int:
 def _packed(model: Any, recipe: Recipe, device: str) -> bytes:
     import cloudpickle
 
-    if isinstance(model, nn.Module) and any(
-        one.device.type != "cpu" for one in chain(model.parameters(), model.buffers())
-    ):
+    if is_module(model) and any(one.device.type != "cpu" for one in chain(model.parameters(), model.buffers())):
         model = copy.deepcopy(model).cpu()  # the workers may have no such device
     try:
         packed: bytes = cloudpickle.dumps((model, recipe, device))
@@ -292,10 +291,12 @@ _LEAVE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @contextmanager
-def _local_cluster(distributed: Any, name: str) -> Iterator[Any]:
-    threads = 2 if torch.get_num_threads() > 1 else 1  # as many or as few as here, see resume.hardware
+def _local_cluster(distributed: Any, name: str, model: Any) -> Iterator[Any]:
+    here = backend_of(model)
+    threads = 2 if here.threads() > 1 else 1  # as many or as few as here, see Backend.hardware
     # Workers of one machine would all take its first GPU, and without a cluster all its GPUs are used anyway.
-    count = name.partition(":")[2] or str(1 if torch.cuda.is_available() else max(1, machine_cores() // threads))
+    alone = any("cuda" in str(device) for device in here.pick_devices("auto"))
+    count = name.partition(":")[2] or str(1 if alone else max(1, machine_cores() // threads))
     if not count.isdecimal() or int(count) < 1:
         raise ConfigError(f"cluster is {name!r}; write dask, or dask:4 for four workers")
     with distributed.LocalCluster(

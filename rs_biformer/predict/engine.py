@@ -9,33 +9,29 @@ from contextlib import closing
 from threading import Lock
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rs_biformer.background import read_ahead, side_by_side
 from rs_biformer.predict.blending import Sweep
-from rs_biformer.predict.forward import Predictor
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Run, Strip
 from rs_biformer.predict.reading import Batch, Readable, read_run
+from rs_biformer.predict.recipe import Worker
 
 Done = tuple[Strip, dict[str, NDArray[np.generic]]]
 """A finished strip and its maps on the host, (h, w) or (K, h, w), with nodata where the scene has no valid pixel."""
 
 
-@torch.inference_mode()
 def infer_strips(
     source: Readable,
     plan: Plan,
-    predict: Predictor,
+    worker: Worker,
     run: Run,
     layers: Layers,
-    device: torch.device,
     tick: Callable[[int], None] | None = None,
 ) -> Generator[Done]:
     """The finished strips of a run, from top to bottom.
 
-    predict: from `forward.Recipe.prepare`, for this device.
     tick: called with the number of windows that are done since the last call; with all of the run's in the end.
 
     The bytes of a strip are the same in whichever run it is made: the run begins with the batches of the strips above
@@ -43,23 +39,29 @@ def infer_strips(
 
     Raises what reading and the model raise, and RsBiformerError when the model gives NaN.
     """
-    sweep = Sweep(plan, run.lane, layers, device)
+    return worker.arrays.inferring(_strips)(source, plan, worker, run, layers, tick)
+
+
+def _strips(
+    source: Readable, plan: Plan, worker: Worker, run: Run, layers: Layers, tick: Callable[[int], None] | None
+) -> Generator[Done]:
+    arrays = worker.arrays
+    sweep = Sweep(plan, run.lane, layers, arrays)
     begun: Strip | None = None
     inferred = 0
-    items = read_ahead(read_run(source, plan, run, pin=device.type == "cuda"), plan.read_ahead)
+    items = read_ahead(read_run(source, plan, run, arrays.staged), plan.read_ahead)
     with closing(items):
         for item in items:
             if item.strip is not begun:
                 begun, inferred = item.strip, 0
                 sweep.begin(begun, wanted=begun.index >= run.first)
             if isinstance(item, Batch):
-                image = item.image.to(device, non_blocking=True)
-                sweep.add(item.windows, predict(image, item.valid.to(device, non_blocking=True)))
+                sweep.add(item.windows, worker.predict(arrays.placed(item.image), arrays.placed(item.valid)))
                 inferred += len(item.windows)
                 if tick and begun.index >= run.first:
                     tick(len(item.windows))
                 continue
-            maps = {name: layer.cpu().numpy() for name, layer in sweep.finish().items()}
+            maps = {name: arrays.on_host(layer) for name, layer in sweep.finish().items()}
             if begun.index < run.first:
                 continue
             if tick and inferred < len(begun.windows):
@@ -71,14 +73,14 @@ def infer_strips(
 def infer_runs(
     source: Readable,
     plan: Plan,
-    workers: Sequence[tuple[Predictor, torch.device]],
+    workers: Sequence[Worker],
     runs: Iterable[Run],
     layers: Layers,
     tick: Callable[[int], None] | None = None,
 ) -> Generator[Done]:
     """The finished strips of all runs, each of which is taken by the next worker that is free.
 
-    workers: models and their devices, one thread for each where there are several; `source` is read from all of them.
+    workers: one thread for each where there are several; `source` is read from all of them.
     """
     waiting, counting = Lock(), Lock()
     queue = iter(runs)
@@ -88,14 +90,14 @@ def infer_runs(
             if tick is not None:
                 tick(windows)
 
-    def work(predict: Predictor, device: torch.device) -> Generator[Done]:
+    def work(worker: Worker) -> Generator[Done]:
         while True:
             with waiting:
                 run = next(queue, None)
             if run is None:
                 return
-            yield from infer_strips(source, plan, predict, run, layers, device, count)
+            yield from infer_strips(source, plan, worker, run, layers, count)
 
     if len(workers) == 1:
-        return work(*workers[0])
-    return side_by_side([work(*worker) for worker in workers])
+        return work(workers[0])
+    return side_by_side([work(worker) for worker in workers])

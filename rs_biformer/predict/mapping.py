@@ -6,34 +6,22 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from rs_biformer.background import WriteBehind
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.machine import machine_memory
-from rs_biformer.nn.normalise import Normalisation
+from rs_biformer.predict.backends import backend_of, eval_mode, is_module, needing_torch
 from rs_biformer.predict.cluster import Cluster, connect
 from rs_biformer.predict.engine import Done, infer_runs
-from rs_biformer.predict.forward import (
-    Device,
-    Model,
-    Predictor,
-    Recipe,
-    eval_mode,
-    good_at_bf16,
-    largest_batch,
-    pick_devices,
-)
-from rs_biformer.predict.onnx import runtime_of
 from rs_biformer.predict.options import Compute, Options, Windows
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Strip, make_plan
-from rs_biformer.predict.resume import fingerprint, hardware
+from rs_biformer.predict.recipe import Device, Model, Recipe, Worker
+from rs_biformer.predict.resume import fingerprint
 from rs_biformer.predict.shortage import memory_errors
 from rs_biformer.raster import metadata
 from rs_biformer.raster.gdal import CACHE_BYTES, set_cache
@@ -41,6 +29,9 @@ from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.style import write_score_qml, write_style
 from rs_biformer.raster.writer import MapWriter, refuse_overwriting
 from rs_biformer.schema import ClassSchema
+
+if TYPE_CHECKING:
+    from rs_biformer.nn.normalise import Normalisation
 
 PathLike = str | os.PathLike[str]
 Place = tuple[int, int]  # lane and index of a strip
@@ -58,7 +49,7 @@ def predict_scene(
     out: PathLike,
     *,
     classes: int | ClassSchema,
-    normalisation: Normalisation | tuple[Sequence[float], Sequence[float]] | None = None,
+    normalisation: "Normalisation | tuple[Sequence[float], Sequence[float]] | None" = None,
     probabilities: PathLike | None = None,
     confidence: PathLike | None = None,
     margin: PathLike | None = None,
@@ -76,7 +67,7 @@ def predict_scene(
         model with an attribute `normalisation` (`load_checkpoint` gives one) is called as model(raw, valid) with raw
         in the raster's own type and valid (B, S, S) bool, and normalises by itself. Modules are moved to the device,
         and predict in eval mode whatever mode they are in, which they have again afterwards. One logit is taken for
-        two classes: that of the second, by a sigmoid.
+        two classes: that of the second, by a sigmoid. An `OnnxModel` is run by onnxruntime, without torch.
     scene: a raster, several co-registered ones, or an open Scene.
     out: the class map: uint8 with nodata 255 where the scene is invalid. An existing file is replaced, and only once
         the new one is complete.
@@ -106,7 +97,9 @@ def predict_scene(
         "disagreement": disagreement,
     }
     paths = {name: path for name, path in asked.items() if path is not None}
-    if normalisation is not None and not isinstance(normalisation, nn.Module):
+    if isinstance(normalisation, Sequence):
+        with needing_torch("a normalisation"):
+            from rs_biformer.nn.normalise import Normalisation
         normalisation = Normalisation(*normalisation)
     map_scene(
         model,
@@ -129,7 +122,7 @@ def map_scene(
     *,
     classes: int | ClassSchema,
     options: Options,
-    normalisation: Normalisation | None = None,
+    normalisation: "Normalisation | None" = None,
     on_plan: Callable[[Plan], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     tags: Mapping[str, str] | None = None,
@@ -141,7 +134,7 @@ def map_scene(
     recipe = Recipe(count, normalisation, compute.precision, windows.tta, windows.scales, disagreement, compute.compile)
     layers = Layers(tuple(paths), count, output.probability_dtype)
     schema = classes if isinstance(classes, ClassSchema) else None
-    devices = pick_devices(compute.device, model) if compute.cluster is None else []
+    devices = backend_of(model).pick_devices(compute.device, is_module(model)) if compute.cluster is None else []
 
     with ExitStack() as stack:
         stack.enter_context(eval_mode(model))
@@ -156,7 +149,7 @@ def map_scene(
             executor = _Here(model, recipe, devices)
             plan = replace(plan, batch_size=executor.largest_batch(source, plan))
         else:
-            executor = _Away(model, recipe, compute.device, stack.enter_context(connect(compute.cluster)))
+            executor = _Away(model, recipe, compute.device, stack.enter_context(connect(compute.cluster, model)))
         if on_plan is not None:
             on_plan(plan)
         set_cache(plan.memory.cache)
@@ -194,31 +187,29 @@ def _plan(source: Scene, layers: Layers, windows: Windows, compute: Compute) -> 
 class _Here:
     """Inference by the devices of this machine."""
 
-    def __init__(self, model: Model, recipe: Recipe, devices: Sequence[torch.device]) -> None:
-        self.recipe = recipe.settled(model, all(map(good_at_bf16, devices)))
-        threads, runtime = torch.get_num_threads(), runtime_of(model)
-        self.hardware = " and ".join(sorted({hardware(device, threads, runtime) for device in devices}))
-        self._model, self._devices = model, devices
+    def __init__(self, model: Model, recipe: Recipe, devices: Sequence[Any]) -> None:
+        backend = backend_of(model)
+        self.recipe = recipe.settled(model, all(map(backend.good_at_bf16, devices)))
+        threads = backend.threads()
+        self.hardware = " and ".join(sorted({backend.hardware(device, threads, model) for device in devices}))
+        self._model, self._devices, self._backend = model, devices, backend
 
     @cached_property
-    def _workers(self) -> list[tuple[Predictor, torch.device]]:
+    def _workers(self) -> list[Worker]:
         """The model on each device: itself on the first, a copy on the others."""
         return [
-            (self.recipe.prepare(self._model, device, copy=number > 0), device)
+            self._backend.prepare(self.recipe, self._model, device, copy=number > 0)
             for number, device in enumerate(self._devices)
         ]
 
-    @torch.inference_mode()
     def largest_batch(self, source: Scene, plan: Plan) -> int:
         """Windows for which every GPU has memory at a time, of the plan's; a CPU is taken to have it."""
-        size = plan.batch_size
-        for predict, device in self._workers if any(one.type != "cpu" for one in self._devices) else ():
-            if device.type != "cpu":
-                image, valid = (
-                    torch.from_numpy(np.zeros((source.count, plan.size, plan.size), source.dtype)),
-                    (torch.ones(plan.size, plan.size, dtype=torch.bool)),
-                )
-                size = largest_batch(predict, size, image.to(device), valid.to(device))
+        size, image = plan.batch_size, np.zeros((source.count, plan.size, plan.size), source.dtype)
+        for worker in self._workers:
+            if worker.arrays.gathers:  # a GPU, on which only torch computes
+                from rs_biformer.predict.forward import largest_batch
+
+                size = largest_batch(worker, size, image, np.ones(image.shape[1:], bool))
         return size
 
     def infer(
@@ -233,7 +224,7 @@ class _Away:
     """Inference by the workers of a cluster."""
 
     def __init__(self, model: Model, recipe: Recipe, device: Device | Sequence[Device], cluster: Cluster) -> None:
-        if not isinstance(device, str | torch.device):
+        if isinstance(device, Sequence) and not isinstance(device, str):
             raise ConfigError(f"device is {device!r}; on a cluster name one for each worker, such as auto or cuda")
         found = cluster.survey(device, model)
         self.recipe, self.hardware = recipe.settled(model, found.bf16), found.hardware

@@ -1,31 +1,63 @@
-"""Models that `rs-biformer export` wrote, run by onnxruntime: no torch model is built and no checkpoint needed."""
+"""Models that `rs-biformer export` wrote, run by onnxruntime and numpy alone: the back end that needs no torch.
+
+There is one such route, whether torch is installed or not: so the maps are the same bytes in both cases.
+
+B batch, C bands, K classes, S window.
+"""
 
 import hashlib
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from rs_biformer.documents import Listed, build, parse_json, shown
 from rs_biformer.errors import CheckpointError, ConfigError
-from rs_biformer.nn.normalise import Normalisation
+from rs_biformer.machine import wanted_threads
+from rs_biformer.predict.arrays import Array, NumpyArrays
+from rs_biformer.predict.recipe import Device, Recipe, Worker
+from rs_biformer.predict.tta import average_views
 
 METADATA_KEY = "rs_biformer"
 """The metadata entry of the file that holds what a checkpoint carries, as JSON."""
 
+NAME = "onnxruntime"
+"""Of this back end, see backends.py."""
+
+_CPU, _GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
+_DEVICES = ("auto", "cpu", "cuda")
+
+_threads: list[int] = []
+
+
+class Standardised:
+    """What a file does to raw values by itself. mean: (C,) float32, in raw units: what stands for no data."""
+
+    def __init__(self, mean: Sequence[float]) -> None:
+        self.mean = np.array(mean, np.float32)
+
+    @property
+    def bands(self) -> int:
+        return len(self.mean)
+
 
 class OnnxModel:
-    """An exported model as a callable for `predict_scene`: (raw (B, C, S, S), valid (B, S, S)) -> logits (B, K, S, S).
+    """An exported model as a callable for `predict_scene`, of numpy arrays.
+
+    (raw (B, C, S, S), valid (B, S, S) bool) -> probabilities (B, K, S, S) float32: the file ends in a softmax.
 
     path: of a file that `export.export_onnx` wrote.
     details: what the checkpoint carried, as plain values. window: the only size S that the file takes.
-    normalisation: that of the file, which applies it itself; here it tells what to put where nothing is valid.
+    normalisation: that of the file, which applies it itself.
     fingerprint: tells the file from every other, see resume.fingerprint. runtime: what runs it, and where.
 
     Raises ConfigError when onnxruntime is not installed, CheckpointError when the file is no such model.
     """
+
+    backend = NAME
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
@@ -37,10 +69,9 @@ class OnnxModel:
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about the machine, not about the model
-        options.intra_op_num_threads = torch.get_num_threads()  # which `resume.hardware` tells
-        providers = _providers(onnxruntime)
+        options.intra_op_num_threads = threads()  # which `hardware` tells
         try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=providers)
+            self._session = onnxruntime.InferenceSession(content, options, providers=_providers(onnxruntime))
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             reason = " ".join(str(error).split())[:160]
             raise CheckpointError(f"{self._path} is no ONNX model, or a damaged one ({reason})") from None
@@ -50,9 +81,8 @@ class OnnxModel:
                 f"{self._path} was not written by `rs-biformer export`: it does not say what it was trained on"
             )
         self.details = self._details(metadata[METADATA_KEY])
-        self.normalisation = Normalisation(self.details["mean"], self.details["std"])
+        self.normalisation = Standardised(self.details["mean"])
         self.fingerprint = f"ONNX {hashlib.sha256(content).hexdigest()[:32]}"
-        self.runtime = _runtime(onnxruntime, self._session.get_providers()[0])
         self._input = self._session.get_inputs()[0]
         bands, shape = self.normalisation.bands, list(self._input.shape)
         sides = [side for side in shape[2:] if type(side) is int and side > 0]
@@ -65,12 +95,21 @@ class OnnxModel:
         where = f"{self._path}: its metadata"
         try:
             details: dict[str, Any] = build(dict[str, Any], parse_json(text, where), where)
-            for name in ("mean", "std"):
-                build(Listed[float], details.get(name), f"{where}: {name}")
-            Normalisation(details["mean"], details["std"])
+            mean: tuple[float, ...] = build(Listed[float], details.get("mean"), f"{where}: mean")
         except ConfigError as error:
             raise CheckpointError(str(error)) from None
+        if not np.isfinite(np.array(mean, np.float32)).all():
+            raise CheckpointError(f"{where}: mean {shown(mean)} must be finite")
         return details
+
+    @property
+    def runtime(self) -> str:
+        return _runtime(self._session.get_providers()[0])
+
+    def move(self, device: str) -> None:
+        """To the CPU where a GPU would be taken; a session begins on the best that there is."""
+        if device == "cpu" and self._session.get_providers()[0] != _CPU:
+            self._session.set_providers([_CPU])
 
     def __getstate__(self) -> dict[str, Any]:
         """The file's bytes: another machine may not have the file, and a session cannot be pickled."""
@@ -80,37 +119,103 @@ class OnnxModel:
         self._path = state["path"]
         self._open(state["content"])
 
-    def __call__(self, raw: Tensor, valid: Tensor) -> Tensor:
-        if tuple(raw.shape[-2:]) != (self.window, self.window):
+    def __call__(self, raw: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        if raw.shape[-2:] != (self.window, self.window):
             raise ConfigError(
                 f"the model was exported for windows of {self.window} and got {raw.shape[-1]}; "
                 f"use --window {self.window}, or export it with another --window"
             )
         mean = self.normalisation.mean[:, None, None]
-        filled = torch.where(valid[:, None].cpu(), raw.cpu().to(torch.float32), mean)
-        (probabilities,) = self._session.run(None, {self._input.name: filled.contiguous().numpy()})
-        # The file ends in a softmax; that of the engine undoes the logarithm.
-        return torch.from_numpy(probabilities).log().to(raw.device)
+        filled = np.where(valid[:, None], np.asarray(raw, np.float32), mean)
+        (found,) = self._session.run(None, {self._input.name: np.ascontiguousarray(filled)})
+        probabilities: NDArray[np.float32] = np.asarray(found, np.float32)
+        return probabilities
 
 
-def runtime_of(model: Any) -> str:
-    """What runs a model, where that is not torch: `onnxruntime 1.22.0 (CPUExecutionProvider)`; else nothing."""
-    return str(getattr(model, "runtime", ""))
+def software() -> str:
+    """The library that decides the bytes beside ours; that of onnxruntime is told by `hardware`."""
+    return f"numpy {np.__version__}"
 
 
-def onnx_runtime() -> str:
-    """The `runtime` of a model that is opened here. Raises ConfigError when onnxruntime is not installed."""
-    onnxruntime = import_onnxruntime()
-    return _runtime(onnxruntime, _providers(onnxruntime)[0])
+def threads() -> int:
+    """Threads that a model which is opened now works with."""
+    return _threads[-1] if _threads else wanted_threads()
 
 
-def _runtime(onnxruntime: Any, provider: str) -> str:
-    return f"onnxruntime {onnxruntime.__version__} ({provider})"
+def use_threads(count: int) -> None:
+    """Set their number."""
+    _threads[:] = [count]
+
+
+def pick_devices(names: Device | Sequence[Device], movable: bool = True) -> list[str]:
+    """The one device that `names` means: `auto` (a GPU where onnxruntime has one), `cpu` or `cuda`.
+
+    Raises ConfigError for any other, for several, and for `cuda` where this onnxruntime knows none.
+    """
+    several = [str(names)] if not isinstance(names, Sequence) or isinstance(names, str) else [str(one) for one in names]
+    if len(several) != 1 or several[0] not in _DEVICES:
+        raise ConfigError(f"device is {' '.join(several)}; an exported model takes one of {', '.join(_DEVICES)}")
+    if several[0] == "cuda" and _GPU not in _providers(import_onnxruntime()):
+        raise ConfigError("device 'cuda' cannot be used: this onnxruntime is for CPUs; try auto or cpu")
+    return several
+
+
+def good_at_bf16(device: str) -> bool:
+    """Never: a file computes in the numbers that it was exported in."""
+    return False
+
+
+def hardware(device: str, threads: int, model: Any = None) -> str:
+    """The kind of hardware: `cpu, several threads, onnxruntime 1.22.0 (CPUExecutionProvider)`.
+
+    model: an OnnxModel, which knows what it runs on; else what it would run on here is told.
+    """
+    runtime = model.runtime if device != "cpu" and model is not None else None
+    if runtime is None:
+        runtime = _runtime(_CPU if device == "cpu" else _providers(import_onnxruntime())[0])
+    return f"cpu, {'several threads' if threads > 1 else 'one thread'}, {runtime}"
+
+
+def prepare(recipe: Recipe, model: OnnxModel, device: str, copy: bool = False) -> Worker:
+    """The model on a device, ready to predict.
+
+    Raises ConfigError for what only torch can do: other sizes than the file's, bfloat16, compiling.
+    """
+    chosen = recipe.views
+    refused = {
+        "--scales": any(view.scale != 1 for view in chosen),
+        "--precision": recipe.precision == "bf16",
+        "--compile": recipe.compile,
+    }
+    for option in (name for name, asked in refused.items() if asked):
+        raise ConfigError(
+            f"an exported model takes windows of one size and computes as it was exported; leave {option} out, or "
+            "predict with the checkpoint"
+        )
+    model.move(device)
+
+    def probabilities(image: Array, valid: Array) -> NDArray[np.float32]:
+        found = model(image, valid)
+        wanted = (image.shape[0], recipe.classes, *image.shape[-2:])
+        if found.shape != wanted:
+            raise ConfigError(f"the model gives {found.shape} for a batch {image.shape}; {wanted} are wanted")
+        return found
+
+    def predict(image: Array, valid: Array) -> Iterable[Array]:
+        if len(chosen) == 1:
+            return probabilities(image, valid)
+        averaged: NDArray[np.float32] = average_views(probabilities, image, valid, chosen, recipe.disagreement)
+        return averaged
+
+    return Worker(predict, NumpyArrays())
+
+
+def _runtime(provider: str) -> str:
+    return f"onnxruntime {import_onnxruntime().__version__} ({provider})"
 
 
 def _providers(onnxruntime: Any) -> list[str]:
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    return [name for name in wanted if name in onnxruntime.get_available_providers()]
+    return [name for name in (_GPU, _CPU) if name in onnxruntime.get_available_providers()]
 
 
 def import_onnxruntime() -> Any:

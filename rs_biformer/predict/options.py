@@ -12,8 +12,8 @@ from typing import Any
 from rs_biformer.errors import ConfigError
 from rs_biformer.geometry import Blend, stride_of
 from rs_biformer.predict.cluster import Cluster
-from rs_biformer.predict.forward import Device, Precision
 from rs_biformer.predict.outputs import ScoreDtype
+from rs_biformer.predict.recipe import Device, Precision
 from rs_biformer.predict.tta import View, Views, views
 
 

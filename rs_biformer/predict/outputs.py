@@ -19,12 +19,10 @@ from math import log
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.predict.buffers import buffer
+from rs_biformer.predict.arrays import Array, Arrays, entr, library_of
 from rs_biformer.raster.metadata import SCORE_LEVELS, score_scale, score_tags
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -66,13 +64,13 @@ class Layers:
     def bands(self, name: str) -> int:
         return self.classes if name == "probabilities" else 1
 
-    def empty(self, height: int, width: int, device: torch.device) -> dict[str, Tensor]:
+    def empty(self, height: int, width: int, arrays: Arrays) -> dict[str, Array]:
         """Room for every map, (h, w), and (K, h, w) for probabilities."""
-        dtypes = {name: torch.uint8 if name == "classes" else getattr(torch, self.dtype) for name in self.names}
+        dtypes = {name: "uint8" if name == "classes" else self.dtype for name in self.names}
         shapes = {name: (self.classes,) * (name == "probabilities") + (height, width) for name in self.names}
-        return {name: room(shapes[name], dtypes[name], device) for name in self.names}
+        return {name: arrays.room(shapes[name], dtypes[name]) for name in self.names}
 
-    def fill(self, maps: Mapping[str, Tensor], values: Tensor) -> None:
+    def fill(self, maps: Mapping[str, Array], values: Array) -> None:
         """Write the maps, as `empty` gives them, of blended values (P, h, w) float32."""
         if not maps:
             return
@@ -81,7 +79,7 @@ class Layers:
         for name, target in maps.items():
             match name:
                 case "classes":
-                    target.copy_(index)
+                    target[...] = index
                 case "probabilities":
                     for plane, one in zip(target, scores, strict=True):
                         _store(plane, one)
@@ -116,42 +114,46 @@ class Layers:
         }
 
 
-def room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor to be written to, see `buffers.buffer`."""
-    if device.type != "cpu":
-        return torch.empty(shape, dtype=dtype, device=device)
-    return torch.from_numpy(buffer(shape, str(dtype).removeprefix("torch.")))
+def _store(target: Array, score: Array) -> None:
+    """Write scores as `target` holds them: in steps where those are whole numbers."""
+    xp = library_of(score)
+    if target.dtype == xp.uint8:
+        score = score * SCORE_LEVELS
+        xp.round(score, out=score)
+        xp.clip(score, 0, SCORE_LEVELS, out=score)
+    with np.errstate(invalid="ignore"):  # NaN is told with its window when the strip is finished
+        target[...] = score
 
 
-def _store(target: Tensor, score: Tensor) -> None:
-    target.copy_((score * SCORE_LEVELS).round_().clamp_(0, SCORE_LEVELS) if target.dtype == torch.uint8 else score)
+def _winner(scores: Array) -> tuple[Array, Array]:
+    """The largest of each pixel and its class, the first of equals; both (h, w).
 
-
-def _winner(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of each pixel and its class, the first of equals; both (h, w)."""
-    if scores.device.type != "cpu":
-        return scores.max(0)
-    # A sixth of the time that max(0) takes on a CPU, and an argmax takes longer still.
-    best, index = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8)
+    On a CPU it takes a sixth of the time of torch's max(0), and an argmax takes longer still.
+    """
+    xp = library_of(scores)
+    best, index = xp.empty_like(scores[0]), xp.zeros_like(scores[0], dtype=xp.uint8)
+    best[...] = scores[0]
     for number, one in enumerate(scores[1:], 1):
-        ahead = (one > best).view(torch.uint8).mul_(number)
-        torch.maximum(index, ahead, out=index)
-        torch.maximum(best, one, out=best)
+        ahead = (one > best).view(xp.uint8)
+        ahead *= number
+        xp.maximum(index, ahead, out=index)
+        xp.maximum(best, one, out=best)
     return best, index
 
 
-def _second(scores: Tensor) -> Tensor:
+def _second(scores: Array) -> Array:
     """The second largest of each pixel, (h, w); 0 for a single class."""
-    best, second = scores[0], torch.zeros_like(scores[0])
+    xp = library_of(scores)
+    best, second = scores[0], xp.zeros_like(scores[0])
     for one in scores[1:]:
-        second = torch.maximum(second, torch.minimum(best, one))
-        best = torch.maximum(best, one)
+        second = xp.maximum(second, xp.minimum(best, one))
+        best = xp.maximum(best, one)
     return second
 
 
-def _entropy(scores: Tensor) -> Tensor:
+def _entropy(scores: Array) -> Array:
     """Shannon entropy over the classes divided by log K; 0 for a single class."""
-    total = torch.zeros_like(scores[0])
+    total = library_of(scores).zeros_like(scores[0])
     for one in scores:
-        total += torch.special.entr(one)
+        total += entr(one)
     return total / log(max(2, len(scores)))

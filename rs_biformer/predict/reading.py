@@ -10,15 +10,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rs_biformer.background import read_ahead
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, cover, reflect_pad
+from rs_biformer.predict.arrays import Array
 from rs_biformer.predict.buffers import buffer
 from rs_biformer.predict.plan import PIECE, Plan, Run, Strip, chunks
+
+Stage = Callable[[NDArray[Any]], Array]
+
+
+def as_they_are(array: NDArray[Any]) -> Array:
+    """Arrays of numpy."""
+    return array
 
 
 class Readable(Protocol):
@@ -29,12 +35,15 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Windows of one strip that hold a valid pixel: image (B, C, S, S) as in the raster, valid (B, S, S) bool."""
+    """Windows of one strip that hold a valid pixel: image (B, C, S, S) as in the raster, valid (B, S, S) bool.
+
+    Both are what `read_run` staged them as.
+    """
 
     strip: Strip
     windows: tuple[Window, ...]
-    image: Tensor
-    valid: Tensor
+    image: Array
+    valid: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +54,10 @@ class Finished:
     valid: NDArray[np.bool_]
 
 
-def read_run(source: Readable, plan: Plan, run: Run, pin: bool = False) -> Generator[Batch | Finished]:
+def read_run(source: Readable, plan: Plan, run: Run, staged: Stage = as_they_are) -> Generator[Batch | Finished]:
     """Batches and finished strips of a run in the plan's order. Each pixel is read once.
+
+    staged: what batches are made into before they are handed out, see `Arrays.staged`.
 
     The run begins with the strips above it whose windows reach into it, as far as they do: their batches are those of
     the plan, so that every pixel of the run is summed as if the whole lane had been worked through.
@@ -57,7 +68,7 @@ def read_run(source: Readable, plan: Plan, run: Run, pin: bool = False) -> Gener
     with closing(parts):
         for strip, part in parts:
             rows.add(part, strip.output.row)
-            for batch in _batches(strip, rows, plan, pin):
+            for batch in _batches(strip, rows, plan, staged):
                 if any(window.row_stop > top for window in batch.windows):
                     yield batch
             yield Finished(strip, rows.valid(strip.output))
@@ -158,10 +169,8 @@ class _Rows:
                 yield part, common.within(part.window), common.within(window)[0]
 
 
-def _batches(strip: Strip, rows: _Rows, plan: Plan, pin: bool) -> Iterator[Batch]:
+def _batches(strip: Strip, rows: _Rows, plan: Plan, staged: Stage) -> Iterator[Batch]:
     """The windows of a strip in batches; those without a valid pixel are left out."""
     for chosen in chunks([window for window in strip.windows if rows.any_valid(window)], plan.batch_size):
-        image, valid = map(torch.from_numpy, rows.batch(chosen))
-        if pin:
-            image, valid = image.pin_memory(), valid.pin_memory()
-        yield Batch(strip, tuple(chosen), image, valid)
+        image, valid = rows.batch(chosen)
+        yield Batch(strip, tuple(chosen), staged(image), staged(valid))

@@ -11,18 +11,19 @@ import pickle
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 import rs_biformer
-from rs_biformer.predict.forward import Recipe
+from rs_biformer.predict.backends import backend_of, is_module
 from rs_biformer.predict.plan import Plan
+from rs_biformer.predict.recipe import Recipe
 from rs_biformer.raster.gdal import gdal_env, open_raster
 from rs_biformer.raster.paths import gdal_name, identity
 from rs_biformer.raster.remote import local_file, remote_state
 from rs_biformer.raster.scene import Scene
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _DIGITS = 32  # of a SHA-256 in hexadecimal: 128 bits
 _PLAIN = (bool, int, float, str, type(None))
@@ -33,7 +34,7 @@ def fingerprint(
 ) -> dict[str, str] | None:
     """What decides every byte of the maps of `scene` by `model`; None for a model that has no identity.
 
-    recipe: with a precision that is settled, not `auto`. hardware: what the function of this name says of the device.
+    recipe: with a precision that is settled, not `auto`. hardware: what the back end says of the device.
 
     A module is known by its weights, an object with an attribute `fingerprint` (a line of text, such as the digest of
     its file) by that. Any other callable could be anything in the next process.
@@ -50,7 +51,7 @@ def fingerprint(
         "normalisation": str(recipe.normalisation and model_identity(recipe.normalisation)),
         **{name: str(value) for name, value in (_plan_options(plan) | _recipe_options(recipe)).items()},
         "hardware": hardware,
-        "software": f"rs_biformer {rs_biformer.__version__}, torch {torch.__version__}",
+        "software": f"rs_biformer {rs_biformer.__version__}, {backend_of(model).software()}",
     }
 
 
@@ -76,41 +77,27 @@ def _recipe_options(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def hardware(device: torch.device, threads: int, runtime: str = "") -> str:
-    """The kind of hardware, on which the last bits of a sum depend: `NVIDIA H100 80GB HBM3`, `cpu, several threads`.
-
-    runtime: what runs the model if it is not torch, see `onnx.runtime_of`; it may be on another device.
-
-    threads: that torch works with on a CPU. With one, oneDNN adds up a 1x1 convolution in another order than with two;
-    two, four and eight give the same bits.
-    """
-    kind = device.type
-    if device.type == "cuda":
-        kind = torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        kind = f"cpu, {'several threads' if threads > 1 else 'one thread'}"
-    return f"{kind}, {runtime}" if runtime else kind
-
-
 def model_identity(model: Callable[..., Any]) -> str | None:
     """Class name and SHA-256 of a model, or its own `fingerprint`; None for a callable that has neither."""
     own = getattr(model, "fingerprint", None)
     if isinstance(own, str):
         return own
-    if isinstance(model, nn.Module):
+    if is_module(model):
         return f"{type(model).__name__} {_module_digest(model)}"
     return None
 
 
-def _module_digest(model: nn.Module) -> str:
+def _module_digest(model: "nn.Module") -> str:
     """SHA-256 over classes and plain settings of all parts, and names, dtypes, shapes and bytes of all tensors."""
+    import torch
+
     digest = hashlib.sha256()
     for line in _settings(model):
         digest.update(line.encode())
     # Buffers that are not saved with the weights shape the result like those that are.
     for name, value in {**model.state_dict(), **dict(model.named_buffers())}.items():
         digest.update(name.encode())
-        if isinstance(value, Tensor) and value.layout == torch.strided:
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided:
             digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
         else:
@@ -118,7 +105,7 @@ def _module_digest(model: nn.Module) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
-def _settings(model: nn.Module) -> Iterator[str]:
+def _settings(model: "nn.Module") -> Iterator[str]:
     """A line per part with its public attributes that are plain values, or tuples of such: topk has no weight."""
     for name, part in model.named_modules():
         plain = {key: value for key, value in vars(part).items() if key[0] != "_" and _is_plain(value)}

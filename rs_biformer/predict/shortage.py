@@ -1,10 +1,9 @@
 """Memory that runs out while a scene is predicted, on the host or on a GPU, said in one line."""
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
 
 from rs_biformer.errors import RsBiformerError
 from rs_biformer.predict.plan import Plan
@@ -15,12 +14,15 @@ _SAYINGS = (
     "cannot allocate memory",
     "not enough memory",
     "unable to allocate",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
 )
-"""What torch, CUDA, numpy and the C library say, where they have no type of their own for it."""
+"""What torch, CUDA, onnxruntime, numpy and the C library say, where they have no type of their own for it."""
 
 
 @contextmanager
-def memory_errors(plan: Plan, device: torch.device | None = None) -> Iterator[None]:
+def memory_errors(plan: Plan, device: object | None = None) -> Iterator[None]:
     """Turn what is raised for want of memory into an RsBiformerError that says whose, and what helps."""
     try:
         yield
@@ -39,17 +41,22 @@ def memory_errors(plan: Plan, device: torch.device | None = None) -> Iterator[No
 
 def is_shortage(error: BaseException) -> bool:
     """Whether an exception means that memory ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or _is_of_torch(error):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in _SAYINGS)
+    # onnxruntime's have no base but Exception
+    library = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    return library and any(said in str(error).lower() for said in _SAYINGS)
 
 
-def _whose(error: BaseException, device: torch.device | None) -> str:
-    on_gpu = isinstance(error, torch.OutOfMemoryError) or "cuda" in str(error).lower()
-    return (
-        f"the GPU ({device})"
-        if on_gpu and device is not None and device.type != "cpu"
-        else ("the GPU" if on_gpu else "this machine")
-    )
+def _is_of_torch(error: BaseException) -> bool:
+    """Whether it is torch.OutOfMemoryError, that of any GPU; torch is not imported for the question."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _whose(error: BaseException, device: object | None) -> str:
+    if not (_is_of_torch(error) or "cuda" in str(error).lower()):
+        return "this machine"
+    return "the GPU" if device is None or str(device) in ("auto", "cpu") else f"the GPU ({device})"

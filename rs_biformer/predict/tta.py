@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from math import isfinite, log
 from typing import Literal, get_args
 
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
-
 from rs_biformer.errors import ConfigError
+from rs_biformer.predict.arrays import Array, entr, library_of
 
 Views = Literal["none", "flips", "d4"]
 
@@ -42,32 +39,35 @@ class View:
             return size
         return max(SIDE_STEP, round(size * self.scale / SIDE_STEP) * SIDE_STEP)
 
-    def of(self, image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def of(self, image: Array, valid: Array) -> tuple[Array, Array]:
         """The view of (B, C, S, S) and its validity (B, S, S)."""
         image, valid = self.turned(image), self.turned(valid)
         side = self.side(image.shape[-1])
         return (image, valid) if side == image.shape[-1] else resized(image, valid, side)
 
-    def undo(self, scores: Tensor, size: int) -> Tensor:
+    def undo(self, scores: Array, size: int) -> Array:
         """Scores (B, K, s, s) of a view back on the window, (B, K, S, S)."""
         if scores.shape[-1] != size:
-            scores = interpolate(scores, (size, size), mode="bilinear", antialias=True)
-        turned = torch.rot90(scores, -self.turns, (-2, -1)) if self.turns else scores
-        return turned.flip(-1) if self.mirror else turned
+            scores = _interpolated(scores, size)
+        xp = library_of(scores)
+        turned = xp.rot90(scores, -self.turns, (-2, -1)) if self.turns else scores
+        return xp.flip(turned, (-1,)) if self.mirror else turned
 
-    def turned(self, batch: Tensor) -> Tensor:
-        mirrored = batch.flip(-1) if self.mirror else batch
-        return torch.rot90(mirrored, self.turns, (-2, -1)) if self.turns else mirrored
+    def turned(self, batch: Array) -> Array:
+        xp = library_of(batch)
+        mirrored = xp.flip(batch, (-1,)) if self.mirror else batch
+        return xp.rot90(mirrored, self.turns, (-2, -1)) if self.turns else mirrored
 
 
-def resized(image: Tensor, valid: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """(B, C, side, side) float32 and its validity, of which only valid pixels are a part.
+def resized(image: Array, valid: Array, side: int) -> tuple[Array, Array]:
+    """Tensors as (B, C, side, side) float32 and its validity, of which only valid pixels are a part.
 
     Each pixel is the mean of the valid ones under its kernel, and valid where these have half of the kernel's weight.
     """
-    known = valid[:, None].to(torch.float32)
-    filled = torch.where(valid[:, None], image.to(torch.float32), 0.0)
-    weighed, weight = (interpolate(part, (side, side), mode="bilinear", antialias=True) for part in (filled, known))
+    xp = library_of(image)
+    known = valid[:, None].to(xp.float32)
+    filled = xp.where(valid[:, None], image.to(xp.float32), 0.0)
+    weighed, weight = (_interpolated(part, side) for part in (filled, known))
     return weighed / weight.clamp_min(1e-6), weight[:, 0] >= 0.5
 
 
@@ -93,35 +93,49 @@ def views(name: Views, scales: Sequence[float] = (1.0,)) -> tuple[View, ...]:
 
 
 def average_views(
-    probabilities: Callable[[Tensor, Tensor], Tensor],
-    image: Tensor,
-    valid: Tensor,
+    probabilities: Callable[[Array, Array], Array],
+    image: Array,
+    valid: Array,
     chosen: Sequence[View],
     disagreement: bool = False,
-) -> Tensor:
+) -> Array:
     """Mean probabilities (B, K, S, S) over the views of square windows, or (B, K + 1, S, S) with their disagreement.
 
     probabilities: (image (B, C, s, s), valid (B, s, s)) -> (B, K, s, s).
     """
     size = image.shape[-1]
-    total: Tensor | None = None
-    entropies: Tensor | None = None
+    total: Array | None = None
+    entropies: Array | None = None
     for view in chosen:
         one = view.undo(probabilities(*view.of(image, valid)), size)
         if disagreement:
             own = _entropy(one)
-            entropies = own if entropies is None else entropies.add_(own)
-        total = one if total is None else total.add_(one)
+            entropies = own if entropies is None else _added(entropies, own)
+        total = one if total is None else _added(total, one)
     assert total is not None, "views() gives at least one"
-    mean = total.div_(len(chosen)) if len(chosen) > 1 else total
+    xp, mean = library_of(total), total
+    if len(chosen) > 1:
+        mean /= len(chosen)
     if entropies is None:
         return mean
-    divergence = (_entropy(mean) - entropies / len(chosen)).clamp_min_(0)
+    divergence = _entropy(mean) - entropies / len(chosen)
+    xp.clip(divergence, 0, None, out=divergence)
     most = log(max(2, min(len(chosen), mean.shape[1])))
-    return torch.cat([mean, divergence / most], 1)
+    return xp.concatenate([mean, divergence / most], 1)
 
 
-def _entropy(scores: Tensor) -> Tensor:
+def _added(total: Array, one: Array) -> Array:
+    total += one
+    return total
+
+
+def _interpolated(batch: Array, side: int) -> Array:
+    """Tensors (B, C, s, s) at another size; what runs without torch takes windows of one size."""
+    from torch.nn.functional import interpolate
+
+    return interpolate(batch, (side, side), mode="bilinear", antialias=True)
+
+
+def _entropy(scores: Array) -> Array:
     """(B, 1, S, S) in nats."""
-    entropy: Tensor = torch.special.entr(scores).sum(1, keepdim=True)
-    return entropy
+    return entr(scores).sum(1, keepdims=True)

@@ -14,24 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from distributed import Worker, WorkerPlugin, get_worker
 from numpy.typing import NDArray
-from torch import nn
 
 import rs_biformer
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.predict.backends import backend, backend_of, is_module
 from rs_biformer.predict.engine import infer_strips
-from rs_biformer.predict.forward import Predictor, good_at_bf16, pick_device
-from rs_biformer.predict.onnx import onnx_runtime, runtime_of
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Run
-from rs_biformer.predict.resume import hardware
+from rs_biformer.predict.recipe import Worker as Prepared
 from rs_biformer.predict.shortage import memory_errors
 from rs_biformer.raster.gdal import set_cache
 from rs_biformer.raster.scene import Scene
 
-_Ready = tuple[Predictor, torch.device, str]  # the model, where it is, what runs it if it is not torch
+_Ready = tuple[Prepared, Any, Any]  # the model made ready, its device, itself
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -49,9 +46,10 @@ class Facts:
 class Wanted:
     """What a worker must be to take part: the caller's versions, and one of the kinds of hardware of the survey.
 
-    kinds: none where any will do.
+    backend: that runs the model, by name. kinds: none where any will do.
     """
 
+    backend: str
     versions: dict[str, str]
     kinds: tuple[str, ...] = ()
 
@@ -80,8 +78,9 @@ class SentModel(WorkerPlugin):
             if self._ready is None:
                 assert self._packed is not None
                 model, recipe, name = pickle.loads(self._packed)
-                device = pick_device(name, model)
-                self._ready = recipe.prepare(model, device), device, runtime_of(model)
+                run_by = backend_of(model)
+                device = run_by.pick_devices(name, is_module(model))[0]
+                self._ready = run_by.prepare(recipe, model, device), device, model
                 self._packed = None  # not before: the next task must be able to try again
             yield self._ready
 
@@ -106,26 +105,27 @@ def infer_run(
     Raises ConfigError on a worker that joined after the survey and is not what the others are.
     """
     worker = get_worker()
-    require_versions(wanted.versions, versions(), worker.address)
+    run_by, threads = backend(wanted.backend), worker.state.nthreads
+    require_versions(wanted.versions, versions(wanted.backend), worker.address)
     sent = worker.plugins[model]
     assert isinstance(sent, SentModel)
     require_files(scene, worker.address)
     set_cache(plan.memory.cache)
-    torch.set_num_threads(worker.state.nthreads)
-    with scene, sent.in_hand() as (predict, device, runtime):
-        require_kind(wanted.kinds, hardware(device, worker.state.nthreads, runtime), worker.address)
+    run_by.use_threads(threads)
+    with scene, sent.in_hand() as (prepared, device, itself):
+        require_kind(wanted.kinds, run_by.hardware(device, threads, itself), worker.address)
         with memory_errors(plan, device):
-            return [maps for _, maps in infer_strips(scene, plan, predict, run, layers, device)]
+            return [maps for _, maps in infer_strips(scene, plan, prepared, run, layers)]
 
 
-def describe(device: str, movable: bool, exported: bool, dask_worker: Worker) -> Facts:
+def describe(name: str, device: str, movable: bool, dask_worker: Worker) -> Facts:
     """What this worker is, as an answer to the survey of the cluster. Dask fills in `dask_worker` by its name.
 
-    movable: whether the model can go to a GPU. exported: whether it is one that onnxruntime runs.
+    name: of the back end that is to run the model. movable: whether the model can go to a GPU.
     """
-    place = pick_device(device, nn.Identity() if movable else torch.neg)  # any callable will do
-    runtime = onnx_runtime() if exported else ""
-    return Facts(versions(), hardware(place, dask_worker.state.nthreads, runtime), good_at_bf16(place))
+    run_by = backend(name)
+    place = run_by.pick_devices(device, movable)[0]
+    return Facts(versions(name), run_by.hardware(place, dask_worker.state.nthreads), run_by.good_at_bf16(place))
 
 
 def require_files(scene: Scene, address: str) -> None:
@@ -138,11 +138,12 @@ def require_files(scene: Scene, address: str) -> None:
         )
 
 
-def versions() -> dict[str, str]:
-    """What both ends must have alike: pickles are read by Python and the package, and bytes come from torch."""
+def versions(name: str = "torch") -> dict[str, str]:
+    """What both ends must have alike: pickles are read by Python and the package, bytes come from the back end."""
+    library, version = backend(name).software().split()
     return {
         "rs_biformer": rs_biformer.__version__,
-        "torch": torch.__version__,
+        library: version,
         "python": ".".join(platform.python_version_tuple()[:2]),
     }
 

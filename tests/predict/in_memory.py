@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from rs_biformer.geometry import Window
 from rs_biformer.predict.engine import infer_runs
-from rs_biformer.predict.forward import Recipe
+from rs_biformer.predict.forward import prepare
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, make_plan
+from rs_biformer.predict.recipe import Recipe
 
 CLASSES = 4
 CPU = torch.device("cpu")
@@ -69,7 +70,7 @@ def infer(
     """The maps, worked out in runs of at most `longest` strips by so many workers."""
     layers = Layers(names, CLASSES, "float16")
     recipe = recipe or Recipe(CLASSES, disagreement="disagreement" in names)
-    made = [(recipe.prepare(model, CPU, copy=number > 0), CPU) for number in range(workers)]
+    made = [prepare(recipe, model, CPU, copy=number > 0) for number in range(workers)]
     maps: dict[str, np.ndarray] = {}
     covered = np.zeros((scene.height, scene.width), int)
     for strip, found in infer_runs(scene, plan, made, plan.runs(all_strips(plan), longest), layers):

@@ -26,10 +26,10 @@ from rs_biformer.predict import cluster as cluster_module
 from rs_biformer.predict import predict_scene
 from rs_biformer.predict.cluster import Cluster, connect, run_length
 from rs_biformer.predict.engine import infer_strips
-from rs_biformer.predict.forward import Recipe
+from rs_biformer.predict.forward import hardware, prepare
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Run, make_plan
-from rs_biformer.predict.resume import hardware
+from rs_biformer.predict.recipe import Recipe
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import PRESETS, ClassSchema
 
@@ -65,11 +65,11 @@ def all_strips(plan: Plan) -> list[tuple[int, int]]:
 
 def alone(model: nn.Module, scene: Scene, plan: Plan, layers: Layers = LAYERS) -> dict:
     """The maps of all strips, made in this process in one run per lane."""
-    predict = Recipe(layers.classes).prepare(model, CPU)
+    made = prepare(Recipe(layers.classes), model, CPU)
     return {
         (strip.lane, strip.index): maps
         for lane in range(len(plan.columns))
-        for strip, maps in infer_strips(scene, plan, predict, Run(lane, 0, plan.strip_count), layers, CPU)
+        for strip, maps in infer_strips(scene, plan, made, Run(lane, 0, plan.strip_count), layers)
     }
 
 
@@ -300,7 +300,7 @@ def test_a_worker_with_other_versions_is_refused_before_it_is_given_work(cluster
 
     ours = worker.versions()
 
-    def describe(device: str, movable: bool, exported: bool, dask_worker: object) -> worker.Facts:
+    def describe(name: str, device: str, movable: bool, dask_worker: object) -> worker.Facts:
         return worker.Facts(ours | {"torch": "1.0"}, "cpu", False)
 
     monkeypatch.setattr(worker, "describe", describe)
@@ -314,7 +314,7 @@ def test_a_worker_that_joins_with_other_versions_is_refused_as_well(cluster, sce
     from rs_biformer.predict import worker
 
     both = iter([worker.versions() | {"torch": "1.0"}])
-    monkeypatch.setattr(worker, "versions", lambda ours=worker.versions: next(both, None) or ours())
+    monkeypatch.setattr(worker, "versions", lambda name, ours=worker.versions: next(both, None) or ours(name))
     with pytest.raises(ConfigError, match=r"and not 1.0: install the same everywhere"):
         together(cluster, network(), scene, plan_of(scene))
 
@@ -337,13 +337,16 @@ def test_a_model_that_was_not_ready_at_the_first_try_is_made_ready_at_the_next(m
     sent = worker.SentModel(pickle.dumps((network(), Recipe(CLASSES), "cpu")))
     sent.setup(None)
     with monkeypatch.context() as patch:
-        patch.setattr(Recipe, "prepare", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+        patch.setattr(
+            "rs_biformer.predict.forward.prepare",
+            lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")),
+        )
         for _ in range(2):
             with pytest.raises(torch.OutOfMemoryError), sent.in_hand():
                 pass
-    with sent.in_hand() as (predict, device, runtime), torch.inference_mode():
-        assert (device, runtime) == (CPU, "")
-        assert len(list(predict(torch.zeros(1, 3, 16, 16), torch.ones(1, 16, 16, dtype=torch.bool)))) == 1
+    with sent.in_hand() as (prepared, device, model), torch.inference_mode():
+        assert device == CPU and isinstance(model, nn.Sequential)
+        assert len(list(prepared.predict(torch.zeros(1, 3, 16, 16), torch.ones(1, 16, 16, dtype=torch.bool)))) == 1
     assert sent._packed is None
 
 

@@ -11,7 +11,7 @@ from in_memory import CLASSES, MemoryScene, brightest_band, infer, looking_aroun
 from torch import nn
 
 from rs_biformer.nn.model import create_model
-from rs_biformer.predict.forward import Recipe
+from rs_biformer.predict.recipe import Recipe
 
 WINDOW = 16
 ALL = ("classes", "probabilities", "confidence", "margin", "entropy")

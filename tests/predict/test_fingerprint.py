@@ -12,9 +12,10 @@ from torch import nn
 
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention
 from rs_biformer.nn.normalise import Normalisation
-from rs_biformer.predict.forward import Recipe
+from rs_biformer.predict.forward import hardware
 from rs_biformer.predict.plan import make_plan
-from rs_biformer.predict.resume import fingerprint, hardware, model_identity
+from rs_biformer.predict.recipe import Recipe
+from rs_biformer.predict.resume import fingerprint, model_identity
 from rs_biformer.raster.remote import local_file, remote_state
 from rs_biformer.raster.scene import Scene
 
@@ -169,23 +170,19 @@ def test_one_thread_and_several_are_different_hardware():
     ]
 
 
-def test_what_runs_an_exported_model_is_part_of_the_hardware():
-    assert hardware(torch.device("cpu"), 1, "onnxruntime 1.22.0 (CUDAExecutionProvider)") == (
-        "cpu, one thread, onnxruntime 1.22.0 (CUDAExecutionProvider)"
-    )
-
-
 def test_an_exported_model_tells_its_runtime_and_where_it_runs(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     from tiny_checkpoint import pointwise_model
 
     from rs_biformer.export import export_onnx
-    from rs_biformer.predict.onnx import OnnxModel, onnx_runtime, runtime_of
+    from rs_biformer.predict import onnx
 
-    model = OnnxModel(export_onnx(pointwise_model(), tmp_path / "model.onnx"))
-    assert runtime_of(model) == f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider)" == onnx_runtime()
-    assert runtime_of(network()) == ""
+    model = onnx.OnnxModel(export_onnx(pointwise_model(), tmp_path / "model.onnx"))
+    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider)"
+    for one in (model, None):
+        assert onnx.hardware("auto", 1, one) == f"cpu, one thread, {runtime}"
+        assert onnx.hardware("cpu", 2, one) == f"cpu, several threads, {runtime}"
 
 
 def test_a_file_behind_a_url_that_changes_is_another_scene(scene):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from in_memory import CLASSES, CPU, brightest_band, looking_around
@@ -6,7 +7,9 @@ from torch import Tensor, nn
 from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.nn.model import create_model
 from rs_biformer.nn.normalise import Normalisation
-from rs_biformer.predict.forward import Recipe, eval_mode, largest_batch, pick_device, pick_devices
+from rs_biformer.predict.backends import eval_mode
+from rs_biformer.predict.forward import largest_batch, pick_device, pick_devices, prepare
+from rs_biformer.predict.recipe import Recipe
 
 
 def batch(size: int = 6, side: int = 16) -> tuple[Tensor, Tensor]:
@@ -16,7 +19,11 @@ def batch(size: int = 6, side: int = 16) -> tuple[Tensor, Tensor]:
 
 def values(recipe: Recipe, model, *arguments: Tensor) -> Tensor:
     with torch.inference_mode():
-        return torch.stack(list(recipe.prepare(model, CPU)(*arguments)))
+        return torch.stack(list(prepare(recipe, model, CPU).predict(*arguments)))
+
+
+def one_window() -> tuple[np.ndarray, np.ndarray]:
+    return tuple(part[0].numpy() for part in batch(1))
 
 
 class Small(nn.Module):
@@ -35,22 +42,19 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize(("most", "fits"), [(8, 6), (3, 3), (2, 2), (1, 1)])
 def test_a_batch_is_halved_until_the_device_has_memory_for_it(most: int, fits: int):
-    image, valid = batch(1)
     small = Small(most)
-    assert largest_batch(Recipe(CLASSES).prepare(small, CPU), 6, image[0], valid[0]) == fits
+    assert largest_batch(prepare(Recipe(CLASSES), small, CPU), 6, *one_window()) == fits
     assert small.seen == [size for size in (6, 3, 2, 1) if size >= fits]
 
 
 def test_views_of_a_batch_are_tried_as_well():
-    image, valid = batch(1)
-    predict = Recipe(CLASSES, tta="flips", disagreement=True).prepare(Small(most=1), CPU)
-    assert largest_batch(predict, 4, image[0], valid[0]) == 1
+    worker = prepare(Recipe(CLASSES, tta="flips", disagreement=True), Small(most=1), CPU)
+    assert largest_batch(worker, 4, *one_window()) == 1
 
 
 def test_a_window_that_does_not_fit_is_an_error_that_says_what_to_do():
-    image, valid = batch(1)
     with pytest.raises(RsBiformerError, match="one window of 16 pixels does not fit the memory of cpu; take a smaller"):
-        largest_batch(Recipe(CLASSES).prepare(Small(most=0), CPU), 4, image[0], valid[0])
+        largest_batch(prepare(Recipe(CLASSES), Small(most=0), CPU), 4, *one_window())
 
 
 def test_a_batch_that_does_not_fit_later_is_not_halved_in_silence():
@@ -105,7 +109,7 @@ def test_one_logit_for_one_class_is_refused_with_the_recipe():
 )
 def test_a_model_that_ends_in_a_softmax_or_a_sigmoid_is_told_once(caplog, model, classes: int, told: str | None):
     with torch.inference_mode():
-        predict = Recipe(classes).prepare(model, CPU)
+        predict = prepare(Recipe(classes), model, CPU).predict
         for _ in range(2):
             list(predict(*batch()))
     assert len(caplog.records) == (told is not None)
@@ -149,7 +153,7 @@ class Counting(nn.Module):
 def test_a_copy_leaves_the_callers_module_as_it_is():
     model = Counting()
     for copy, counted in ((True, 0), (False, 1)):
-        predict = Recipe(CLASSES).prepare(model, CPU, copy=copy)
+        predict = prepare(Recipe(CLASSES), model, CPU, copy=copy).predict
         with torch.inference_mode():
             assert len(list(predict(*batch()))) == 6
         assert model.batches.item() == counted
@@ -159,9 +163,9 @@ def test_a_copy_leaves_the_callers_module_and_the_recipes_normalisation_where_th
     monkeypatch.setattr("rs_biformer.predict.forward.good_at_bf16", lambda device: False)
     model, elsewhere = Counting(), torch.device("meta")
     recipe = Recipe(CLASSES, Normalisation([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]))
-    recipe.prepare(model, elsewhere, copy=True)
+    prepare(recipe, model, elsewhere, copy=True)
     assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cpu"}
-    recipe.prepare(model, elsewhere)
+    prepare(recipe, model, elsewhere)
     assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
     assert {tensor.device.type for tensor in recipe.normalisation.buffers()} == {"cpu"}
 
@@ -205,7 +209,7 @@ def test_a_gpu_gives_what_the_cpu_gives(precision: str):
     image, valid = batch(2, 64)
     wanted = values(Recipe(CLASSES), model, image, valid)
     with torch.inference_mode():
-        predict = Recipe(CLASSES, precision=precision).prepare(model, gpu)
+        predict = prepare(Recipe(CLASSES, precision=precision), model, gpu).predict
         found = torch.stack(list(predict(image.to(gpu), valid.to(gpu)))).cpu()
     torch.testing.assert_close(found, wanted, atol=1e-3 if precision == "32" else 0.05, rtol=0)
 
@@ -229,7 +233,7 @@ def test_recipes_that_cannot_be_meant_are_refused(options: dict, message: str):
 def test_a_sequence_names_several_devices():
     assert pick_devices(["cpu", "cpu"]) == [CPU, CPU]
     assert pick_devices("cpu") == [CPU]
-    assert pick_device("auto", brightest_band) == CPU
+    assert pick_device("auto", movable=False) == CPU
     with pytest.raises(ConfigError, match="no device is named"):
         pick_devices([])
     with pytest.raises(ConfigError, match=r"cuda:99.* cannot be used"):
@@ -240,5 +244,5 @@ def test_all_gpus_are_meant_by_cuda_and_by_auto_for_a_module(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     both = [torch.device("cuda", 0), torch.device("cuda", 1)]
-    assert pick_devices("cuda") == pick_devices("auto", nn.Identity()) == both
-    assert pick_devices("auto", brightest_band) == [CPU]
+    assert pick_devices("cuda") == pick_devices("auto") == both
+    assert pick_devices("auto", movable=False) == [CPU]

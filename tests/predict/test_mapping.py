@@ -491,8 +491,11 @@ def test_a_module_left_in_training_mode_maps_as_in_eval_mode_and_is_not_changed(
     ("where", "error"),
     [
         ("rs_biformer.predict.reading.buffer", MemoryError("Unable to allocate 3.00 GiB for an array")),
-        ("rs_biformer.predict.blending.room", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
-        ("rs_biformer.predict.outputs.buffer", OSError(12, "Cannot allocate memory")),
+        (
+            "rs_biformer.predict.tensors.TorchArrays.room",
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        ),
+        ("rs_biformer.predict.tensors.buffer", OSError(12, "Cannot allocate memory")),
         ("rs_biformer.predict.forward._softmax", RuntimeError("DefaultCPUAllocator: can't allocate memory")),
         ("rs_biformer.predict.engine.read_run", RuntimeError("CUDA error: out of memory")),
     ],

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.predict.arrays import NumpyArrays
 from rs_biformer.predict.outputs import SCORES, Layers
+from rs_biformer.predict.tensors import TorchArrays
 from rs_biformer.raster.metadata import SCORE_LEVELS
 from rs_biformer.schema import IGNORE, PRESETS
 
@@ -16,12 +18,17 @@ ALL = ("classes", *SCORES)
 
 
 def maps(scores: list[list[float]], dtype: str = "float16", names: tuple[str, ...] = ALL) -> dict[str, np.ndarray]:
-    """The maps of a row of pixels, each a list of probabilities, whose views disagree by 0.5."""
+    """The maps of a row of pixels, each a list of probabilities, whose views disagree by 0.5: torch's and numpy's."""
     layers = Layers(names, len(scores[0]), dtype)
-    planes = torch.tensor([[*pixel, 0.5] for pixel in scores]).T[:, None]
-    made = layers.empty(1, len(scores), CPU)
-    layers.fill(made, planes)
-    return {name: layer.numpy()[..., 0, :] for name, layer in made.items()}
+    planes = np.array([[*pixel, 0.5] for pixel in scores], np.float32).T[:, None]
+    found = []
+    for arrays in (TorchArrays(CPU), NumpyArrays()):
+        made = layers.empty(1, len(scores), arrays)
+        layers.fill(made, arrays.placed(planes))
+        found.append({name: arrays.on_host(layer)[..., 0, :] for name, layer in made.items()})
+    for name in names:
+        np.testing.assert_allclose(*(one[name].astype(float) for one in found), rtol=1e-3)
+    return found[1]
 
 
 def test_each_map_says_what_it_is_defined_as():
@@ -45,7 +52,7 @@ def test_one_class_is_certain():
 
 def test_many_classes_are_told_apart():
     scores = torch.rand(254, 9, 7)
-    made = Layers(("classes",), 254).empty(9, 7, CPU)
+    made = Layers(("classes",), 254).empty(9, 7, TorchArrays(CPU))
     Layers(("classes",), 254).fill(made, scores)
     assert torch.equal(made["classes"], scores.argmax(0).to(torch.uint8))
 
@@ -64,7 +71,7 @@ def test_maps_that_are_not_asked_for_are_not_made():
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
 def test_nodata_is_255_and_not_a_number(dtype: str):
     layers = Layers(ALL, 2, dtype)
-    made = {name: layer.zero_().numpy() for name, layer in layers.empty(2, 3, CPU).items()}
+    made = {name: np.zeros_like(layer) for name, layer in layers.empty(2, 3, NumpyArrays()).items()}
     valid = np.array([[True, False, True], [True, True, True]])
     layers.mask(made, valid)
     for name, layer in made.items():
