@@ -20,7 +20,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python %d.%d found; 3.11 to 3.13 needed: make PYTHON=python3.12 ..." % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,onnx,cluster,tensorboard]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,onnx,cluster,tensorboard,zones]'
 	@touch $(READY)
 
 demo: $(READY)
@@ -48,7 +48,7 @@ fuzz: $(READY)
 # The lowest versions that pyproject.toml allows, all at once; on the lowest Python: make test-oldest PYTHON=python3.11
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev,onnx,cluster,lora,tensorboard]'
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev,onnx,cluster,lora,tensorboard,zones]'
 	@touch $(OLDEST)/.ready
 
 test-oldest: $(OLDEST)/.ready
@@ -58,7 +58,7 @@ test-oldest: $(OLDEST)/.ready
 constraints-oldest: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --resolution lowest-direct --no-annotate --no-header \
-		--extra dev --extra onnx --extra cluster --extra lora --extra tensorboard --output-file constraints-oldest.txt pyproject.toml
+		--extra dev --extra onnx --extra cluster --extra lora --extra tensorboard --extra zones --output-file constraints-oldest.txt pyproject.toml
 
 # Changes the code in one place at a time and shows what its tests do not notice: see CONTRIBUTING.md.
 mutants: $(READY)

@@ -26,6 +26,7 @@ COMMANDS = (
     "predict",
     "view",
     "vectorize",
+    "summarise",
     "export",
     "convert",
     "explain",

@@ -85,3 +85,23 @@ def encoders(found: Mapping[str, Sequence[str]]) -> None:
     """Encoders of the libraries, with the weights that there are for each."""
     rows = [[name, ", ".join(weights)] for name, weights in found.items()]
     console.table("Encoders of smp and timm, and their weights", ["encoder", "weights"], rows)
+
+
+def columns(title: str, found: Mapping[str, Any], *, most: int) -> None:
+    """The first rows of a table given by its columns: areas whole, shares in per cent."""
+    names = list(found)
+    rows = [
+        [_cell(name, found[name].tolist()[number]) for name in names]
+        for number in range(min(most, len(found[names[0]])))
+    ]
+    console.table(title, names, rows)
+    if len(found[names[0]]) > most:
+        print(f"... and {len(found[names[0]]) - most} more rows in the table")
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    if name == "share" or name.endswith("_share"):
+        return f"{value:.2%}"
+    return f"{value:.7g}" if isinstance(value, float) else str(value)

@@ -135,7 +135,7 @@ class Polygons:
                     f"{self.path} has no attribute {name!r}; it has {', '.join(self.layer.fields) or 'none'}"
                 )
         self.notes: tuple[str, ...] = ()
-        crs = self._layer_crs()
+        self.crs = crs = self._layer_crs()
         self._place = _Placement(grid, crs)
         self._whole = Window(0, 0, grid.height, grid.width)
         self._degrees = crs is not None and crs.is_geographic
@@ -285,8 +285,39 @@ class Polygons:
         placed_bounds[small] = shapely.bounds(placed[small]).reshape(-1, 4)
         return _Shapes(owners, polygons, bounds, placed, placed_bounds)
 
+    def everything(self) -> Features:
+        """All features of the layer that have a geometry, on the grid or not, with all attributes."""
+        if self.layer.bounds is None:
+            return _none(self.layer.fields)
+        left, bottom, right, top = self.layer.bounds
+        return self.layer.within((left, bottom, right, top), self.layer.fields)
+
+    def outlines(self, block: Window) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
+        """Simple polygons that may lie on a block, in pixels of the grid (N,), and the ids of their features (N,).
+
+        What reaches far beyond the block is cut around it. Raises RasterError when the layer cannot be read.
+        """
+        features = self._features(block, ())
+        everything = np.arange(len(features.ids))
+        chosen = self._chosen(self._shapes(features, everything, np.zeros(len(everything), np.int16)), block)
+        outlines = np.full(len(chosen), None, object)
+        outlines[:] = [shape for shape, _ in chosen]
+        return outlines, features.ids[np.array([owner for _, owner in chosen], np.intp)]
+
     def _burn(self, shapes: "_Shapes", codes: NDArray[np.int16], block: Window, fill: int) -> NDArray[np.int16]:
         """A block of the grid (h, w), drawn."""
+        size = (block.height, block.width)
+        chosen = [(shape, int(codes[owner])) for shape, owner in self._chosen(shapes, block)]
+        if not chosen:
+            return np.full(size, fill, np.int16)
+        with gdal_env():
+            burnt: NDArray[np.int16] = rasterize(
+                chosen, out_shape=size, fill=fill, transform=Affine.translation(block.col, block.row), dtype="int16"
+            )
+        return burnt
+
+    def _chosen(self, shapes: "_Shapes", block: Window) -> list[tuple[Any, int]]:
+        """What may lie on a block, placed on the grid, in drawing order, each with the position of its feature."""
         chosen: list[tuple[Any, int]] = []
         bounds = shapes.placed_bounds
         with np.errstate(invalid="ignore"):
@@ -297,24 +328,17 @@ class Polygons:
         if box is not None:
             here |= large & _meets(shapes.bounds, box)
         for number in np.flatnonzero(here):
-            code = int(codes[shapes.owners[number]])
+            owner = int(shapes.owners[number])
             if large[number]:
                 assert box is not None
                 cut, _ = _parts(
                     np.array([shapely.clip_by_rect(shapes.polygons[number], *box)], object), np.zeros(1, int)
                 )
                 areas = cut[np.isin(shapely.get_type_id(cut), _AREAS)]
-                chosen += [(shape, code) for shape in self._place.placed(areas) if not shape.is_empty]
+                chosen += [(shape, owner) for shape in self._place.placed(areas) if not shape.is_empty]
             else:
-                chosen.append((shapes.placed[number], code))
-        size = (block.height, block.width)
-        if not chosen:
-            return np.full(size, fill, np.int16)
-        with gdal_env():
-            burnt: NDArray[np.int16] = rasterize(
-                chosen, out_shape=size, fill=fill, transform=Affine.translation(block.col, block.row), dtype="int16"
-            )
-        return burnt
+                chosen.append((shapes.placed[number], owner))
+        return chosen
 
 
 class Area:

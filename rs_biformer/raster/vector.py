@@ -87,11 +87,11 @@ def vectorize(
         placing = Placing.of(source.crs, source.transform, source.gcps)
         placing = placing.in_metres() if out.suffix.lower() in (".gpkg", ".fgb") else placing
         require_format(out, placing.crs, maps[0])
-        _require_class_map(source)
+        require_class_map(source)
         _tell(maps[0], placing)
         scores = None
         if certain:
-            scores = _Scores(stack.enter_context(closing(Source(_joined(certain, folder / "confidence.vrt")))))
+            scores = Scores(stack.enter_context(closing(Source(_joined(certain, folder / "confidence.vrt")))))
             require_same_grid(source, scores.source)
         height = rows or int(np.clip(_SLAB_PIXELS // source.width, *_SLAB_ROWS))
         slabs: Iterable[NDArray[np.uint8]] = _slabs(source, height)
@@ -119,7 +119,8 @@ def _tell(path: PathLike, placing: Placing) -> None:
         _LOG.warning("%s has no CRS; programs will not know where its polygons lie", path)
 
 
-def _require_class_map(source: Source) -> None:
+def require_class_map(source: Source) -> None:
+    """Raise RasterError unless a raster is one band of bytes."""
     if source.count != 1 or source.dtypes[0] != "uint8":
         raise RasterError(
             f"{source.path} has {source.count} band(s) of {source.dtypes[0]}; a class map is one of uint8"
@@ -135,7 +136,7 @@ def _slabs(source: Source, rows: int) -> Iterator[NDArray[np.uint8]]:
         yield from np.array_split(slab, min(len(slab), 1 + borders // _SLAB_BORDERS))
 
 
-class _Scores:
+class Scores:
     """A raster of one number per pixel, in the scale that the file declares."""
 
     def __init__(self, source: Source) -> None:
@@ -144,9 +145,8 @@ class _Scores:
         self.source = source
         self._quantity = ScoreScale(source.path)
 
-    def read(self, row: int, height: int) -> NDArray[np.float64]:
-        """Rows of the raster (height, w), NaN where it is masked."""
-        window = Window(row, 0, height, self.source.width)
+    def read(self, window: Window) -> NDArray[np.float64]:
+        """A window of the raster (h, w), NaN where it is masked."""
         pixels = self.source.read([1], window)
         values = self._quantity(pixels[0][None])[0]
         return np.where(self.source.valid([1], pixels, window), values, np.nan)
@@ -157,13 +157,14 @@ def _features(
     placing: Placing,
     names: Mapping[int, str],
     slabs: Iterable[NDArray[np.uint8]],
-    scores: _Scores | None,
+    scores: Scores | None,
     tolerance: float,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[ClassPolygons]:
     builder, row = FaceBuilder(source.height, tolerance), 0
     for slab in slabs:
-        outlines, classes, means = builder.add(slab, None if scores is None else scores.read(row, len(slab)))
+        rows = Window(row, 0, len(slab), source.width)
+        outlines, classes, means = builder.add(slab, None if scores is None else scores.read(rows))
         row += len(slab)
         if len(outlines):
             outlines = shapely.transform(outlines, placing.ground)
