@@ -28,6 +28,10 @@ OWN_TESTS = {
     "predict/blending": ["tests/predict/test_exact.py"],
     "evaluation/confusion": ["tests/evaluation/test_confusion.py"],
     "evaluation/protocols": ["tests/evaluation/test_protocols.py"],
+    "nn/attention/bra": ["tests/nn/test_bra.py"],
+    "data/sampler": ["tests/data/test_sampler.py"],
+    "data/dataset": ["tests/data/test_dataset.py"],
+    "data/augment": ["tests/data/test_augment.py"],
 }
 SWAPPED = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,3 +135,26 @@ def test_arrays_of_two_shapes_are_refused():
 def test_counts_of_a_matrix_alone_leave_nothing_out():
     counts = ours.Confusion(np.array([[3, 1], [0, 2]]), np.zeros(2, int))
     assert (counts.ignored, counts.eroded, counts.unknown, counts.padded, counts.evaluated) == (0, 0, 0, 0, 6)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "unpredicted"),
+    [((2, 3), (2,)), ((3, 2), (2,)), ((2, 2), (3,)), ((5, 2, 2), (2,)), ((4, 5, 3, 3), (4, 5, 2)), ((), ())],
+)
+def test_counts_of_shapes_that_do_not_go_together_are_refused(matrix, unpredicted):
+    with pytest.raises(ConfigError, match="a confusion needs a square matrix"):
+        ours.Confusion(np.zeros(matrix, np.int64), np.zeros(unpredicted, np.int64))
+
+
+def test_a_grid_of_blocks_is_a_stack_too():
+    counts = ours.empty(3, 4, 5)
+    assert counts.matrix.shape == (4, 5, 3, 3) and counts.unpredicted.shape == (4, 5, 3)
+    assert counts.total.matrix.shape == (3, 3) and counts.total.unpredicted.shape == (3,)
+
+
+def test_every_count_of_two_scenes_is_added():
+    one, other = ours.empty(1), ours.empty(1)
+    both = replace(one, ignored=7, eroded=1, unknown=2, padded=3) + replace(
+        other, ignored=70, eroded=10, unknown=20, padded=30
+    )
+    assert (both.ignored, both.eroded, both.unknown, both.padded) == (77, 11, 22, 33)
