@@ -77,6 +77,9 @@ def test_layers_load_and_nothing_complains_or_is_asked_elsewhere(browser, site, 
     browser.wait(LOADED)
     browser.wait("!document.querySelector('#places').hidden")
     assert browser.run(f"{TILES}.every(t => t.naturalWidth === 256)")
+    browser.run("document.querySelector('#legend tbody button').click()")
+    browser.wait(f"{TILES}.some(t => t.src.includes('/map/') && t.src.includes('only=0'))")
+    browser.wait(LOADED)
     assert EVIL in browser.run("document.querySelector('#layers').textContent")
     assert browser.run("document.querySelectorAll('#layers b').length") == 0
     assert browser.complaints == []

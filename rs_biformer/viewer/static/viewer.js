@@ -27,6 +27,7 @@
   };
   const gone = "The server does not answer any more; start rs-biformer view again.";
 
+  if (matchMedia("(hover: none)").matches) document.querySelector("#cursor .empty").textContent = "Tap the map to see what a pixel holds.";
   let view;
   try {
     view = await fetched("/api/view");
@@ -50,6 +51,9 @@
   // Between two levels a smooth picture looks best; enlarged, each pixel is to be seen.
   map.on("zoomend", () => $("map").classList.toggle("enlarged", map.getZoom() > 0.5));
   const Pictures = L.TileLayer.extend({
+    _clampZoom(zoom) { // `redraw` forgets that levels are whole numbers
+      return L.TileLayer.prototype._clampZoom.call(this, Math.round(zoom));
+    },
     getTileUrl(at) {
       const only = this.options.only === null ? "" : `&only=${this.options.only}`;
       return `/tiles/${this.options.key}/${-(at.z + sharp)}/${at.y}/${at.x}.png?run=${view.run}${only}&v=${this.options.version}`;
