@@ -154,7 +154,7 @@ def map_scene(
             on_plan(plan)
         set_cache(plan.memory.cache)
         stack.callback(set_cache, CACHE_BYTES)
-        notes = _tags(plan, windows) | dict(tags or {})
+        notes = _tags(plan, windows) | metadata.date_tags(source.path) | dict(tags or {})
         state = fingerprint(source, model, plan, executor.recipe, executor.hardware) if output.resume else None
         maps = _open_maps(stack, source, paths, layers, schema, notes, state, output.restart)
         _fill(maps, executor, source, plan, layers, progress)
@@ -328,7 +328,7 @@ def _require_bands(scene: Scene, normalisation: Any) -> None:
 
 
 def _tags(plan: Plan, windows: Windows) -> dict[str, str]:
-    """How a map was made, as metadata. No date and no machine: the same run gives the same bytes."""
+    """How a map was made, as metadata. No date of its making, no machine: the same run gives the same bytes."""
     return {
         metadata.PREDICTION_WINDOW: str(plan.size),
         metadata.PREDICTION_OVERLAP: f"{windows.overlap:g}",

@@ -102,9 +102,10 @@ class Layers:
     def writer_options(self, name: str, schema: ClassSchema | None) -> dict[str, Any]:
         """Arguments of a MapWriter for the map `name`."""
         if name == "classes":
-            return {"schema": schema}
+            return {"schema": schema, "descriptions": ["class"]}
         return {
             "schema": schema if name == "probabilities" else None,
+            "descriptions": None if name == "probabilities" else [name],
             "count": self.bands(name),
             "dtype": self.dtype,
             "nodata": IGNORE if self.dtype == "uint8" else float("nan"),

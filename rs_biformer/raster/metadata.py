@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ PREDICTION_WINDOW, PREDICTION_OVERLAP = "PREDICTION_WINDOW", "PREDICTION_OVERLAP
 PREDICTION_BLEND, PREDICTION_TTA, PREDICTION_SCALES = "PREDICTION_BLEND", "PREDICTION_TTA", "PREDICTION_SCALES"
 """The options of the prediction, as `predict_scene` has them."""
 
+DATE = "TIFFTAG_DATETIME"
+"""When a raster was taken, or made, as TIFF spells it: 2024:05:31 10:20:30."""
+
 SCALE = "SCALE"
 """`value / 250`: what a stored value means, in words. GDAL's own scale says the same to programs."""
 
 SCORE_LEVELS = 250
 """Steps of a score stored as uint8: the value v means v / 250, and 255 is nodata."""
 
+_DATE_FORM = "%Y:%m:%d %H:%M:%S"
 _OPTIONS = PREDICTION_WINDOW, PREDICTION_OVERLAP, PREDICTION_BLEND, PREDICTION_TTA, PREDICTION_SCALES
 
 
@@ -49,6 +54,19 @@ def score_tags(layer: str, dtype: Any) -> dict[str, str]:
 def score_scale(dtype: Any) -> float:
     """What a stored score is multiplied by to give 0 to 1."""
     return 1 / SCORE_LEVELS if np.dtype(dtype) == np.uint8 else 1.0
+
+
+def date_tags(location: Location) -> dict[str, str]:
+    """The date that a raster tells, as a tag for maps of it: of the ground that they show, not of their making.
+
+    Empty where it tells none, or one that is no date. Raises RasterError when the file cannot be opened.
+    """
+    with gdal_env(), raster_errors(location, "opened"), open_raster(location) as file:
+        text = file.tags().get(DATE, "").strip()
+    try:
+        return {DATE: f"{datetime.strptime(text, _DATE_FORM):{_DATE_FORM}}"}
+    except ValueError:
+        return {}
 
 
 def made_by(tags: Mapping[str, str]) -> dict[str, str]:

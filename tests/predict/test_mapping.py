@@ -520,3 +520,21 @@ def test_other_errors_are_no_shortage_of_memory(write_raster, tmp_path):
     scene = write_raster("scene.tif", pixels(50, 60))
     with pytest.raises(RuntimeError, match="sizes of tensors"):
         predict_scene(fail, scene, tmp_path / "map.tif", classes=CLASSES, window=WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"), [("2024:05:31 10:20:30", True), ("0000:00:00 00:00:00", False), ("May", False)]
+)
+def test_maps_say_what_their_bands_are_and_when_the_scene_was_taken(scene, tmp_path, told: str, kept: bool):
+    with rasterio.open(scene, "r+") as file:
+        file.update_tags(TIFFTAG_DATETIME=told)
+    out = tmp_path / "map.tif"
+    sure, each = tmp_path / "sure.tif", tmp_path / "each.tif"
+    predict_scene(brightest_band, scene, out, window=32, classes=CLASSES, confidence=sure, probabilities=each)
+    names = []
+    for path in (out, sure, each):
+        with rasterio.open(path) as file:
+            assert file.tags().get("TIFFTAG_DATETIME") == (told if kept else None)
+            names.append(file.descriptions)
+    assert names[:2] == [("class",), ("confidence",)]
+    assert len(names[2]) == CLASSES

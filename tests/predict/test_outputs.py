@@ -89,7 +89,7 @@ def test_bytes_and_planes_are_counted():
 def test_a_writer_is_told_what_a_map_holds():
     schema = PRESETS["vaihingen"]
     layers = Layers(ALL, len(schema), "float16")
-    assert layers.writer_options("classes", schema) == {"schema": schema}
+    assert layers.writer_options("classes", schema) == {"schema": schema, "descriptions": ["class"]}
     assert layers.writer_options("probabilities", schema)["count"] == len(schema)
     assert np.isnan(layers.writer_options("entropy", schema)["nodata"])
     assert Layers(ALL, 6).writer_options("entropy", schema)["tags"]["SCALE"] == "value / 250"
