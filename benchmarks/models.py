@@ -1,6 +1,6 @@
 """Whole models beside smp's ResNet-50 U-Net: images per second forward and in a training step, and peak memory.
 
-    python benchmarks/models.py [--size 512] [--batch 4] [--rounds 5] [--device cuda]
+    python benchmarks/models.py [--size 512] [--batch 4] [--rounds 5] [--device cuda] [--only MODEL ...] [--no-memory]
 
 Random images and labels of 6 classes, channels-last. A training step is forward, cross-entropy, backward and AdamW. On
 the CPU in float32 and bfloat16 autocast; on a GPU in bfloat16 autocast, as it is and through torch.compile. All models
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from statistics import median
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -27,19 +28,22 @@ from rs_biformer import create_model
 CLASSES = 6
 LITE = "tf_efficientnet_lite0"
 REFERENCE = "smp Unet resnet50"
+FROM_STRIDE_16: dict[str, Any] = {"cnn": LITE, "width": 32, "attention": ["none", "none", "bra", "bra"]}
 MODELS: dict[str, Callable[[], nn.Module]] = {
     REFERENCE: lambda: smp.Unet("resnet50", encoder_weights=None, classes=CLASSES),
     "resnet50_biformer": lambda: create_model("resnet50_biformer", classes=CLASSES),
     "biformer_small": lambda: create_model("biformer_small", classes=CLASSES),
     "cswin_tiny": lambda: create_model("cswin_tiny", classes=CLASSES),
     "smp Unet lite0": lambda: smp.Unet(f"tu-{LITE}", encoder_weights=None, classes=CLASSES),
+    "lite0 unet": lambda: create_model(LITE, "unet", classes=CLASSES),
     "lite0 unet_fusion": lambda: create_model(LITE, classes=CLASSES),
+    "lite0 hybrid from stride 16": lambda: create_model("hybrid", classes=CLASSES, **FROM_STRIDE_16),
     "lite_hybrid": lambda: create_model("lite_hybrid", classes=CLASSES),
     "resnet50 hybrid, residual": lambda: create_model("hybrid", classes=CLASSES, cnn="resnet50"),
     "convnext_tiny hybrid": lambda: create_model("hybrid", classes=CLASSES, cnn="convnext_tiny"),
     "vit_small_patch16": lambda: create_model("vit_small_patch16_224", classes=CLASSES),
 }
-"""Ours with the U-Net fusion decoder."""
+"""Ours with the U-Net fusion decoder, unless the name says unet: smp's decoder, learning through our convolutions."""
 
 WAYS = {"cpu": ("float32", "bfloat16"), "cuda": ("bfloat16", "bfloat16 compiled")}
 PHASES = ("forward", "train")
@@ -93,6 +97,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="times that each is run, after two to warm up")
     parser.add_argument("--device", choices=list(WAYS), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", choices=list(MODELS), metavar="MODEL", help="these, beside the first; all")
+    parser.add_argument("--no-memory", action="store_true", help="times alone, in a third of the time")
     parser.add_argument("--peak", nargs=3, metavar=("MODEL", "WAY", "PHASE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     for name in list(MODELS):
@@ -105,7 +110,10 @@ def main() -> None:
     print(f"{where}, torch {torch.__version__}, batch {args.batch}, {args.size} x {args.size} px, {args.rounds} rounds")
     ways = WAYS[args.device]
     # First, while this process is small: Linux counts what a parent had at the fork as the child's peak.
-    peaks = {way: {name: [peak(name, way, phase, args) for phase in PHASES] for name in MODELS} for way in ways}
+    peaks = {
+        way: {name: [0 if args.no_memory else peak(name, way, phase, args) for phase in PHASES] for name in MODELS}
+        for way in ways
+    }
     for way in ways:
         show(way, time_all(way, args), peaks[way], args)
     return None

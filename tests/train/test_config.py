@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,16 @@ def test_arguments_of_the_network_are_handed_on_as_data(tmp_path, trap):
 
 def test_the_environment_changes_nothing(trap):
     assert parse([]) == TrainConfig(trainer=parse([]).trainer) and parse([]).trainer["max_epochs"] == 100
+
+
+@pytest.mark.parametrize("data", ["czech", "vaihingen"])
+def test_the_recipe_with_weights_is_that_without_but_for_the_network(data):
+    folder = Path(__file__).parents[2] / "configs" / data
+    without, with_weights = (
+        parse(["--config", str(folder / f"{name}.yaml")]) for name in ("recommended", "pretrained")
+    )
+    assert (without.model.weights, with_weights.model.weights) == (None, "imagenet")
+    assert replace(with_weights, model=without.model, out=without.out) == without
 
 
 def test_a_config_of_the_project_is_found_in_the_wheel_where_the_folder_has_none(tmp_path, monkeypatch):
