@@ -67,7 +67,7 @@ def test_it_trains_predicts_and_exports(trained, tmp_path):
         assert (drawn.height, drawn.width, drawn.crs) == (source.height, source.width, source.crs)
         assert set(np.unique(drawn.read(1))) <= {*range(len(model.schema)), 255}
     pytest.importorskip("onnxruntime")
-    assert export_onnx(model, tmp_path / "model.onnx", window=64).stat().st_size > 0  # which compares the outputs
+    assert export_onnx(model, tmp_path / "model.onnx", window=64).agreement.ties == 0
 
 
 def test_its_attention_is_explained(trained, tmp_path):

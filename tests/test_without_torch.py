@@ -73,7 +73,7 @@ def run(*commands: list, program: tuple[str, ...] = ("all",)) -> subprocess.Comp
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
-    return export_onnx(pointwise_model(), tmp_path_factory.mktemp("onnx") / "model.onnx")
+    return export_onnx(pointwise_model(), tmp_path_factory.mktemp("onnx") / "model.onnx").path
 
 
 @pytest.fixture(scope="module")

@@ -75,8 +75,8 @@ _KEYWORDS = (
     "compile",
     "max_memory",
 )
-_FITTING = ("bands", "nodata", "scale", "rescale_gsd", "allow_gsd_mismatch", "allow_dtype_mismatch", "area")
-OPTIONS = (*_FITTING, *_KEYWORDS, "cluster")
+FITTING = ("bands", "nodata", "scale", "rescale_gsd", "allow_gsd_mismatch", "allow_dtype_mismatch", "area")
+OPTIONS = (*FITTING, *_KEYWORDS, "cluster")
 """What the functions above declare."""
 
 

@@ -178,7 +178,7 @@ def test_an_exported_model_tells_its_runtime_and_where_it_runs(tmp_path):
     from rs_biformer.export import export_onnx
     from rs_biformer.predict import onnx
 
-    model = onnx.OnnxModel(export_onnx(pointwise_model(), tmp_path / "model.onnx"))
+    model = onnx.OnnxModel(export_onnx(pointwise_model(), tmp_path / "model.onnx").path)
     runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider)"
     for one in (model, None):
         assert onnx.hardware("auto", 1, one) == f"cpu, one thread, {runtime}"

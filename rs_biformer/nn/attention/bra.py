@@ -18,7 +18,9 @@ Where this differs from the published code (rayleizhu/BiFormer):
   way of computing is chosen by the map: see `choose_method` and `routed.py`.
 """
 
+import math
 import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +122,35 @@ def route(q: Tensor, k: Tensor, region: tuple[int, int], topk: int) -> Tensor:
     with without_autocast(q.device):
         affinity = region_means(q.detach(), region) @ region_means(k.detach(), region).transpose(1, 2)  # (B, R, R)
         return affinity.topk(topk, dim=-1, sorted=False).indices
+
+
+def closest_ties(model: nn.Module, *inputs: Any) -> float:
+    """How near the routes of a model are to others: the least gap between the last region that is attended and the
+    first that is not, anywhere in the model, as a share of the magnitude of what is summed up to their affinities.
+
+    Infinity where nothing is routed. Rounding decides where this is about float32's.
+    """
+    gaps = [math.inf]
+
+    def look(module: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
+        assert isinstance(module, BiLevelRoutingAttention)
+        x = given[0]
+        region = region_size(x.shape[1], x.shape[2], module.regions)
+        q, k = (region_means(part.detach(), region) for part in module.qkv(x).chunk(3, dim=-1)[:2])
+        if module.topk < q.shape[1]:
+            affinity, magnitude = (q @ k.transpose(1, 2)), q.abs() @ k.abs().transpose(1, 2)
+            best = affinity.topk(module.topk + 1, dim=-1).values
+            gaps.append(float(((best[..., -2] - best[..., -1]) / magnitude.amax(-1)).min()))
+
+    routed = [module for module in model.modules() if isinstance(module, BiLevelRoutingAttention)]
+    hooks = [module.register_forward_hook(look) for module in routed]
+    try:
+        if routed:
+            model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return min(gaps)
 
 
 def region_means(x: Tensor, region: tuple[int, int]) -> Tensor:

@@ -1,0 +1,181 @@
+"""Which networks export to ONNX and compute there what they compute here; what coarser precisions cost and bring.
+
+    python benchmarks/export.py matrix [--only NAME ...] [--window 64] [--precision fp32]
+    python benchmarks/export.py speed --checkpoint best.ckpt --scene test.tif --label test_label.tif \
+        --calibration train.tif [--rounds 3]
+
+matrix: a row for each of our encoders, and for the least member of each family of smp (its class of encoder) and timm
+(its module) that can be built; random weights with statistics of batch norms other than 0 and 1, and a head scaled so
+that logits deviate by 3. Each is exported for any batch of one size and checked by the exporter on windows of noise,
+one and three at a time. Where a family's members cannot be built the row says why.
+
+speed: the scene mapped by the checkpoint and by its exports in fp32, fp16 and int8 with the same windows, in turns;
+seconds are medians, figures those of `rs-biformer evaluate` on the whole scene.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+
+from rs_biformer.checkpoint import CheckpointMeta, TrainedModel
+from rs_biformer.errors import RsBiformerError
+from rs_biformer.export import export_onnx
+from rs_biformer.nn.encoders.library import SMP_NAMES
+from rs_biformer.nn.model import create_encoder, list_encoders
+from rs_biformer.schema import PRESETS
+
+OURS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in list_encoders()),
+    ("hybrid", {"cnn": "convnext_atto"}),
+    ("hybrid", {"cnn": "mobilenetv3_small_050"}),
+    ("hybrid", {"cnn": "densenet121"}),
+    ("vit_tiny_patch16_224", {"taps": "even"}),
+    ("vit_small_patch14_dinov2", {}),
+    ("vit_small_patch16_dinov3", {}),
+)
+"""Encoders of ours, hybrids beside other kinds of CNN, plain transformers as pyramids."""
+
+WINDOWS = (224, 256, 192)
+"""Tried where a network does not take the window asked for."""
+
+
+def families() -> Iterator[tuple[str, list[str]]]:
+    """The families of smp and of timm, and their members, the least first."""
+    of_smp = defaultdict(list)
+    for name in SMP_NAMES:
+        of_smp[smp.encoders.encoders[name]["encoder"].__name__].append(name)
+    for family, names in of_smp.items():
+        yield f"smp {family}", names
+    for module in timm.list_modules():
+        sizes = []
+        for name in timm.list_models(module=module):
+            if name.startswith("test_"):
+                continue
+            with torch.device("meta"):
+                try:
+                    network = timm.create_model(name)
+                except Exception:  # what cannot be made by timm itself is no encoder
+                    continue
+            sizes.append((sum(value.numel() for value in network.parameters()), f"tu-{name}"))
+        yield f"timm {module}", [name for _, name in sorted(sizes)]
+
+
+def least(names: list[str]) -> tuple[str, str]:
+    """The first that can be built and nothing, or nothing and why the first cannot."""
+    reasons = []
+    for name in names:
+        try:
+            create_encoder(name)
+            return name, ""
+        except RsBiformerError as error:
+            reasons.append(str(error))
+    return "", (reasons or ["no member can be made"])[0]
+
+
+def random_model(name: str, arguments: dict[str, Any], window: int) -> TrainedModel:
+    """A network that is no identity anywhere and sure of its classes here and there."""
+    meta = CheckpointMeta(
+        encoder=name,
+        decoder="unet_fusion",
+        model_arguments=arguments,
+        schema=PRESETS["vaihingen"],
+        bands=("red", "green", "blue"),
+        dtype="uint8",
+        mean=(120.0, 115.0, 110.0),
+        std=(60.0, 55.0, 50.0),
+        window=window,
+    )
+    torch.manual_seed(0)
+    model = TrainedModel(meta.create_network(), meta)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, value in model.network.state_dict().items():
+            if value.is_floating_point() and value.numel():
+                noise = torch.randn(value.shape, generator=generator)
+                share = 0.02 if value.ndim > 1 else 0.1
+                value.copy_(1 + 0.2 * noise.abs() if key.endswith("running_var") else value + share * noise)
+        image = 120 + 60 * torch.randn(1, 3, window, window, generator=generator)
+        head: Any = model.network.head
+        head.weight.mul_(3 / model(image).std())
+    return model
+
+
+def exported(family: str, name: str, arguments: dict[str, Any], window: int, precision: str, folder: Path) -> list[str]:
+    """A row of the table."""
+    began = time.monotonic()
+    for size in (window, *WINDOWS):
+        try:
+            model = random_model(name, arguments, size)
+            break
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            if size == WINDOWS[-1]:
+                return [family, name, "", "", "not built", "", "", reason, ""]
+    shown = name + "".join(f", {key} {value}" for key, value in arguments.items())
+    parameters = f"{sum(value.numel() for value in model.parameters()) / 1e6:.1f}"
+    try:
+        file = export_onnx(model, folder / "model.onnx", precision=precision)
+    except RsBiformerError as error:
+        seconds = f"{time.monotonic() - began:.0f}"
+        return [family, shown, parameters, str(size), "no", "", "", str(error), seconds]
+    found = file.agreement
+    return [
+        *(family, shown, parameters, str(size), "yes", f"{max(found.largest, found.tied):.1e}"),
+        f"{file.size / 1e6:.1f}",
+        f"{found.ties} of the windows routed by a tie" if found.ties else "",
+        f"{time.monotonic() - began:.0f}",
+    ]
+
+
+def matrix(args: argparse.Namespace) -> None:
+    """Print a row as soon as it is known."""
+    print("| family | member | M parameters | window | exports | largest difference | MB | remark | s |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for family, name, arguments in chosen(args.only):
+            row = [family, name, "", "", "not built", "", "", str(arguments), ""]
+            if isinstance(arguments, dict):
+                row = exported(family, name, arguments, args.window, args.precision, Path(folder))
+            print("| " + " | ".join(row) + " |", flush=True)
+            torch._dynamo.reset()
+
+
+def chosen(only: list[str] | None) -> Iterator[tuple[str, str, Any]]:
+    """Family, member and arguments; for families without a member the reason instead of the arguments."""
+    if only:
+        yield from ((timm.get_pretrained_cfg(name) and "timm" or "", name, {}) for name in only)
+        return
+    yield from (("ours", name, arguments) for name, arguments in OURS)
+    for family, names in families():
+        name, reason = least(names)
+        yield (family, name, {}) if name else (family, "", reason)
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("matrix")
+    one.add_argument("--only", nargs="+", metavar="NAME", help="these encoders")
+    one.add_argument("--window", type=int, default=64)
+    one.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
+    one.set_defaults(run=matrix)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
