@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rs_biformer.nn.weights import load_published_weights
     from rs_biformer.predict import predict_scene
     from rs_biformer.schema import ClassSchema, load_schema
+    from rs_biformer.viewer.view import View
 
 _HOMES = {
     "BiLevelRoutingAttention": "nn.attention",
@@ -31,6 +32,7 @@ _HOMES = {
     "RasterError": "errors",
     "RsBiformerError": "errors",
     "TileOptions": "data.tiling",
+    "View": "viewer.view",
     "__version__": "distribution",
     "create_encoder": "nn.model",
     "create_model": "nn.model",
@@ -54,6 +56,7 @@ __all__ = [
     "RasterError",
     "RsBiformerError",
     "TileOptions",
+    "View",
     "__version__",
     "create_encoder",
     "create_model",

@@ -22,6 +22,7 @@ FLOORS = {
     "files": 1,
     "geometry": 1,
     "machine": 1,
+    "notebook": 1,
     "schema": 2,
     "raster": 3,
     "nn": 3,

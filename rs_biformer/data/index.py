@@ -229,6 +229,28 @@ class TileIndex:
     def __len__(self) -> int:
         return len(self.table)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: windows per split, and the share of each class in them."""
+        from rs_biformer.notebook import facts, percent, stacked, swatch, table
+
+        known, schema = self.manifest, self.manifest.schema
+        splits = [split for split in SPLITS if (self.table.split == split).any()]
+        pixels = np.stack([self.table.histogram[self.table.split == split].sum(axis=0) for split in splits] or [[]])
+        with np.errstate(invalid="ignore"):
+            shares = pixels / pixels.sum(axis=1, keepdims=True)
+        rows = [
+            [swatch(colour, name), *(percent(float(share[index])) for share in shares[: len(splits)])]
+            for index, (name, colour) in enumerate(zip(schema.classes, schema.colours, strict=True))
+        ]
+        windows = ", ".join(f"{split} {int((self.table.split == split).sum()):,}" for split in splits)
+        listed = {
+            "windows": f"{windows} of {known.window} x {known.window} pixels",
+            "scenes": f"{len(known.scenes):,}",
+            "bands": f"{', '.join(known.bands)} ({known.dtype})",
+            "pixel": None if known.gsd is None else f"{known.gsd:.4g} m",
+        }
+        return stacked(facts(listed), table(["", *splits], rows))
+
     def window(self, number: int) -> Window:
         """The window in the given row of the table."""
         table = self.table

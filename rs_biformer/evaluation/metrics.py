@@ -183,6 +183,21 @@ class Metrics:
     about: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures of each class, and their means."""
+        from rs_biformer.notebook import percent, stacked, swatch, table
+
+        scores = self.scores
+        columns = (scores.iou, scores.f1, scores.precision, scores.recall)
+        rows = [
+            [swatch(colour, name), *(percent(float(column[index])) for column in columns)]
+            for index, (name, colour) in enumerate(zip(self.schema.classes, self.schema.colours, strict=True))
+        ]
+        foot = ["mean", percent(scores.mean_iou), percent(scores.mean_f1), "", ""]
+        name = self.name or ", ".join(scene.name for scene in self.scenes[:3]) + ", ..." * (len(self.scenes) > 3)
+        line = f"{name}: accuracy {percent(scores.overall_accuracy)}"
+        return stacked(line, table(["", "IoU", "F1", "precision", "recall"], rows, foot))
+
     def scores_of(self, confusion: Confusion) -> Scores:
         """The figures of any counts of these classes under this protocol."""
         return Scores(self.schema.classes, self.protocol.averaged(self.schema), confusion)

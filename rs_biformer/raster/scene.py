@@ -15,12 +15,13 @@ from rasterio.transform import Affine, array_bounds
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.paths import Location, PathLike, stem_of
+from rs_biformer.raster.paths import Location, PathLike, stem_of, without_access
 from rs_biformer.raster.polygons import Area
 from rs_biformer.raster.regrid import PixelGrid, Regridded
 from rs_biformer.raster.source import Closing, Source, grid_difference, ground_sample_distance, is_oblong, pixel_sides
 from rs_biformer.raster.values import AS_IT_IS, RAW, Reading, Scaling, describe
 
+_SHOWN = 480  # pixels of the longer side of a picture in a notebook
 SAME_GSD = 1.001
 """A scene whose pixels differ from the wanted size by less than this factor is read as it is."""
 
@@ -254,6 +255,26 @@ class Scene(Closing):
         """Close the file handles of this process."""
         for source in self._sources:
             source.close()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a picture of the first raster, and what the scene is."""
+        from rs_biformer.notebook import facts, picture, stacked
+        from rs_biformer.raster.thumbnail import thumbnail
+
+        first = [band.number for band in self._bands if band.source == 0]
+        shown = thumbnail(self._sources[0], first[: 3 if len(first) >= 3 else 1], _SHOWN) if first else None
+        listed = {
+            "rasters": without_access(", ".join(map(str, self.paths))),
+            "size": f"{self.width:,} x {self.height:,} pixels",
+            "bands": ", ".join(self.band_names),
+            "type": str(self.dtype),
+            "CRS": None if self.crs is None else self.crs.to_string(),
+            "pixel": None if self.gsd is None else f"{self.gsd:.4g} m",
+        }
+        return stacked(
+            facts(listed),
+            "too large to be shown without overviews" if shown is None else picture(shown, without_access(self.name)),
+        )
 
     def __repr__(self) -> str:
         return f"Scene({', '.join(map(str, self.paths))}: {self.count} x {self.height} x {self.width} {self.dtype})"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rs_biformer.geometry import Window
+from rs_biformer.notebook import percent
 from rs_biformer.raster.ground import pixel_areas
 from rs_biformer.raster.pyramid import level_grid
 from rs_biformer.raster.source import ground_sample_distance
@@ -38,6 +39,12 @@ class Areas:
     sizes: list[float]
     unit: str
     every: int
+
+    def texts(self, number: int) -> list[str]:
+        """Share and area of a class in words."""
+        size = self.sizes[number]
+        area = f"{size:,.0f} pixels" if self.unit == "pixels" else f"{size:,.0f} m²"
+        return [percent(self.shares[number]), area if size < 1e4 or self.unit == "pixels" else f"{size / 1e4:,.2f} ha"]
 
     def describe(self) -> dict[str, Any]:
         """For the page."""

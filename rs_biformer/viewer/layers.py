@@ -17,12 +17,12 @@ from rs_biformer.raster.pyramid import Bands, Pyramid
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Source
 from rs_biformer.raster.style import RAMP
+from rs_biformer.raster.thumbnail import brightness, limits
 from rs_biformer.schema import IGNORE, ClassSchema
 from rs_biformer.viewer.frame import Frame
 
 _SAMPLE = 1 << 22  # pixels that a look at the whole raster may read
 _PROBES, _PROBE = 5, 256  # windows along each side of a raster that must be looked at in places, and their pixels
-_PERCENTILES = 2, 98
 _DIFFERENT = 214, 20, 60
 _CERTAIN = ("confidence", "margin")  # of which low values are what is uncertain
 _NO_SCORE = 255
@@ -70,7 +70,7 @@ class ImageLayer(Layer):
         self.bands = ["red", "green", "blue"] if source.palette is not None else [names[n] for n in numbers]
         self._limits: list[tuple[float, float]] | None = None
         if source.palette is None and any(source.dtypes[number - 1] != "uint8" for number in numbers):
-            self._limits = _limits(look(self.pyramids[0]))
+            self._limits = limits(look(self.pyramids[0]))
 
     def describe(self) -> dict[str, Any]:
         stretched = [[round(part, 6) for part in pair] for pair in self._limits or ()]
@@ -86,11 +86,7 @@ class ImageLayer(Layer):
         return _masked(_stacked([self._shown(band, number) for number, band in enumerate(pixels)]), valid)
 
     def _shown(self, band: NDArray[Any], number: int) -> NDArray[np.uint8]:
-        if self._limits is None:
-            return band.astype(np.uint8)
-        low, high = self._limits[number]
-        spread = (np.nan_to_num(band.astype(np.float64)) - low) / ((high - low) or 1.0)
-        return (spread.clip(0, 1) * 255).round().astype(np.uint8)
+        return band.astype(np.uint8) if self._limits is None else brightness(band, self._limits[number])
 
     def tell(self, col: float, row: float) -> dict[str, Any] | None:
         read = self.pyramids[0].read_at(col, row)
@@ -262,14 +258,6 @@ def look(pyramid: Pyramid) -> Bands:
     ]
     bands = [np.concatenate(parts) for parts in zip(*(pixels for pixels, _ in read), strict=True)]
     return bands, np.concatenate([valid for _, valid in read])
-
-
-def _limits(bands: Bands) -> list[tuple[float, float]]:
-    """The values of each band that become black and white."""
-    pixels, valid = bands
-    if not valid.any():
-        return [(0.0, 1.0)] * len(pixels)
-    return [(float(low), float(high)) for low, high in (np.percentile(band[valid], _PERCENTILES) for band in pixels)]
 
 
 def _stacked(bands: list[NDArray[np.uint8]]) -> Picture:

@@ -1,15 +1,20 @@
 """All that a page shows: layers on one frame, and what is found out about them while the page is there already."""
 
 import logging
+import math
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
+
 from rs_biformer.errors import RasterError
+from rs_biformer.geometry import Window
+from rs_biformer.notebook import picture, stacked, swatch, table
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
 from rs_biformer.raster.paths import PathLike, without_access
-from rs_biformer.raster.pyramid import Pyramid
+from rs_biformer.raster.pyramid import Pyramid, level_grid
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Closing, Source
 from rs_biformer.viewer.classes import class_layer, map_schema
@@ -17,6 +22,7 @@ from rs_biformer.viewer.facts import areas_of, places_of
 from rs_biformer.viewer.frame import Frame, frame_of
 from rs_biformer.viewer.layers import ClassLayer, DifferenceLayer, ImageLayer, Layer, ScoreLayer, score_name
 
+_SHOWN = 480  # pixels of the longer side of a picture in a notebook
 _LOG = logging.getLogger(__name__)
 
 
@@ -188,6 +194,29 @@ class View(Closing):
                     f"-r {'average' if pyramid.blend else 'mode'} adds them"
                 )
         return lines
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: scene and map in small, and the area of each class."""
+        level = max(0, math.ceil(math.log2(max(self.frame.grid.height, self.frame.grid.width) / _SHOWN)))
+        grid = level_grid(self.frame.grid, level)
+        shown = np.full((grid.height, grid.width, 3), 255.0)
+        for key in ("scene", "map"):
+            layer = self.layers.get(key)
+            drawn = None if layer is None else layer.draw(level, Window(0, 0, grid.height, grid.width))
+            if drawn is not None:
+                part = drawn[..., 3:] / 255 * (0.7 if key == "map" and "scene" in self.layers else 1)
+                shown += (drawn[..., :3] - shown) * part
+        mapped = self.layers["map"]
+        assert isinstance(mapped, ClassLayer)
+        found = areas_of(mapped)
+        rows = [
+            [swatch(colour, name), *([] if found is None else found.texts(index))]
+            for index, (name, colour) in enumerate(zip(self.schema.classes, self.schema.colours, strict=True))
+        ]
+        return stacked(
+            picture(shown.round().astype(np.uint8), mapped.title),
+            table(["", *([] if found is None else ["share", "area"])], rows),
+        )
 
     def stop(self) -> None:
         """Have `work` end soon."""
