@@ -86,6 +86,11 @@ class Pyramid(Closing):
         """Whether all of it can be seen from afar."""
         return not self.needs_copy or self._copy is not None
 
+    @property
+    def resampled(self) -> bool:
+        """Whether its pixels are not the grid's, nor whole numbers of them."""
+        return self._across is not None
+
     def source_position(self, col: float, row: float) -> tuple[float, float] | None:
         """Column and row in the raster of a position on the grid; None where it does not reach."""
         if self._across is None:

@@ -15,8 +15,9 @@ import os
 import re
 import secrets
 import socket
+import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -72,7 +73,7 @@ class Site(Closing):
 
     def start(self) -> None:
         """Begin what takes long."""
-        self._pool.submit(self.view.work)
+        self._pool.submit(self.view.work).add_done_callback(_tell_failure)
 
     def close(self) -> None:
         """End the threads and close the view."""
@@ -130,6 +131,11 @@ class Site(Closing):
         if picture is None:
             return HTTPStatus.OK, "image/png", _EMPTY, _FRESH
         return HTTPStatus.OK, "image/png", _png(picture), _KEEP
+
+
+def _tell_failure(work: "Future[None]") -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        _LOG.error("areas and places are not known", exc_info=error)
 
 
 def _page_files() -> dict[str, tuple[str, bytes]]:
@@ -287,4 +293,5 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is no error of ours; anything else is told in the log."""
-        _LOG.debug("a request from %s failed", client_address, exc_info=True)
+        away = isinstance(sys.exception(), ConnectionError | TimeoutError)
+        _LOG.log(logging.DEBUG if away else logging.ERROR, "a request from %s failed", client_address, exc_info=True)

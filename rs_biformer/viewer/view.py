@@ -12,11 +12,12 @@ import numpy as np
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.notebook import picture, stacked, swatch, table
+from rs_biformer.raster.crs import names_a_place
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
 from rs_biformer.raster.paths import PathLike, without_access
 from rs_biformer.raster.pyramid import Pyramid, level_grid
 from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.source import Closing, Source
+from rs_biformer.raster.source import Closing, Source, is_georeferenced
 from rs_biformer.viewer.classes import class_layer, map_schema
 from rs_biformer.viewer.facts import areas_of, places_of
 from rs_biformer.viewer.frame import Frame, frame_of
@@ -104,16 +105,18 @@ class View(Closing):
 
         What cannot be read is told there, too.
         """
-        for find in (self._find_areas, self._find_places):
-            find()
-        for key, pyramid in self._pyramids.items():
-            if pyramid.needs_copy:
-                self._facts["reading"][key] = 0.0
-        for key in list(self._facts["reading"]):
-            self._attempt(lambda key=key: self._copy(key))
-        self._find_areas()
-        self._find_places()
-        self.done = True
+        try:
+            self._find_areas()
+            self._find_places()
+            waiting = [key for key, pyramid in self._pyramids.items() if pyramid.needs_copy]
+            self._facts["reading"].update(dict.fromkeys(waiting, 0.0))
+            for key in waiting:
+                self._attempt(lambda key=key: self._copy(key))
+                self._facts["reading"].pop(key, None)
+            self._find_areas()
+            self._find_places()
+        finally:
+            self.done = True
 
     def _copy(self, key: str) -> None:
         def progress(done: int, total: int) -> None:
@@ -122,7 +125,6 @@ class View(Closing):
                 raise _Stopped
 
         self._pyramids[key].make_copy(progress)
-        self._facts["reading"].pop(key)
 
     def _find_areas(self) -> None:
         for key, layer in self.layers.items():
@@ -156,7 +158,8 @@ class View(Closing):
 
     def state(self) -> dict[str, Any]:
         """What is known by now: areas, places, what is being read (the share that is done), problems; for the page."""
-        return {**self._facts, "done": self.done}
+        done = self.done  # first: what is copied afterwards is then complete
+        return {**{name: part.copy() for name, part in self._facts.items()}, "done": done}
 
     def describe(self) -> dict[str, Any]:
         """Frame, classes and layers, for the page."""
@@ -188,11 +191,19 @@ class View(Closing):
         """Lines on what was decided, and on what will take long."""
         lines = [f"classes: {', '.join(self.schema.classes)} ({self.schema.name})"]
         for pyramid in self._pyramids.values():
+            source, name = pyramid.source, without_access(str(pyramid.source.path))
             if pyramid.needs_copy:
                 lines.append(
-                    f"{pyramid.source.path} has no overviews and is read once to be seen from afar; gdaladdo "
+                    f"{name} has no overviews and is read once to be seen from afar; gdaladdo "
                     f"-r {'average' if pyramid.blend else 'mode'} adds them"
                 )
+            if self.frame.placed and not is_georeferenced(source.transform):
+                lines.append(f"{name} has no place on the ground: it is laid on the map by its size")
+            elif pyramid.resampled:
+                grid = (
+                    "" if names_a_place(source.crs) or not names_a_place(self.frame.grid.crs) else ", in the map's CRS"
+                )
+                lines.append(f"{name} lies on other pixels and is resampled to those of the map{grid}")
         return lines
 
     def _repr_html_(self) -> str:

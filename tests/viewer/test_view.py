@@ -157,6 +157,31 @@ def test_scores_are_told_and_drawn_and_their_lowest_places_found(write_raster):
     assert abs(place["col"] - 215) <= 16 and abs(place["row"] - 110) <= 16 and place["mean"] < 0.5
 
 
+def test_what_was_decided_is_told(write_raster):
+    path = write_map(write_raster, "map.tif", INDEX)
+    shifted = write_raster("shifted.tif", INDEX, transform=from_origin(500_000.2, 5_400_000.1, 0.5, 0.5))
+    without = write_raster("without.tif", INDEX, crs=None, transform=from_origin(500_000.2, 5_400_000.1, 0.5, 0.5))
+    bare = write_raster("bare.tif", INDEX, crs=None, transform=Affine.identity())
+    for scene, line in [
+        (shifted, f"{shifted} lies on other pixels and is resampled to those of the map"),
+        (without, f"{without} lies on other pixels and is resampled to those of the map, in the map's CRS"),
+        (bare, f"{bare} has no place on the ground: it is laid on the map by its size"),
+    ]:
+        with View(path, scene) as view:
+            assert view.notes == ["classes: road, roof, wood, water (map)", line]
+
+
+def test_what_cannot_be_read_is_told_on_the_page_and_ends_the_wait(write_raster, monkeypatch):
+    with View(write_map(write_raster, "map.tif", INDEX)) as view:
+
+        def fail(layer):
+            raise RasterError("https://me:word@host/map.tif cannot be read")
+
+        monkeypatch.setattr("rs_biformer.viewer.view.areas_of", fail)
+        view.work()
+        assert view.state()["done"] and view.state()["problems"] == ["https://host/map.tif cannot be read"]
+
+
 def test_places_do_not_touch_and_need_to_be_known():
     values = np.ones((64, 64))
     values[:8, :8], values[8:16, 8:16], values[40:48, 40:48] = 0, 0.1, 0.2

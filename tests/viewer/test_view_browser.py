@@ -1,9 +1,11 @@
 """The page in a real browser: layers load, the divider moves, the cursor tells the file's class, nothing complains."""
 
+import json
 import threading
 
 import numpy as np
 import pytest
+import rasterio
 from browser import Page, chromium
 from rasters import NAMES, write_map
 
@@ -140,3 +142,41 @@ def test_a_link_brings_back_the_view(browser, site):
         True, True, False, True,
     ]  # fmt: skip
     assert browser.run(f"{TILES}.some(t => t.src.includes('/confidence/'))") and browser.complaints == []
+
+
+def test_a_czech_label_as_a_map_over_its_unconverted_scene(browser, shared, tmp_path):
+    """Classes in colours, over an image without overviews: what the cursor tells is what rasterio reads there."""
+    colours = {"vegetation": (50, 255, 167), "unpaved road": (255, 140, 0), "paved": (109, 50, 255),
+               "building": (255, 225, 50), "water": (50, 167, 255), "bare land": (166, 117, 86)}  # fmt: skip
+    entries = [{"name": name, "colour": list(colour)} for name, colour in colours.items()]
+    schema = tmp_path / "czech.yaml"
+    schema.write_text(json.dumps({"name": "czech", "classes": entries, "ignore": {"colours": [[50, 50, 50]]}}))
+    label, image = (shared / "data" / "czech" / "val" / f"VYSK122_{kind}.tif" for kind in ("label", "image"))
+    with rasterio.open(label) as file:
+        pixels = file.read()
+    seen = set()
+    with Site(View(label, image, classes=str(schema))) as site, Server(site, port=0) as server:
+        site.start()
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        browser.allowed = (server.url, "data:image/gif")
+        browser.complaints.clear()
+        browser.open(server.url, width=1280, height=800)
+        browser.wait(LOADED)
+        for x, y in np.random.default_rng(2).integers((150, 100), (850, 700), (60, 2)).tolist():
+            col, row = (int(part) for part in pixel_at(browser, x, y))
+            if not (6 <= row < pixels.shape[1] - 6 and 6 <= col < pixels.shape[2] - 6):
+                continue
+            around = pixels[:, row - 6 : row + 7, col - 6 : col + 7]
+            if (around != around[:, :1, :1]).any():
+                continue  # the screen's pixel may lie on an edge
+            browser.move(x, y)
+            name = next(
+                (name for name, colour in colours.items() if (around[:, 0, 0] == colour).all()), "no class here"
+            )
+            browser.wait(f"{CURSOR} === '{name}'")
+            seen.add(name)
+        browser.send("Page.navigate", url="about:blank")
+        server.shutdown()
+        thread.join()
+    assert len(seen) >= 2 and browser.complaints == []
