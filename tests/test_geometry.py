@@ -101,6 +101,13 @@ def test_hann_blending_is_symmetric_and_fades_towards_the_neighbour():
     assert first[2] > first[3] > 0
 
 
+def test_hann_weights_are_squared_sines():
+    high, low = np.sin(3 * np.pi / 8) ** 2, np.sin(np.pi / 8) ** 2
+    first, last = axis_weights(6, 4, 2, "hann")
+    np.testing.assert_allclose(first, [1, 1, high, low], atol=1e-7)
+    np.testing.assert_allclose(last, [low, high, 1, 1], atol=1e-7)
+
+
 def test_an_unknown_blend_is_refused():
     with pytest.raises(ConfigError, match="hann, average, center"):
         axis_weights(10, 4, 2, "cosine")  # type: ignore[arg-type]
@@ -232,3 +239,13 @@ def test_covered_cells_are_those_that_the_windows_paint(several, more_rows, more
     cols = np.array(sorted({0, 50, *more_cols, *columns.col.tolist(), *columns.col_stop.tolist()}))
     painted = mask(*several)[rows[:-1]][:, cols[:-1]] > 0
     assert np.array_equal(columns.covered(rows, cols), painted)
+
+
+def test_columns_of_windows_move_down_and_right():
+    moved = Windows.of([Window(1, 2, 3, 4), Window(5, 6, 7, 8)]).moved(10, np.array([100, 200]))
+    assert list(moved) == [Window(11, 102, 3, 4), Window(15, 206, 7, 8)]
+
+
+def test_columns_of_windows_side_by_side_do_not_touch():
+    around = [Window(row, col, 4, 4) for row in (0, 4, 8) for col in (0, 4, 8)]
+    assert Windows.of(around).touching(Window(4, 4, 4, 4)).tolist() == [False] * 4 + [True] + [False] * 4
