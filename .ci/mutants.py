@@ -74,12 +74,19 @@ def _variants(node: ast.AST) -> Iterator[tuple[object, object, object]]:
         yield node, "value", not node.value
     elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
         yield node, "value", node.value + 1
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.Invert | ast.USub):
-        yield node, "op", ast.UAdd() if isinstance(node.op, ast.USub) else ast.Not()
+    elif isinstance(node, ast.UnaryOp):
+        yield from _of_one(node)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in OTHER_NAME:
         yield node.func, "id", OTHER_NAME[node.func.id]
     elif isinstance(node, ast.IfExp):
         yield node, "test", ast.UnaryOp(ast.Not(), node.test)
+
+
+def _of_one(node: ast.UnaryOp) -> Iterator[tuple[object, object, object]]:
+    if isinstance(node.op, ast.Not):
+        yield node, "operand", ast.UnaryOp(ast.Not(), node.operand)
+    elif isinstance(node.op, ast.Invert | ast.USub):
+        yield node, "op", ast.UAdd() if isinstance(node.op, ast.USub) else ast.Not()
 
 
 def _put(place: object, key: object, value: object) -> None:

@@ -140,3 +140,32 @@ def test_scored_padding_is_one_more_block_of_right_pixels():
     padded = Protocol("p", pad_to=8, pad_class="tree").apply(counts, SCHEMA, 4, 5)
     assert padded.matrix[1].tolist() == [[0, 0, 0], [0, 64 - 20, 0], [0, 0, 0]] and padded.padded == 44
     assert padded.total.evaluated == counts.total.evaluated + 44
+
+
+def test_a_plain_protocol_takes_labels_as_they_are():
+    plain = Protocol("plain")
+    assert (plain.ignore_boundary, plain.pad_to, plain.window, plain.overlap) == (0, 0, 0, 0)
+    assert (plain.excluded_labels, plain.exclude, plain.scene_pattern) == ("count", (), "")
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "beyond"),
+    [
+        ({"ignore_boundary": 0}, {"ignore_boundary": 255}, [{"ignore_boundary": -1}, {"ignore_boundary": 256}]),
+        ({"window": 0}, {"window": 65536}, [{"window": -1}, {"window": 65537}]),
+        ({"overlap": 0.0}, {"overlap": 0.99}, [{"overlap": -0.01}, {"overlap": 1.0}]),
+        (
+            {"pad_to": 1, "pad_class": "a"},
+            {"pad_to": 65536, "pad_class": "a"},
+            [{"pad_to": -1, "pad_class": "a"}, {"pad_to": 65537, "pad_class": "a"}, {"pad_to": 8}, {"pad_class": "a"}],
+        ),
+        ({"scene_pattern": "(a)"}, {"scene_pattern": "(a)" + "b" * 497}, [{"scene_pattern": "(a)" + "b" * 498}]),
+        ({"train": ["1"], "scene_pattern": "(a)"}, {"test": ["1"], "scene_pattern": "(a)"}, [{"train": ["1"]}]),
+    ],
+)
+def test_numbers_of_a_protocol_have_bounds(least, most, beyond):
+    for allowed in (least, most):
+        Protocol("mine", **allowed)
+    for refused in beyond:
+        with pytest.raises(ConfigError, match="protocol 'mine'"):
+            Protocol("mine", **refused)
