@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from tiny_checkpoint import pointwise_model, tiny_meta
 from tiny_index import write_tiny_index
 
 from rs_biformer import evaluate
@@ -91,6 +92,13 @@ def test_an_index_shows_its_windows_and_the_share_of_each_class(tmp_path):
     train = index.table.histogram[index.table.split == "train"].sum(axis=0)
     shown = {row[0]: row[1:] for row in cells(html)}
     assert shown["middle"][0] == f"{100 * train[1] / train.sum():.1f} %"
+
+
+def test_a_model_shows_what_it_was_trained_on():
+    model = pointwise_model(tiny_meta(schema=SCHEMA, window=32))
+    shown = dict(row for row in cells(model._repr_html_()) if len(row) == 2)
+    assert shown["parameters"] == "8" and shown["bands"] == "red, green, blue (uint8)" and shown["pixel"] == "0.5 m"
+    assert shown["classes"].endswith("roof") and "<script" not in model._repr_html_()
 
 
 def test_a_map_shows_itself_over_its_scene_with_areas(write_raster):

@@ -53,6 +53,23 @@ class TrainedModel(nn.Module):
     def bands(self) -> tuple[str, ...]:
         return self.meta.bands
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the network, what it was trained on, and its classes."""
+        from markupsafe import Markup
+
+        from rs_biformer.notebook import facts, stacked, swatch
+
+        meta = self.meta
+        listed = {
+            "network": f"{meta.encoder}, {meta.decoder}",
+            "parameters": f"{sum(weights.numel() for weights in self.network.parameters()):,}",
+            "bands": f"{', '.join(meta.bands)} ({meta.dtype})",
+            "window": f"{meta.window} x {meta.window} pixels",
+            "pixel": None if meta.gsd is None else f"{meta.gsd:.4g} m",
+            "classes": Markup("<br>").join(map(swatch, meta.schema.colours, meta.schema.classes)),
+        }
+        return stacked(facts(listed))
+
     def forward(self, raw: Tensor, valid: Tensor | None = None) -> Tensor:
         logits: Tensor = self.network(self.normalisation(raw, valid))
         return logits
