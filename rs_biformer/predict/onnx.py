@@ -68,7 +68,7 @@ class OnnxModel:
     def _open(self, content: bytes) -> None:
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; its warnings are about the machine, not about the model
+        options.log_severity_level = 4  # errors are raised; its warnings are about the machine, not about the model
         options.intra_op_num_threads = threads()  # which `hardware` tells
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=_providers(onnxruntime))
