@@ -105,6 +105,26 @@ def test_a_transformer_of_one_size_is_refused_unless_the_size_is_given():
     assert encoder(torch.randn(1, 3, 64, 64))[4].shape == (1, 256, 4, 4)
 
 
+@pytest.mark.parametrize("name", ["hiera_tiny_224", "gcvit_xxtiny", "test_maxvit"])
+def test_a_pyramid_of_one_size_is_refused_at_another_unless_it_is_given(name):
+    own = timm.get_pretrained_cfg(name).input_size[-1]
+    with torch.device("meta"), torch.inference_mode():
+        encoder = create_encoder(name)
+        assert encoder(torch.zeros(1, 3, own, own))[-1].shape[-2:] == (own // 32, own // 32)
+        with pytest.raises(ConfigError, match=f"{name} cannot take images of 96 x 64 px, it is made for {own} x {own}"):
+            encoder(torch.zeros(1, 3, 64, 96))
+        given = create_encoder(name, img_size=256)
+        assert given(torch.zeros(1, 3, 256, 256))[-1].shape[-2:] == (8, 8)
+        with pytest.raises(ConfigError, match="cannot take images of 96 x 64 px, it is made for 256 x 256"):
+            given(torch.zeros(1, 3, 64, 96))
+
+
+def test_a_pyramid_whose_windows_follow_the_image_takes_any_size():
+    with torch.device("meta"), torch.inference_mode():
+        encoder = create_encoder("swin_tiny_patch4_window7_224")
+        assert [f.shape[-2:] for f in encoder(torch.zeros(1, 3, 64, 96))[2:]] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"), [({"taps": "some"}, "use last or even"), ({"depht": 2}, "cannot make encoder test_vit")]
 )

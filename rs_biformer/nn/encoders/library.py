@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from importlib import import_module, util
 from typing import Any
 
@@ -74,14 +74,20 @@ def library_encoder(name: str, in_channels: int = 3, **arguments: Any) -> nn.Mod
 
 
 def _pyramid_of_timm(name: str, in_channels: int, **arguments: Any) -> nn.Module:
+    encoder = _bare_pyramid(name, in_channels, **arguments)
+    encoder.img_size = arguments.get("img_size")  # type: ignore[assignment]  # of the position embeddings, for weights
+    learn_fast(encoder)
+    if _sized(name):
+        encoder.register_forward_pre_hook(partial(_check_size, name, arguments.get("img_size")))
+    return encoder
+
+
+def _bare_pyramid(name: str, in_channels: int, **arguments: Any) -> nn.Module:
     for flexible in ({"strict_img_size": False}, {}):
         try:
-            encoder = smp.encoders.get_encoder(
+            made: nn.Module = smp.encoders.get_encoder(
                 f"tu-{name}", in_channels=in_channels, weights=None, **{**_any_size(name, flexible), **arguments}
             )
-            encoder.img_size = arguments.get("img_size")  # of the position embeddings, for weights
-            learn_fast(encoder)
-            made: nn.Module = encoder
             return made
         except TypeError:  # this network has no such argument
             if not flexible:
@@ -94,6 +100,32 @@ def _sized(name: str) -> bool:
     """Whether a network of timm is made for one size of image."""
     config = timm.get_pretrained_cfg(name)
     return bool(config is not None and config.fixed_input_size)
+
+
+def _check_size(name: str, img_size: int | None, encoder: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """For `Module.register_forward_pre_hook`: ConfigError for images that a network made for one size cannot take."""
+    height, width = inputs[0].shape[-2:]
+    if torch.compiler.is_compiling() or _takes(name, img_size, int(height), int(width)):
+        return
+    config = timm.get_pretrained_cfg(name)
+    own = img_size or (config.input_size[-1] if config is not None else "their own")
+    raise ConfigError(
+        f"{name} cannot take images of {width} x {height} px, it is made for {own} x {own}; use windows of {own} px "
+        "(--window), or give img_size, the side of your windows, among the encoder's arguments"
+    )
+
+
+@cache
+def _takes(name: str, img_size: int | None, height: int, width: int) -> bool:
+    """Whether such a network takes images of height x width, tried without memory for it or them."""
+    arguments = {} if img_size is None else {"img_size": img_size}
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            encoder = _bare_pyramid(name, 3, **arguments).eval()
+            encoder(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError):  # whatever a network trips over
+        return False
+    return True
 
 
 def _any_size(name: str, flexible: Mapping[str, Any]) -> Mapping[str, Any]:
