@@ -275,8 +275,8 @@ class Server(ThreadingHTTPServer):
                 reason = error.strerror
             except OverflowError:
                 reason = "ports are 0 to 65535"
-        what = f"port {port}" if port is not None else f"none of the ports {wanted[0]} to {wanted[-1]}"
-        raise ConfigError(f"{what} can be had at {host}: {reason}; choose another with --port, or leave it out")
+        what = f"port {port} cannot" if port is not None else f"none of the ports {wanted[0]} to {wanted[-1]} can"
+        raise ConfigError(f"{what} be had at {host}: {reason}; choose another with --port, or leave it out")
 
     @property
     def url(self) -> str:

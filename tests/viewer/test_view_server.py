@@ -183,7 +183,7 @@ def test_names_of_this_machine_are_known():
 
 def test_a_port_that_is_taken_is_told_and_without_one_the_next_is_found(server):
     taken = server.server_address[1]
-    with pytest.raises(ConfigError, match=f"port {taken} can be had at 127.0.0.1.*--port"):
+    with pytest.raises(ConfigError, match=f"port {taken} cannot be had at 127.0.0.1.*--port"):
         Server(server.site, port=taken)
     with pytest.raises(ConfigError, match="0 to 65535"):
         Server(server.site, port=70_000)
