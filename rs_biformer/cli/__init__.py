@@ -125,14 +125,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_joined_numbers(argv: Sequence[str]) -> list[str]:
-    """`--nodata -3.4e38` as one word: argparse takes a negative number with an exponent, or a list, for an option."""
+    """Words that argparse would misread, so that it does not.
+
+    `--nodata -3.4e38` is one word: a negative number with an exponent, or a list, would be taken for an option. And
+    `predict --checkpoint A.ckpt B.onnx` names the option twice, since what follows several values would be a value too.
+    """
     joined: list[str] = []
+    listing = False
     for word in argv:
         if joined and joined[-1] == "--nodata":
             joined[-1] = f"--nodata={word}"
-        else:
-            joined.append(word)
+            continue
+        listing = word == "--checkpoint" or (listing and (joined[-1] == "--checkpoint" or is_model(word)))
+        if listing and word != "--checkpoint" and joined[-1] != "--checkpoint" and joined[0] == "predict":
+            joined.append("--checkpoint")
+        joined.append(word)
     return joined
+
+
+def is_model(word: str) -> bool:
+    """Whether a word is the name of a model, and not of a scene."""
+    return word.lower().endswith((".ckpt", ".safetensors", ".onnx"))
 
 
 def _command(name: str) -> ModuleType:

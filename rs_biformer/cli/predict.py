@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 HELP = "map scenes of any size with a trained model: georeferenced class maps, on request probabilities"
 EXAMPLE = """rs-biformer predict images/*.tif --checkpoint runs/first/best.ckpt --out maps
   rs-biformer predict ortho.tif --extra '{dir}/{stem}_ndsm.tif' --checkpoint model.ckpt --out maps --confidence
+  rs-biformer predict ortho.tif --checkpoint a.ckpt b.safetensors c.onnx --out maps --disagreement
   rs-biformer predict tonight.txt --checkpoint model.onnx --out maps --max-memory 500MB --json
 
 A SCENE is a raster, a quoted glob, a folder (all rasters in it), a list (a .txt file or @FILE: one of these a line,
@@ -20,6 +21,8 @@ does not stop the others; those that failed are named at the end, and the exit c
 Writes DIR/STEM_classes.tif, a Cloud Optimized GeoTIFF with nodata 255 where the scene has none, and a QGIS style
 beside it. A map that exists is replaced, and only once the new one is complete: the same scene, model and options give
 the same bytes. When it is interrupted, the same command goes on from the last finished strip.
+Several models of one schema, bands and pixel size are an ensemble: their probabilities are averaged, and --disagreement
+is the mutual information between class and model (0 where all say the same, 1 where they could not differ more).
 Probabilities and the other layers are uint8 in steps of 1/250, nodata 255; or float16, nodata NaN.
 
 Rasters of one scene may lie on different grids: those of --extra are resampled to the grid of the SCENE while they are
@@ -30,7 +33,7 @@ LAYERS = {
     "confidence": "the probability of the class that won",
     "margin": "how far it is ahead of the second",
     "entropy": "0 where one class is certain, 1 where all are alike",
-    "disagreement": "how much the test-time views differ; needs --tta or --scales",
+    "disagreement": "how much several models differ, or the test-time views (--tta, --scales) of one",
 }
 """Maps beside the class map, by their option and the end of their file's name."""
 
@@ -42,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--checkpoint",
         required=True,
-        type=Path,
+        action="append",
         metavar="FILE",
-        help="from rs-biformer train, or export (.safetensors, .onnx)",
+        help="from rs-biformer train, or export (.safetensors, .onnx); several are averaged",
     )
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the maps")
     group = parser.add_argument_group("scenes")
@@ -98,6 +101,7 @@ def _conclude(args: argparse.Namespace, report: "MappingReport") -> None:
     from rs_biformer.cli.watch import say
 
     if args.json:
-        print(json.dumps({"model": str(args.checkpoint), **report.to_dict()}, indent=2))
+        models = args.checkpoint[0] if len(args.checkpoint) == 1 else args.checkpoint
+        print(json.dumps({"model": models, **report.to_dict()}, indent=2))
     if count := len(report.skipped):
         say(f"{count} scene{'s were' if count > 1 else ' was'} left alone, as the maps are there")

@@ -65,7 +65,7 @@ class ScenesFailed(RsBiformerError):
 
 def map_scenes(
     scenes: PathLike | Sequence[PathLike],
-    model: "PathLike | TrainedModel | Loaded",
+    model: "PathLike | TrainedModel | Loaded | Sequence[PathLike | TrainedModel | Loaded]",
     out: PathLike,
     *,
     layers: Sequence[str] = (),
@@ -80,7 +80,8 @@ def map_scenes(
     """Map scenes of any number and size into the folder `out`, as `rs-biformer predict` does, which calls this.
 
     scenes: rasters, glob patterns, folders, lists and URLs, as `data.layouts.pattern_scenes` takes them.
-    model: a checkpoint or exported model by its path, or one that is loaded.
+    model: a checkpoint or exported model by its path, or one that is loaded; several are averaged, see
+        `models.load_ensemble`, and `disagreement` among the layers is theirs.
     layers: maps beside the classes: any of `predict.outputs.SCORES`.
     extra: patterns of further rasters of each scene. exclude: file names to leave out. name: a pattern for what each
         scene, and so its maps, are called.

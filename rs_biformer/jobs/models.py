@@ -1,13 +1,17 @@
 """A trained model from its file, whichever kind of file it is, with what it was trained on."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rs_biformer import __version__
 from rs_biformer.checkpoint import CheckpointMeta
+from rs_biformer.errors import ConfigError
 from rs_biformer.predict.backends import needing_torch
+from rs_biformer.predict.ensemble import Ensemble
+from rs_biformer.predict.fit import GSD_CLOSE, times_off
 from rs_biformer.predict.onnx import OnnxModel
 from rs_biformer.predict.recipe import Model
 from rs_biformer.raster import metadata
@@ -20,11 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to predict, what it was trained on, and the file it came from, if it came from one."""
+    """A model ready to predict, what it was trained on, and the file it came from, if it came from one.
+
+    members: the models of an ensemble, whose description is that of the first.
+    """
 
     model: Model
     meta: CheckpointMeta
     path: Path | None = None
+    members: tuple["Loaded", ...] = ()
 
     @property
     def schema(self) -> ClassSchema:
@@ -35,17 +43,26 @@ class Loaded:
         """What a map says of the model that made it."""
         return {
             metadata.MODEL: self.network,
-            **({metadata.MODEL_FILE: self.path.name} if self.path else {}),
+            **({metadata.MODEL_FILE: self.file} if self.file else {}),
             metadata.SOFTWARE: f"rs_biformer {__version__}",
         }
 
     @property
     def network(self) -> str:
+        if self.members:
+            return " and ".join(dict.fromkeys(one.network for one in self.members))
         return f"{self.meta.encoder} + {self.meta.decoder}"
+
+    @property
+    def file(self) -> str:
+        """The name of its file, or of the files of an ensemble."""
+        return ", ".join(one.file for one in self.members) or (self.path.name if self.path else "")
 
     @property
     def parameters(self) -> int:
         """How many numbers were learned; 0 where the file does not tell."""
+        if self.members:
+            return sum(one.parameters for one in self.members)
         parameters: Any = getattr(self.model, "parameters", None)
         return sum(value.numel() for value in parameters()) if parameters else 0
 
@@ -64,14 +81,18 @@ class Loaded:
         }
 
 
-def load_model(source: "PathLike | TrainedModel | Loaded") -> Loaded:
-    """The model of a checkpoint (.ckpt) or of an exported file (.onnx); one that is loaded already as it is.
+def load_model(source: "PathLike | TrainedModel | Loaded | Sequence[PathLike | TrainedModel | Loaded]") -> Loaded:
+    """The model of a checkpoint (.ckpt, .safetensors) or exported file (.onnx); one that is loaded already as it is.
+
+    Several are an ensemble, see `load_ensemble`.
 
     Raises CheckpointError for a file that is missing, damaged or no model of ours, ConfigError where what it needs is
     not installed.
     """
     if isinstance(source, Loaded):
         return source
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return load_ensemble(source) if len(source) > 1 else load_model(source[0])
     if not isinstance(source, str | os.PathLike):
         return Loaded(source, source.meta)
     path = Path(source)
@@ -82,3 +103,46 @@ def load_model(source: "PathLike | TrainedModel | Loaded") -> Loaded:
         from rs_biformer.checkpoint import load_checkpoint
     model = load_checkpoint(path)
     return Loaded(model, model.meta, path)
+
+
+def load_ensemble(sources: "Sequence[PathLike | TrainedModel | Loaded]") -> Loaded:
+    """Models whose probabilities are averaged; checkpoints and exported models together if need be.
+
+    They must have the same classes in the same order, bands, data type, pixel size (within a twentieth) and way of
+    reading scenes; networks, statistics and windows may differ. The window is that of the exported models, which take
+    no other, else that of the first.
+
+    Raises ConfigError that says what differs.
+    """
+    members = tuple(map(load_model, sources))
+    paths = [one.path.resolve() for one in members if one.path]
+    if twice := [path for place, path in enumerate(paths) if path in paths[:place]]:
+        raise ConfigError(f"{twice[0]} is given twice; an ensemble is of different models")
+    first = members[0]
+    for other in members[1:]:
+        if differing := _differences(first.meta, other.meta):
+            raise ConfigError(
+                f"{other.file or other.network} and {first.file or first.network} cannot be averaged: "
+                f"{'; '.join(differing)}. Give models of one schema, bands and pixel size"
+            )
+    fixed = {one.meta.window: one.file for one in members if isinstance(one.model, OnnxModel)}
+    if len(fixed) > 1:
+        told = ", ".join(f"{file} of {window}" for window, file in fixed.items())
+        raise ConfigError(f"exported models take windows of one size: {told}; export them with one --window")
+    meta = replace(first.meta, window=next(iter(fixed), first.meta.window))
+    averaged: Any = Ensemble([one.model for one in members])
+    return Loaded(averaged, meta, None, members)
+
+
+def _differences(one: CheckpointMeta, other: CheckpointMeta) -> list[str]:
+    """What of two models differs that must not, in words."""
+    pairs = {
+        "classes": (", ".join(one.schema.classes), ", ".join(other.schema.classes)),
+        "bands": (", ".join(one.bands), ", ".join(other.bands)),
+        "data type": (one.dtype, other.dtype),
+        "nodata and scale": (one.reading.to_dict(), other.reading.to_dict()),
+    }
+    found = [f"{name} are {theirs} and {ours}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+    if one.gsd != other.gsd and (one.gsd is None or other.gsd is None or times_off(one.gsd, other.gsd) > GSD_CLOSE):
+        found.append(f"metres per pixel are {other.gsd or 'unknown'} and {one.gsd or 'unknown'}")
+    return found

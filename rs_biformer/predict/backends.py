@@ -55,7 +55,13 @@ class Backend(Protocol):
 
 
 def backend_of(model: Any) -> Backend:
-    """The back end that runs a model. Raises ConfigError where that needs torch and there is none."""
+    """The back end that runs a model. Raises ConfigError where that needs torch and there is none.
+
+    A model that brings one along (`make_backend`, see ensemble.py) is run by that.
+    """
+    if (brought := getattr(model, "make_backend", None)) is not None:
+        own: Backend = brought()
+        return own
     return backend(OnnxModel.backend if isinstance(model, OnnxModel) else "torch")
 
 

@@ -17,6 +17,7 @@ from rs_biformer.machine import machine_memory
 from rs_biformer.predict.backends import backend_of, eval_mode, is_module, needing_torch
 from rs_biformer.predict.cluster import Cluster, connect
 from rs_biformer.predict.engine import Done, infer_runs
+from rs_biformer.predict.ensemble import members_of
 from rs_biformer.predict.options import Compute, Options, Windows
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Strip, make_plan
@@ -131,17 +132,23 @@ def map_scene(
     windows, compute, output = options.windows, options.compute, options.output
     count = classes if isinstance(classes, int) else len(classes)
     disagreement = "disagreement" in paths
-    recipe = Recipe(count, normalisation, compute.precision, windows.tta, windows.scales, disagreement, compute.compile)
+    models = len(members_of(model))
+    if models > 1 and compute.cluster is not None:
+        raise ConfigError("a cluster maps with one model; leave out --cluster, or map with each model by itself")
+    recipe = Recipe(
+        count, normalisation, compute.precision, windows.tta, windows.scales, disagreement, compute.compile, models
+    )
     layers = Layers(tuple(paths), count, output.probability_dtype)
     schema = classes if isinstance(classes, ClassSchema) else None
     devices = backend_of(model).pick_devices(compute.device, is_module(model)) if compute.cluster is None else []
 
     with ExitStack() as stack:
-        stack.enter_context(eval_mode(model))
+        for member in members_of(model):
+            stack.enter_context(eval_mode(member))
         source = scene if isinstance(scene, Scene) else stack.enter_context(Scene(scene))
         refuse_overwriting(source.paths, list(paths.values()))
         _require_bands(source, getattr(model, "normalisation", None) or normalisation)
-        plan = _plan(source, layers, windows, compute)
+        plan = _plan(source, layers, windows, compute, models)
         _require_memory(plan, len(devices), compute.max_memory)
         stack.enter_context(memory_errors(plan, devices[0] if devices else None))
         executor: _Here | _Away
@@ -166,7 +173,7 @@ def map_scene(
             write_score_qml(paths[layer])
 
 
-def _plan(source: Scene, layers: Layers, windows: Windows, compute: Compute) -> Plan:
+def _plan(source: Scene, layers: Layers, windows: Windows, compute: Compute, models: int) -> Plan:
     return make_plan(
         source.height,
         source.width,
@@ -179,6 +186,7 @@ def _plan(source: Scene, layers: Layers, windows: Windows, compute: Compute) -> 
         batch_size=compute.batch_size,
         layer_bytes=layers.pixel_bytes,
         views=len(windows.views),
+        models=models,
         largest_view=max(view.side(windows.window) for view in windows.views),
         max_memory=default_memory() if compute.max_memory is None else compute.max_memory,
     )

@@ -251,6 +251,7 @@ def make_plan(
     batch_size: int = 8,
     layer_bytes: int = 1,
     views: int = 1,
+    models: int = 1,
     largest_view: int = 0,
     max_memory: int = 2 * 10**9,
 ) -> Plan:
@@ -259,6 +260,7 @@ def make_plan(
     planes: float32 values per pixel that are blended: the classes, and one more for the disagreement of views.
     bands, itemsize: of the scene, and bytes of a band's value. layer_bytes: of all layers that are written, per pixel.
     views, largest_view: test-time views of a window, and the side of the largest where it is larger than the window.
+    models: that are averaged.
 
     Short of memory, lanes become narrower, then batches smaller and queues shorter.
 
@@ -273,7 +275,7 @@ def make_plan(
     axis_weights(1, 1, 1, blend)  # refuses an unknown blend before anything is opened
     per_row, rows = (len(window_starts(length, window, stride)) for length in (width, height))
     together = min(rows, -(-batch_size // per_row))
-    job = _Job(window, stride, planes, bands, itemsize, layer_bytes, views, max(window, largest_view))
+    job = _Job(window, stride, planes, bands, itemsize, layer_bytes, views, models, max(window, largest_view))
     least = 0
     for columns, batch, depth in _candidates(width, window, stride, batch_size):
         memory = job.memory(columns, together, batch, depth)
@@ -323,6 +325,7 @@ class _Job:
     itemsize: int
     layer_bytes: int
     views: int
+    models: int
     largest_view: int
 
     def memory(self, columns: int, together: int, batch: int, depth: int) -> Memory:
@@ -336,7 +339,8 @@ class _Job:
         span = columns + 2 * (self.size - 1)  # the lane and its halo
         above = -(-(self.size - self.stride) // finished) * finished  # rows read for the strips before
         window_pixels, view_pixels = batch * self.size**2, batch * self.largest_view**2
-        scores = self.planes * (5 if self.views > 1 else 1)  # sum, one view, itself undone, and what that takes
+        # Sum, one view, itself undone, and what that takes; of models their sum, one as it comes and stacked.
+        scores = self.planes * ((5 if self.views > 1 else 1) + (3 if self.models > 1 else 0))
         parts = {
             "source": sample * span * (max(above + 2 * finished, reach) + 2 * PIECE),
             "batches": (depth + 2) * sample * window_pixels

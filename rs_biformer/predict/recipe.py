@@ -31,7 +31,8 @@ class Recipe:
     """How a model is run; a value that can be sent to another process.
 
     classes: K. normalisation: None where the model wants raw values or normalises by itself. precision, tta, scales,
-    compile: as in `predict_scene`. disagreement: of the views is wanted as one more plane.
+    compile: as in `predict_scene`. models: how many are averaged, see ensemble.py. disagreement: of these, or of the
+    views of a single one, is wanted as one more plane.
 
     Raises ConfigError for options that cannot be meant.
     """
@@ -43,14 +44,18 @@ class Recipe:
     scales: tuple[float, ...] = (1.0,)
     disagreement: bool = False
     compile: bool = False
+    models: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= 254:
             raise ConfigError(f"got {self.classes} classes; a class map holds 1 to 254")
         if self.precision not in get_args(Precision):
             raise ConfigError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}")
-        if len(self.views) == 1 and self.disagreement:
-            raise ConfigError("disagreement is that of several test-time views; ask for some with tta= or scales=")
+        if len(self.views) == self.models == 1 and self.disagreement:
+            raise ConfigError(
+                "disagreement is that of several models or test-time views; ask for views with tta= or scales=, or "
+                "give more than one model"
+            )
 
     @property
     def views(self) -> tuple[View, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import rs_biformer
 from rs_biformer.predict.backends import backend_of, is_module
+from rs_biformer.predict.ensemble import Ensemble
 from rs_biformer.predict.plan import Plan
 from rs_biformer.predict.recipe import Recipe
 from rs_biformer.raster.gdal import gdal_env, open_raster
@@ -79,6 +80,9 @@ def _recipe_options(recipe: Recipe) -> dict[str, object]:
 
 def model_identity(model: Callable[..., Any]) -> str | None:
     """Class name and SHA-256 of a model, or its own `fingerprint`; None for a callable that has neither."""
+    if isinstance(model, Ensemble):
+        each = [model_identity(member) for member in model.members]
+        return None if None in each else f"the mean of {' and '.join(map(str, each))}"
     own = getattr(model, "fingerprint", None)
     if isinstance(own, str):
         return own

@@ -11,7 +11,7 @@ smaller: 0 where all views say the same, 1 where they could not differ more.
 B batch, C bands, K classes, S window.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite, log
 from typing import Literal, get_args
@@ -104,23 +104,33 @@ def average_views(
     probabilities: (image (B, C, s, s), valid (B, s, s)) -> (B, K, s, s).
     """
     size = image.shape[-1]
+    return averaged((view.undo(probabilities(*view.of(image, valid)), size) for view in chosen), disagreement)
+
+
+def averaged(answers: Iterable[Array], disagreement: bool = False) -> Array:
+    """The mean of probabilities, each (B, K, S, S), which is written over the first of them; see `average_views`.
+
+    Over models their disagreement is the mutual information between a pixel's class and the model, divided by its
+    maximum: 0 where all say the same, however unsure they are.
+    """
     total: Array | None = None
     entropies: Array | None = None
-    for view in chosen:
-        one = view.undo(probabilities(*view.of(image, valid)), size)
+    count = 0
+    for one in answers:
+        count += 1
         if disagreement:
             own = _entropy(one)
             entropies = own if entropies is None else _added(entropies, own)
         total = one if total is None else _added(total, one)
-    assert total is not None, "views() gives at least one"
+    assert total is not None, "there is at least one"
     xp, mean = library_of(total), total
-    if len(chosen) > 1:
-        mean /= len(chosen)
+    if count > 1:
+        mean /= count
     if entropies is None:
         return mean
-    divergence = _entropy(mean) - entropies / len(chosen)
+    divergence = _entropy(mean) - entropies / count
     xp.clip(divergence, 0, None, out=divergence)
-    most = log(max(2, min(len(chosen), mean.shape[1])))
+    most = log(max(2, min(count, mean.shape[1])))
     return xp.concatenate([mean, divergence / most], 1)
 
 
