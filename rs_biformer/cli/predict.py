@@ -1,6 +1,6 @@
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rs_biformer.cli.prediction import OPTIONS, add_compute, add_fitting, add_windows, given
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         try:
             report = map_scenes(
                 args.scenes,
-                args.checkpoint,
+                _models(args),
                 args.out,
                 layers=[layer for layer in LAYERS if getattr(args, layer)],
                 extra=args.extra,
@@ -95,13 +95,17 @@ def run(args: argparse.Namespace) -> None:
     _conclude(args, report)
 
 
+def _models(args: argparse.Namespace) -> Any:
+    """The one model that was given, or a list of several."""
+    return args.checkpoint[0] if len(args.checkpoint) == 1 else args.checkpoint
+
+
 def _conclude(args: argparse.Namespace, report: "MappingReport") -> None:
     import json
 
     from rs_biformer.cli.watch import say
 
     if args.json:
-        models = args.checkpoint[0] if len(args.checkpoint) == 1 else args.checkpoint
-        print(json.dumps({"model": models, **report.to_dict()}, indent=2))
+        print(json.dumps({"model": _models(args), **report.to_dict()}, indent=2))
     if count := len(report.skipped):
         say(f"{count} scene{'s were' if count > 1 else ' was'} left alone, as the maps are there")
