@@ -5,6 +5,7 @@ leaves out what only training, exporting and checkpoints need. An environment ha
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 
 def _find() -> tuple[str, str]:
@@ -17,6 +18,12 @@ def _find() -> tuple[str, str]:
 
 
 NAME, __version__ = _find()
+
+
+def require(package: str) -> None:
+    """Raise ModuleNotFoundError unless a package of others is installed, without loading it."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"no package {package}", name=package)
 
 
 def describe_missing(package: str) -> str:

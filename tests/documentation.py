@@ -7,7 +7,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md") if (ROOT / name).exists()),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "packaging/predict/README.md")
+        if (ROOT / name).exists()
+    ),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "configs").rglob("*.yaml")),
 ]

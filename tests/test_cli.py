@@ -130,7 +130,7 @@ from rs_biformer import distribution
 from rs_biformer.cli import main
 distribution.NAME = {"rs_biformer_predict" if light else "rs_biformer"!r}
 sys.modules.update(dict.fromkeys(["torch", "pytorch_lightning", "albumentations"]))  # importing them raises
-for argv in (["demo"], ["models"], ["train", "--data.index", "none"]):
+for argv in (["demo"], ["models"], ["train", "--config", "configs/none.yaml"]):
     print(main(argv), flush=True)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)

@@ -84,7 +84,10 @@ def test_prediction_is_installed_without_torch_and_maps_as_the_toolkit_does(ligh
     told = json.loads(run(command, "info", "--json", model, cwd=tmp_path).stdout)
     assert told["kind"] == "exported model"
     assert "onnxruntime" in run(command, "info", cwd=tmp_path).stdout
-    for argv in (["train", "--data.index", "x"], ["predict", "a.tif", "--checkpoint", "m.ckpt", "--out", "b"]):
+    for argv in (
+        ["train", "--config", "configs/vaihingen/recommended.yaml"],
+        ["predict", "a.tif", "--checkpoint", "m.ckpt", "--out", "b"],
+    ):
         refused = run(command, *argv, cwd=tmp_path, code=2).stderr.strip()
         assert "Traceback" not in refused and "pip install" in refused.splitlines()[-1]
 

@@ -44,11 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read the config and train, or show what could be configured."""
     from rs_biformer.cli.watch import say
+    from rs_biformer.distribution import require
     from rs_biformer.train.config import explain_options, parse
 
     if args.options:
         print(explain_options())
         return
+    require("torch")  # before anything is said about the config
     files = [part for path in args.config for part in ("--config", path)]
     config = parse([*files, *args.rest])
     if args.print_config:
