@@ -126,6 +126,15 @@ seen["cancelled"] = [
     sorted(name for name in os.listdir(WORK) if "huge_map" in name),
 ]
 
+kept = run(
+    "map_raster", cancel=True, KEEP=True, RASTER=path("huge.tif"), MODEL=path("model.ckpt"), OUTPUT=path("kept.tif")
+)
+seen["kept"] = [kept["made"], sorted(name for name in os.listdir(WORK) if "kept" in name)]
+style = Path(path("town.qml"))
+style.write_text(style.read_text().replace('alpha="255"', 'alpha="99"'))
+seen["again"] = run("map_raster", **common, OUTPUT=path("town.tif"))
+seen["style again"] = 'alpha="99"' in style.read_text()
+
 seen["polygons"] = run(
     "polygons_from_map", MAPS=[path("town.tif")], CONFIDENCE=path("sure.tif"), OUTPUT=path("town.gpkg")
 )

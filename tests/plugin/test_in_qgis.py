@@ -125,8 +125,17 @@ def test_what_fails_is_one_line_of_the_command_and_leaves_nothing(seen, work):
     assert seen["bad model"].startswith("rs-biformer predict: ") and "\n" not in seen["bad model"]
     assert "tiles of a server comes from wms and not from a raster file; save it as a GeoTIFF" in seen["wms"]
     assert not list(work.glob("*bad*")) and not list(work.glob(".bad*"))
-    assert not list(work.rglob("*.partial")) and not list(work.glob(".*.unfinished"))
+    assert not [found for found in work.rglob("*.partial") if "kept" not in str(found)]
 
 
 def test_a_cancelled_map_leaves_nothing_half_written(seen):
     assert seen["cancelled"] == [{}, None, []]
+
+
+def test_unfinished_work_is_kept_where_that_was_wanted(seen):
+    assert seen["kept"] == [{}, [".kept.tif.unfinished"]]
+
+
+def test_an_edited_style_is_kept_and_the_message_has_the_names_that_files_will_have(seen, work):
+    assert seen["again"]["error"] is None and seen["style again"]
+    assert f"{work / 'town.qml'} was edited and is kept; remove it to have a new one" in seen["again"]["lines"]

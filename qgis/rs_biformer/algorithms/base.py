@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Sequence
+from typing import Mapping, Sequence
 
 from qgis.core import (
     Qgis,
@@ -51,16 +51,23 @@ class Algorithm(QgsProcessingAlgorithm):
         self.addParameter(parameter)
 
     def call(
-        self, arguments: Sequence[str], feedback: QgsProcessingFeedback, *, into: Sequence[str], quiet: bool = False
+        self,
+        arguments: Sequence[str],
+        feedback: QgsProcessingFeedback,
+        *,
+        into: Sequence[str],
+        quiet: bool = False,
+        called: Mapping[str, str] | None = None,
     ) -> bool:
         """Run rs-biformer; False where it was cancelled.
 
-        into: folders that it writes to, where nothing half written stays. quiet: do not show its output. Raises
+        into: folders that it writes to, where nothing half written stays. quiet: do not show its output. called:
+        what files that get another name afterwards are called in messages. Raises
         QgsProcessingException with the one line that the command ends with.
         """
         program = settings.command()
         before = {folder: process.partials(folder) for folder in into}
-        tell = _Teller(feedback)
+        tell = _Teller(feedback, called or {})
         feedback.pushCommandInfo(" ".join([program, *arguments]))
         complete = False
         try:
@@ -80,7 +87,7 @@ class Algorithm(QgsProcessingAlgorithm):
                 for folder in into:
                     process.remove_partials(folder, process.partials(folder) - before[folder])
         if code:
-            raise QgsProcessingException(error_line("rs-biformer", code, lines))
+            raise QgsProcessingException(tell.renamed(error_line("rs-biformer", code, lines)))
         for line in [] if quiet else said.splitlines():
             feedback.pushConsoleInfo(line)
         return True
@@ -89,8 +96,14 @@ class Algorithm(QgsProcessingAlgorithm):
 class _Teller:
     """Shows what a command says on standard error."""
 
-    def __init__(self, feedback: QgsProcessingFeedback) -> None:
-        self._feedback, self._label = feedback, ""
+    def __init__(self, feedback: QgsProcessingFeedback, called: Mapping[str, str]) -> None:
+        self._feedback, self._called, self._label = feedback, called, ""
+
+    def renamed(self, text: str) -> str:
+        """A message with the names that files will have."""
+        for name, other in self._called.items():
+            text = text.replace(name, other)
+        return text
 
     def __call__(self, line: str) -> None:
         told = parse_line(line)
@@ -100,7 +113,7 @@ class _Teller:
                 self._feedback.setProgressText(told.label)
             self._feedback.setProgress(100 * told.share)
         elif told and not told.startswith("rs-biformer "):  # that is the error, which is raised
-            self._feedback.pushInfo(told)
+            self._feedback.pushInfo(self.renamed(told))
 
 
 def parent_of(path: str) -> str:

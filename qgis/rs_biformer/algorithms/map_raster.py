@@ -118,9 +118,12 @@ class MapRaster(Algorithm):
                 pixels=_PIXELS[self.parameterAsEnum(parameters, "PIXELS", context)][1],
                 restart=not keep,
             )
+            called = {}
             for name, path in wanted.items():
+                made = os.path.join(folder, f"{command.MAP_NAME}_{name}")
+                called.update({f"{made}.tif": path, f"{made}.qml": f"{os.path.splitext(path)[0]}.qml"})
                 _lend_style(path, os.path.join(folder, f"{command.MAP_NAME}_{name}.qml"))
-            if not self.call(arguments, feedback, into=[] if keep else [folder], quiet=True):
+            if not self.call(arguments, feedback, into=[] if keep else [folder], quiet=True, called=called):
                 return {}
             for name, path in wanted.items():
                 _hand_over(os.path.join(folder, f"{command.MAP_NAME}_{name}"), path)
