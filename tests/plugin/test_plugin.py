@@ -40,7 +40,8 @@ def test_the_command_line_reads_what_is_typed_as_it_is_meant():
         )
     )
     assert (args.command, args.progress, args.scenes, args.name) == ("predict", "json", ["/a b/-x{1}.tif"], "map")
-    assert (str(args.checkpoint), str(args.out), args.area, args.overlap) == ("/m.onnx", "/out", "/area.gpkg", 0.25)
+    assert (args.checkpoint, str(args.out), args.area) == (["/m.onnx"], "/out", "/area.gpkg")
+    assert args.overlap == 0.25
     assert (args.tta, args.bands, args.nodata, args.rescale_gsd, args.restart) == (
         "flips",
         "--4,1",
