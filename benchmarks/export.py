@@ -15,6 +15,8 @@ seconds are medians, figures those of `rs-biformer evaluate` on the whole scene.
 
 import argparse
 import logging
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,9 +30,11 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 
-from rs_biformer.checkpoint import CheckpointMeta, TrainedModel
+from rs_biformer.checkpoint import CheckpointMeta, TrainedModel, load_checkpoint
+from rs_biformer.data.layouts import pattern_scenes
 from rs_biformer.errors import RsBiformerError
-from rs_biformer.export import export_onnx
+from rs_biformer.evaluation import evaluate
+from rs_biformer.export import Trial, export_onnx
 from rs_biformer.nn.encoders.library import SMP_NAMES
 from rs_biformer.nn.model import create_encoder, list_encoders
 from rs_biformer.schema import PRESETS
@@ -154,12 +158,50 @@ def matrix(args: argparse.Namespace) -> None:
 def chosen(only: list[str] | None) -> Iterator[tuple[str, str, Any]]:
     """Family, member and arguments; for families without a member the reason instead of the arguments."""
     if only:
-        yield from ((timm.get_pretrained_cfg(name) and "timm" or "", name, {}) for name in only)
+        yield from (("", name, {}) for name in only)
         return
     yield from (("ours", name, arguments) for name, arguments in OURS)
     for family, names in families():
         name, reason = least(names)
         yield (family, name, {}) if name else (family, "", reason)
+
+
+def speed(args: argparse.Namespace) -> None:
+    """Map the scene by each form of the model in turns, each run a process of its own, as a user's would be."""
+    model = load_checkpoint(args.checkpoint)
+    trial = Trial(pattern_scenes(args.calibration, None, name=None))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        forms = {"torch": args.checkpoint}
+        for precision in ("fp32", "fp16", "int8"):
+            written = export_onnx(
+                model, folder / f"{precision}.onnx", precision=precision, trial=trial, max_changed=1.0
+            )
+            forms[precision] = written.path
+            print(f"{precision}: {written.size / 1e6:.1f} MB, {written.agreement}", flush=True)
+        seconds: dict[str, list[float]] = {form: [] for form in forms}
+        for _ in range(args.rounds):
+            for form, path in forms.items():
+                seconds[form].append(_map(path, args.scene, folder / form))
+        print("| form | MB | s | mIoU | overall accuracy |")
+        print("|---|---|---|---|---|")
+        for form, path in forms.items():
+            (drawn,) = (folder / form).glob("*_classes.tif")
+            found = evaluate(drawn, args.label, model.schema)
+            print(
+                f"| {form} | {path.stat().st_size / 1e6:.1f} | {statistics.median(seconds[form]):.1f} | "
+                f"{found.mean_iou:.4f} | {found.overall_accuracy:.4f} |"
+            )
+
+
+def _map(model: Path, scene: Path, out: Path) -> float:
+    """Seconds that `predict` takes, from the command to its end."""
+    command = [sys.executable, "-m", "rs_biformer", "predict", str(scene), "--checkpoint", str(model)]
+    began = time.monotonic()
+    subprocess.run(
+        [*command, "--precision", "32", "--restart", "--out", str(out)], check=True, stdout=subprocess.DEVNULL
+    )
+    return time.monotonic() - began
 
 
 def main() -> None:
@@ -171,6 +213,13 @@ def main() -> None:
     one.add_argument("--window", type=int, default=64)
     one.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
     one.set_defaults(run=matrix)
+    two = commands.add_parser("speed")
+    two.add_argument("--checkpoint", type=Path, required=True)
+    two.add_argument("--scene", type=Path, required=True)
+    two.add_argument("--label", type=Path, required=True)
+    two.add_argument("--calibration", nargs="+", required=True, metavar="IMAGE", help="for the scales of int8")
+    two.add_argument("--rounds", type=int, default=3)
+    two.set_defaults(run=speed)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)

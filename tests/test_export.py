@@ -3,6 +3,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -473,6 +474,35 @@ def test_options_that_cannot_be_meant_are_refused(argv, said, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert main(["export", "--checkpoint=unused", *argv]) == 2
     assert said in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_deepness_in_qgis_gives_the_classes_of_predict(exported, write_raster, tmp_path):
+    """Its own code, in QGIS' Python: `src` of its repository, and what it imports."""
+    source, packages = os.environ.get("DEEPNESS"), os.environ.get("DEEPNESS_PACKAGES", "")
+    if not source:
+        pytest.skip("DEEPNESS names no folder with its source, DEEPNESS_PACKAGES none with what it imports")
+    rng = np.random.default_rng(0)
+    scene = write_raster("scene.tif", rng.integers(0, 256, (3, 80, 104)).astype(np.uint8), photometric="rgb")
+    script = Path(__file__).parents[1] / "benchmarks" / "beside" / "by_deepness.py"
+    command = [sys.executable, script, exported, scene, "--deepness", source, "--packages", *packages.split(os.pathsep)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert "away from the edges 100.0000%" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "encoder",
+    ["biformer_tiny", "cswin_tiny", "coat_lite_tiny", "mobilenetv4_conv_small"],  # ViTs and hybrids: test_backbones
+)
+def test_families_are_exported(tmp_path, encoder):
+    """Their logits deviate, as probabilities that are all alike would prove nothing."""
+    meta = tiny_meta(encoder)
+    torch.manual_seed(0)
+    model = TrainedModel(meta.create_network(), meta)
+    with torch.no_grad():
+        model.network.head.weight *= 3 / model(torch.from_numpy(invented(model, 64, 1).image)).std()
+    agreement = export_onnx(model, tmp_path / "model.onnx").agreement
+    assert agreement.largest < check.TOLERANCE and agreement.equal > 0.999
 
 
 @pytest.mark.slow
