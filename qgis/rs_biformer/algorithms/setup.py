@@ -28,7 +28,7 @@ class SetUp(Algorithm):
         "PyTorch, for checkpoints and a GPU). It is used as it is.\n\n"
         "Without one, an environment is made with venv and pip in your QGIS profile, from an index by name, a wheel, a "
         "folder of wheels or a folder of sources. No system package is touched, and nothing of it is loaded into QGIS. "
-        "rs-biformer-predict has no PyTorch and takes a few hundred megabytes. Running this again makes it anew."
+        "rs-biformer-predict has no PyTorch and takes less than a gigabyte. Running this again makes it anew."
     )
 
     def initAlgorithm(self, configuration: dict[str, Any] | None = None) -> None:
