@@ -23,6 +23,7 @@ from rs_biformer.geometry import Window, reflect_pad
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention, route
 from rs_biformer.nn.attention.regions import region_of_pixel, region_size
 from rs_biformer.nn.encoders.plain import PlainTransformer
+from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.scene import Scene
 
 
@@ -170,6 +171,7 @@ def explain(
 
     Raises RasterError when the place is outside the scene or is nodata, ConfigError for a network without routing.
     """
+    refuse_overwriting([*scene.paths, model.path], [out])
     row, col = _pixel(scene, at, pixels)
     size = model.meta.window if window is None else window
     if size < 1:

@@ -35,14 +35,14 @@ class TrainedModel(nn.Module):
     """A network together with what it was trained on; in eval mode.
 
     forward(raw (B, C, H, W) of any dtype, in the units of the rasters, valid (B, H, W) bool or None) -> logits
-    (B, classes, H, W).
+    (B, classes, H, W). path: the file that it was read from, if there was one.
     """
 
-    def __init__(self, network: nn.Module, meta: CheckpointMeta) -> None:
+    def __init__(self, network: nn.Module, meta: CheckpointMeta, path: Path | None = None) -> None:
         super().__init__()
         self.network = network
         self.normalisation = Normalisation(meta.mean, meta.std)
-        self.meta = meta
+        self.meta, self.path = meta, path
         self.eval()
 
     @property
@@ -148,7 +148,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Tra
     try:
         network = _create_to_hold(weights, meta)
         network.load_state_dict(weights)
-        model = TrainedModel(network, meta)
+        model = TrainedModel(network, meta, Path(path))
     except _Misfit as error:
         raise CheckpointError(f"{path}: the weights do not fit {title}: {error}") from None
     except Exception as error:  # arguments from the file, handed to constructors of three libraries

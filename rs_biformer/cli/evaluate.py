@@ -10,7 +10,7 @@ from rs_biformer.cli.labels import add_label_arguments, label_options
 from rs_biformer.cli.prediction import OPTIONS, add_compute, add_fitting, add_windows, given
 
 if TYPE_CHECKING:
-    from rs_biformer.jobs import Evaluation, Rules
+    from rs_biformer.jobs import Evaluation, Outputs, Rules
 
 HELP = "measure class maps against labels: figures with intervals, comparisons, an HTML page, suspicious labels"
 EXAMPLE = """rs-biformer evaluate --prediction maps/*_classes.tif --label test/*_label.tif \\
@@ -93,22 +93,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Predict if asked to, evaluate, compare, show the figures and write them."""
     from rs_biformer.cli import console, tables
-    from rs_biformer.jobs import Outputs, command_line, compare_results, write_outputs
+    from rs_biformer.jobs import Outputs, command_line, compare_results, named_files, write_outputs
 
     require_consistent(args)
     typed = [command_line("rs-biformer", sys.argv[1:])]
     outputs = Outputs(args.out, args.report, args.card, args.find_label_errors, args.title, args.curves, typed)
+    outputs.require_apart(named_files(vars(args)))
     with ExitStack() as stack:
         if args.compare:
             evaluation = compare_results(args.compare, args.protocol or [], given(args, _DRAWING))
         else:
-            evaluation = _measure(args, stack)
+            evaluation = _measure(args, stack, outputs)
         tables.evaluation(evaluation)
         for path in write_outputs(evaluation, outputs, progress=console.progress, say=print):
             print(path)
 
 
-def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
+def _measure(args: argparse.Namespace, stack: ExitStack, outputs: "Outputs") -> "Evaluation":
     """The maps against the labels, mapped first where models are given."""
     from rs_biformer.cli import console
     from rs_biformer.cli.watch import Watch, say
@@ -120,8 +121,10 @@ def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
     sets = [named(values) for values in args.prediction or []]
     maps = sets[0].files if sets else ()
     truths = find_truths(args.scene, args.label, maps=maps, extra=args.extra, name=args.name, pair=pair, say=say)
+    outputs.require_apart(truths.files)
     if sets:
         found = map_sets(sets, truths, args.confidence, pair=pair, say=say)
+        outputs.require_apart(path for part in found for path in (*part.maps, *(part.confidences or ())))
         return evaluate_maps(found, truths, schema, _rules(args), progress=console.progress, say=say)
     watch = stack.enter_context(Watch(listed=False))
     stack.enter_context(console.interruptible(lambda: "run the same command again"))

@@ -133,6 +133,7 @@ def _labelling(scene: SceneRecord) -> tuple[LabelOptions, ...]:
 def _prepare(target: Path, fingerprint: str) -> None:
     """Make the folder ready for the chips of this index; what is left after it belongs to them."""
     state = target / STATE_NAME
+    _require_no_links(target)
     try:
         if state.is_file():
             known = _known_fingerprint(state)
@@ -150,6 +151,16 @@ def _prepare(target: Path, fingerprint: str) -> None:
         write_text(state, json.dumps({"fingerprint": fingerprint}) + "\n")
     except (OSError, ValueError) as error:
         raise RasterError(f"cannot prepare {target} for chips: {' '.join(str(error).split())}") from error
+
+
+def _require_no_links(target: Path) -> None:
+    """What is removed must lie in the folder itself."""
+    parts = [target / part for part in ("images", "labels")]
+    for path in (target, target / STATE_NAME, *parts, *(split for part in parts for split in part.glob("*"))):
+        if path.is_symlink():
+            raise ConfigError(
+                f"{path} is a link, and chips are removed only where they were written; choose another --out"
+            )
 
 
 def _known_fingerprint(state: Path) -> str:

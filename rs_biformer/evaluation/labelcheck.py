@@ -35,6 +35,7 @@ from rs_biformer.raster.features import write_layer
 from rs_biformer.raster.ground import ground_areas
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.legend import outlines_qml
+from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.source import Grid
 from rs_biformer.raster.vector import FaceBuilder
 from rs_biformer.schema import IGNORE, ClassSchema
@@ -123,6 +124,7 @@ def find_label_errors(
     if out.suffix.lower() != ".gpkg":
         raise ConfigError(f"{out} is to hold places for QGIS; its name must end in .gpkg")
     files = subjects(predictions, labels, scenes, probabilities, names)
+    refuse_overwriting([area, *(path for one in files for path in one.paths)], [out])
     spelling = Spelling.of(
         files, schema, tolerance=tolerance, numbers=numbers, nodata=nodata, labelling=labelling, area=area
     )

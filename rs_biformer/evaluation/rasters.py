@@ -96,6 +96,12 @@ class Subject:
     image: ImageFiles | None = None
     confidence: Location | None = None
 
+    @property
+    def paths(self) -> list[AnyPath]:
+        """All of them."""
+        images = [] if self.image is None else _paths(self.image)
+        return [self.prediction, self.label, *images, *([] if self.confidence is None else [self.confidence])]
+
 
 @dataclass(frozen=True)
 class Opened:

@@ -23,6 +23,7 @@ from rs_biformer.export.graph import join_casts, kept
 from rs_biformer.export.samples import Samples, Trial
 from rs_biformer.export.writing import Exported, prepared, published
 from rs_biformer.predict.onnx import import_onnxruntime
+from rs_biformer.raster.overwriting import refuse_overwriting
 
 OPSET = 20
 """Operators of the newest set that onnxruntime 1.17 knows."""
@@ -58,9 +59,10 @@ def export_onnx(
     Raises ConfigError when the optional packages are missing or the network cannot be exported, RasterError for scenes
     that do not fit, CheckpointError when the exported model computes something else. Nothing is written then.
     """
+    trial = trial or Trial()
+    refuse_overwriting([model.path, *trial.files], [path])
     onnxruntime = import_onnxruntime()
     _require_onnxscript()
-    trial = trial or Trial()
     if precision not in CHANGED:
         raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join(CHANGED)}")
     if precision == "int8" and not trial.scenes:

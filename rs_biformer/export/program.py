@@ -11,6 +11,7 @@ from rs_biformer.export.check import compare, require_classes, require_equal
 from rs_biformer.export.deployed import INPUT, example, metadata, tracing
 from rs_biformer.export.samples import Trial
 from rs_biformer.export.writing import Exported, prepared, published
+from rs_biformer.raster.overwriting import refuse_overwriting
 
 
 def export_program(
@@ -28,8 +29,10 @@ def export_program(
 
     Raises as `onnx.export_onnx` does.
     """
+    trial = trial or Trial()
+    refuse_overwriting([model.path, *trial.files], [path])
     deployed, path, size = prepared(model, path, ".pt2", window, overlap)
-    samples = (trial or Trial()).windows(model, size)
+    samples = trial.windows(model, size)
     deployed.probabilities(torch.from_numpy(samples.image[:1]))
     with tracing("by torch.export", deployed.name):
         batch = torch.export.Dim("batch", min=1)

@@ -17,6 +17,7 @@ from rs_biformer.jobs.truths import Say, find_truths, silent
 from rs_biformer.predict.fit import open_scenes
 from rs_biformer.raster.labelling import open_label, settle
 from rs_biformer.raster.labels import LabelOptions
+from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE
 
@@ -61,6 +62,11 @@ class Trial:
     fitting: Fitting = AS_TRAINED
     labelling: LabelOptions = field(default_factory=LabelOptions)
     say: Say = silent
+
+    @property
+    def files(self) -> list[PathLike | None]:
+        """All that is read."""
+        return [self.fitting.area, *(path for scene in self.scenes for path in (*scene.images, scene.label))]
 
     def windows(self, model: TrainedModel, size: int) -> Samples:
         """Windows of the scenes, in an order drawn by a fixed seed; invented ones where there are no scenes.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rs_biformer.jobs.evaluating import Evaluation, MapSet, Rules, compare_results, evaluate_maps, evaluate_models
     from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Planned, Remarked, Skipped
     from rs_biformer.jobs.fitting import Fitting
-    from rs_biformer.jobs.inputs import map_sets, named, named_models
+    from rs_biformer.jobs.inputs import map_sets, named, named_files, named_models
     from rs_biformer.jobs.mapping import MappingReport, ScenesFailed, map_scenes
     from rs_biformer.jobs.models import Loaded, load_model
     from rs_biformer.jobs.outputs import Outputs, command_line, write_outputs
@@ -56,6 +56,7 @@ _HOMES = {
     "map_scenes": "mapping",
     "map_sets": "inputs",
     "named": "inputs",
+    "named_files": "inputs",
     "named_models": "inputs",
     "publish": "publishing",
     "write_outputs": "outputs",
@@ -94,6 +95,7 @@ __all__ = [
     "map_scenes",
     "map_sets",
     "named",
+    "named_files",
     "named_models",
     "publish",
     "write_outputs",

@@ -20,6 +20,7 @@ from rs_biformer.files import scratch_folder, write_text
 from rs_biformer.nn.encoders.library import is_library_name
 from rs_biformer.nn.smp_models import ARCHITECTURES, PREFIX, SmpModel, create_smp_model
 from rs_biformer.nn.tensor_files import SUFFIX, read_tensors
+from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.schema import ClassSchema
 
@@ -43,6 +44,8 @@ def convert(folder: PathLike, out: PathLike, card: PathLike | None = None, **fac
     path = Path(out)
     if path.suffix.lower() != SUFFIX:
         raise ConfigError(f"{path} would not be known again for what it is; let it end in {SUFFIX}")
+    read = [Path(folder) / name for name in (CONFIG, WEIGHTS, CARD)]
+    refuse_overwriting([*read, card], [path])
     told = read_facts(Path(card)) if card is not None else {}
     model = from_smp(Path(folder), told | {name: value for name, value in facts.items() if value is not None})
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -81,6 +81,13 @@ class Evaluation:
     sets: tuple[MapSet, ...] = ()
     truths: Truths = field(default_factory=lambda: Truths(()))
     rules: Rules = field(default_factory=Rules)
+    results_read: tuple[PathLike, ...] = ()
+
+    @property
+    def files_read(self) -> list[PathLike | None]:
+        """All that was read for it, by name."""
+        rasters = [path for part in self.sets for path in (*part.maps, *(part.confidences or ()))]
+        return [*self.results_read, *rasters, *self.truths.files, self.rules.area]
 
 
 def evaluate_maps(
@@ -158,6 +165,7 @@ def evaluate_models(
     rules = replace(rules, numbers="indices", nodata=fitting.nodata or next(iter(loaded.values())).meta.reading.nodata)
     pixels = _check_pairs(truths, schema, rules)
     layers = map_layers([layer] if layer else [])
+    read = [*truths.labels, rules.area, *(one.path for one in loaded.values())]
     sets = []
     for name in list(loaded):
         one = loaded.pop(name)  # held no longer than needed: it may fill a GPU
@@ -166,7 +174,15 @@ def evaluate_models(
         folder = Path(maps) / name if len(models) > 1 else Path(maps)
         started = perf_counter()
         report = map_listed(
-            truths.scenes, one, folder, layers=layers, fitting=fitting, on_failure="stop", tell=tell, **prediction
+            truths.scenes,
+            one,
+            folder,
+            layers=layers,
+            fitting=fitting,
+            on_failure="stop",
+            tell=tell,
+            read=read,
+            **prediction,
         )
         seconds = perf_counter() - started
         speed = f"{pixels / seconds / 1e6:.2f} Mpx/s, reading and writing included ({seconds:.0f} s)"
@@ -189,7 +205,7 @@ def compare_results(
         _require_protocols(results, [load_protocol(name) for name in protocols])
     if resampling:
         results = [replace(metrics, resampling=Resampling(**resampling)) for metrics in results]
-    return Evaluation(tuple(results), _compared(results))
+    return Evaluation(tuple(results), _compared(results), results_read=tuple(paths))
 
 
 def common_schema(known: Mapping[str, ClassSchema], given: ClassSchema | None = None) -> ClassSchema:

@@ -1,13 +1,15 @@
 """Sets of maps and models as people name them: `old=a/*_classes.tif`, `new=best.ckpt`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.jobs.evaluating import MapSet, require_own_names
 from rs_biformer.jobs.pairing import PairBy
 from rs_biformer.jobs.truths import Say, Truths, files_for, silent
+from rs_biformer.raster.paths import PathLike
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,18 @@ def named(values: Sequence[str]) -> Named:
     name, sign, rest = first.partition("=")
     plain = not sign or not name or Path(first).exists() or any(mark in name for mark in '/\\:"{')
     return Named("", tuple(values)) if plain else Named(name, (rest, *values[1:]))
+
+
+_READ = ("scene", "label", "extra", "compare", "protocol")
+
+
+def named_files(options: Mapping[str, Any]) -> list[PathLike | None]:
+    """What the options of `rs-biformer evaluate` name for reading, as it was typed."""
+    sets = [named(values) for values in options["prediction"] or []]
+    sets += [named([value]) for value in options["checkpoint"] or []]
+    listed = [path for values in options["confidence"] or [] for path in values]
+    listed += [path for name in _READ for path in options[name] or []]
+    return [*(path for part in sets for path in part.files), *listed, options["classes"], options["area"]]
 
 
 def named_models(values: Sequence[str]) -> dict[str, Path]:

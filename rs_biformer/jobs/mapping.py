@@ -19,6 +19,7 @@ from rs_biformer.predict.fit import open_scenes
 from rs_biformer.predict.mapping import map_scene
 from rs_biformer.predict.options import Options
 from rs_biformer.predict.plan import Plan
+from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.paths import PathLike, without_access
 from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
@@ -106,6 +107,7 @@ def map_scenes(
         listed,
         load_model(model),
         out,
+        read=inputs,
         layers=written,
         fitting=fitting,
         skip_existing=skip_existing,
@@ -128,9 +130,17 @@ def map_listed(
     skip_existing: bool = False,
     on_failure: OnFailure = "continue",
     tell: Tell = quiet,
+    read: Sequence[PathLike | None] = (),
     **options: Any,
 ) -> MappingReport:
-    """`map_scenes` for scenes that are listed and a model that is loaded; those that failed are in the report."""
+    """`map_scenes` for scenes that are listed and a model that is loaded; those that failed are in the report.
+
+    read: what else is read and must stay as it is.
+    """
+    refuse_overwriting(
+        [*(image for files in listed for image in files.images), loaded.path, fitting.area, *read],
+        [path for files in listed for path in map_paths(out, files.name, layers).values()],
+    )
     chosen = Options.of(**{"window": loaded.meta.window, **options})
     scenes = open_scenes([files.images for files in listed], **fitting.of(loaded.meta))
     tell(Checked(len(scenes)))

@@ -1,7 +1,8 @@
 """What an evaluation writes: figures, pictures, page, card, places where labels may be wrong."""
 
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from rs_biformer.evaluation import (
 )
 from rs_biformer.jobs.evaluating import Evaluation, Progress, no_progress
 from rs_biformer.jobs.truths import Say, silent
-from rs_biformer.raster.paths import Location, without_access
+from rs_biformer.raster.overwriting import refuse_overwriting
+from rs_biformer.raster.paths import Location, PathLike, without_access
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,26 @@ class Outputs:
         if self.curves and not self.curves.is_file():
             raise ConfigError(f"--curves {self.curves} does not exist; give the metrics.csv of a training")
 
+    @property
+    def files(self) -> list[Path]:
+        """All that may be written."""
+        return [path for path in (self.figures, self.picture, self.report, self.card, self.label_errors) if path]
+
+    @property
+    def picture(self) -> Path:
+        """The confusion matrix."""
+        return self.figures.with_name(f"{self.figures.stem}_confusion.png")
+
+    def require_apart(self, read: Iterable[PathLike | None]) -> None:
+        """Raise ConfigError where one of them is a file that is read, cannot be written, or is asked for twice."""
+        refuse_overwriting([*read, self.curves], self.files)
+        for path in self.files:
+            above = next(folder for folder in path.absolute().parents if folder.exists())
+            if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+                raise ConfigError(
+                    f"{path} cannot be written: it is a folder, or {above} takes no file; choose another name"
+                )
+
 
 def command_line(program: str, arguments: Sequence[str]) -> str:
     """A command as one would type it, without what gives access to rasters: it goes where others read it."""
@@ -55,11 +77,11 @@ def write_outputs(
     evaluation: Evaluation, outputs: Outputs, *, progress: Progress = no_progress, say: Say = silent
 ) -> list[Path]:
     """Every file that was asked for, in the order written. say: gets how many labels are suspicious."""
+    outputs.require_apart(evaluation.files_read)
     first, single = evaluation.results[0], len(evaluation.results) == 1
     if single:
         written = [write_json(outputs.figures, first)]
-        picture = outputs.figures.with_name(f"{outputs.figures.stem}_confusion.png")
-        written.append(write_confusion_png(picture, first))
+        written.append(write_confusion_png(outputs.picture, first))
     else:
         written = [write_results(outputs.figures, evaluation.results, evaluation.comparisons)]
     if outputs.report:

@@ -12,6 +12,7 @@ from rs_biformer.jobs.converting import write_smp
 from rs_biformer.jobs.models import load_model
 from rs_biformer.jobs.stac import artefact, stac_item
 from rs_biformer.nn.tensor_files import SUFFIX
+from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.paths import PathLike
 
 
@@ -26,6 +27,7 @@ def publish(source: PathLike, out: PathLike, kind: str = "safetensors", licence:
     Raises CheckpointError for a file that is no model, ConfigError for a name that would not be read again.
     """
     path = Path(out)
+    refuse_overwriting([source], [path, path.with_suffix(".json")] if kind == "safetensors" else [path])
     if kind == "smp":
         return write_smp(load_checkpoint(Path(source)), path)
     if kind == "stac":

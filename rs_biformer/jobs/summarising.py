@@ -23,10 +23,10 @@ from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.georeference import Placing
 from rs_biformer.raster.legend import Legend
 from rs_biformer.raster.metadata import read_class_names
+from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.polygons import PolygonOptions, Polygons
 from rs_biformer.raster.source import Source
-from rs_biformer.raster.writer import refuse_overwriting
 
 TABLES = (".csv", ".parquet")
 ZONE_TABLES = (*TABLES, ".gpkg")

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rs_biformer.data.chips import FOLDER_NAME, STATE_NAME
 from rs_biformer.data.counting import Progress
-from rs_biformer.data.index import TileIndex
+from rs_biformer.data.index import FILE_NAME, TileIndex
 from rs_biformer.data.layouts import OFFICIAL, Height, Image, SceneFiles, official_scenes, pattern_scenes
 from rs_biformer.data.pairs import is_pair_list, paired_scenes
 from rs_biformer.data.splits import assign_scenes, parse_blocks
+from rs_biformer.data.summary import SUMMARY_NAME
 from rs_biformer.data.tiling import TileOptions, tile_scenes
 from rs_biformer.errors import ConfigError
+from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.schema import load_schema
 
@@ -62,6 +65,14 @@ def create_tile_index(
     _require_outside(Path(out), inputs)
     files, rule = _find(inputs, str(classes), labels, extra, name, variant or Variant())
     rule = list(split) or rule
+    read = [*inputs, classes, options.area, *(path for scene in files for path in (*scene.images, scene.label))]
+    lists = [text.partition("@")[2] for text in split if "@" in text]
+    chips = Path(out) / FOLDER_NAME
+    refuse_overwriting(
+        [*read, *lists],
+        [Path(out) / FILE_NAME, Path(out) / SUMMARY_NAME, chips / FILE_NAME, chips / STATE_NAME],
+        emptied=[chips / "images", chips / "labels"],
+    )
     blocks = parse_blocks(
         rule,
         size=4 * options.window if block_size is None else block_size,

@@ -33,6 +33,11 @@ class Truths:
         return [scene.label for scene in self.scenes if scene.label is not None]
 
     @property
+    def files(self) -> list[Location]:
+        """Images and labels."""
+        return [path for scene in self.scenes for path in scene.images] + self.labels
+
+    @property
     def images(self) -> list[tuple[Location, ...]] | None:
         """Of each scene; None where there are none."""
         return [scene.images for scene in self.scenes] if all(scene.images for scene in self.scenes) else None

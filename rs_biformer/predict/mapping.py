@@ -26,9 +26,10 @@ from rs_biformer.predict.resume import fingerprint
 from rs_biformer.predict.shortage import memory_errors
 from rs_biformer.raster import metadata
 from rs_biformer.raster.gdal import CACHE_BYTES, set_cache
+from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.style import write_score_qml, write_style
-from rs_biformer.raster.writer import MapWriter, refuse_overwriting
+from rs_biformer.raster.writer import MapWriter
 from rs_biformer.schema import ClassSchema
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def map_scene(
         for member in members_of(model):
             stack.enter_context(eval_mode(member))
         source = scene if isinstance(scene, Scene) else stack.enter_context(Scene(scene))
-        refuse_overwriting(source.paths, list(paths.values()))
+        refuse_overwriting([*source.paths, source.area, getattr(model, "path", None)], paths.values())
         _require_bands(source, getattr(model, "normalisation", None) or normalisation)
         plan = _plan(source, layers, windows, compute, models)
         _require_memory(plan, len(devices), compute.max_memory)

@@ -60,7 +60,7 @@ class OnnxModel:
     backend = NAME
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
+        self._path = self.path = Path(path)
         if not self._path.is_file():
             raise CheckpointError(f"no model {os.fspath(path)}; `rs-biformer export` writes one")
         self._open(self._path.read_bytes())
@@ -116,7 +116,7 @@ class OnnxModel:
         return {"path": self._path, "content": self._path.read_bytes()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._path = state["path"]
+        self._path = self.path = state["path"]
         self._open(state["content"])
 
     def __call__(self, raw: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:

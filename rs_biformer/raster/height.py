@@ -18,11 +18,12 @@ from scipy.ndimage import grey_opening
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.crs import metres_per_height
+from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Source
 from rs_biformer.raster.values import Reading
-from rs_biformer.raster.writer import MapWriter, refuse_overwriting
+from rs_biformer.raster.writer import MapWriter
 
 NODATA = -9999.0
 
@@ -78,10 +79,10 @@ def write_ndsm(
         raise ConfigError(f"largest is {largest} and slope {slope}; they must be above 0, and 0 or more")
     if unit is not None and unit not in UNITS:
         raise ConfigError(f"unit is {unit!r}; it must be one of {', '.join(UNITS)}")
+    refuse_overwriting([dsm, terrain], [out])
     with Scene([dsm] if terrain is None else [dsm, terrain], reading=Reading(scaled=True)) as scene:
         _require_heights(scene, 1 if terrain is None else 2)
         metres = [UNITS[unit] if unit else _metres(source) for source in scene.sources]
-        refuse_overwriting(scene.paths, [out])
         cell = cell_side(scene) if terrain is None else 1
         side = max(1, _STRIP // cell) * cell  # whole cells
         windows = list(cover(Window(0, 0, scene.height, scene.width), side, side))

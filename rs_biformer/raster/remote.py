@@ -17,15 +17,25 @@ _TOLD = {"ETag": "ETag", "Last-Modified": "of"}
 
 _ARCHIVE = re.compile(r"/vsi(zip|tar|gzip|7z|rar)/")
 _QUOTED = re.compile(r'[A-Z][A-Z0-9_]+:"([^"]+)"')  # NETCDF:"file.nc":variable
+_KIND = re.compile(r"[A-Z][A-Z0-9_]+:(?!//)")
+_SUBFILE = re.compile(r"/vsi(?:subfile/[\d_]+,|sparse/|cached\?file=)(.+)", re.DOTALL)
 _STORES = {"/vsis3/": "s3://", "/vsigs/": "gs://"}
 
 
 def local_file(name: PathLike) -> Path | None:
     """The file of this machine that holds what a name means: itself, or the archive or container; None for a URL."""
     text = str(name)
+    if text.startswith(("file://", "vrt://")):
+        text = text.partition("://")[2].partition("?")[0]
     quoted = _QUOTED.match(text)
     if quoted:
         text = quoted[1]
+    elif match := _KIND.match(text):  # GTIFF_DIR:2:a.tif, NETCDF:a.nc:red
+        parts = text[match.end() :].split(":")
+        pieces = [":".join(parts[i:j]) for i in range(len(parts)) for j in range(len(parts), i, -1)]
+        text = next((piece for piece in pieces if Path(piece).is_file()), text)
+    if match := _SUBFILE.match(text):
+        text = match[1]
     while match := _ARCHIVE.match(text):
         text = text[match.end() :]
         text = text[1 : text.rindex("}")] if text.startswith("{") and "}" in text else text

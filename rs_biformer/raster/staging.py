@@ -26,9 +26,14 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import discard, process_is_alive, shared_file_system, write_text
 from rs_biformer.geometry import Window, cells
 from rs_biformer.raster.cog import TILE, Encoding
-from rs_biformer.raster.gdal import open_raster
+from rs_biformer.raster.gdal import open_raster, raster_errors
 
 _NAME = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)\.tif")
+_OURS = re.compile(
+    r"state\.json|owner\.json|map\.partial|\d+-\d+-\d+-\d+\.(tif|\d+\.new)|\.(state|owner)\.json\.[0-9a-f-]+\.partial"
+)
+"""Names of what is put into a staging folder."""
+
 _PIECE_BYTES = 8 * 2**20
 _CHECKSUM_BYTES = 4
 _STATE, _OWNER = "state.json", "owner.json"
@@ -108,11 +113,13 @@ def _is_intact(path: Path) -> bool:
 def open_folder(folder: Path, state: Mapping[str, Any], *, restart: bool, target: Path) -> BaseFileLock:
     """Take the staging folder of `target` for one state, made or found; the lock to be given to `close_folder`.
 
-    Raises RasterError while another process has it, and ConfigError when it belongs to another state, unless `restart`
-    throws that away.
+    Raises RasterError while another process has it, or where it is a link or holds what no writer put there: nothing of
+    that is touched. Raises ConfigError when it belongs to another state, unless `restart` throws that away.
     """
+    _require_ours(folder, target, restart)
     lock = _take_lock(folder, target)
     try:
+        _require_ours(folder, target, restart)  # whoever had the lock may have changed it
         found = _read_json(folder / _STATE)
         wanted = parse_json(json.dumps(state), target.name)
         if found != wanted and found and not restart:
@@ -139,6 +146,33 @@ def close_folder(folder: Path, lock: BaseFileLock, *, keep: bool, target: Path) 
         _give_back(lock)
 
 
+def _require_ours(folder: Path, target: Path, restart: bool) -> None:
+    """Raise RasterError unless all that is in the folder was put there for a map that was begun.
+
+    The state is the mark: it says how the pieces beside it are stored.
+    """
+    for place in (folder, _lock_of(folder)):
+        if place.is_symlink():
+            raise RasterError(f"{target} cannot be begun: {place} is a link; remove it, or choose another name")
+    if not folder.exists():
+        return
+    with raster_errors(target, "begun"):
+        names = sorted(path.name for path in folder.iterdir())
+    strange = [name for name in names if not _OURS.fullmatch(name)]
+    if not strange and names and not restart:
+        marked = {_STATE, _OWNER}.issuperset(names) or "raster" in _read_json(folder / _STATE)
+        strange = [] if marked else [name for name in names if name not in (_STATE, _OWNER)]
+    if strange:
+        raise RasterError(
+            f"{target} cannot be begun: {folder}, where its pieces would lie, holds {strange[0]}, which is no piece of "
+            "a map that was begun; nothing was removed. Move the folder away, or choose another name"
+        )
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path, target: Path) -> str:
     keys = [key for key in (*wanted, *found) if found.get(key) != wanted.get(key)]
     was, now = (str(one.get(keys[0], "absent"))[:80] for one in (found, wanted))
@@ -154,7 +188,7 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Pat
 # another machine has not given back is refused.
 def _take_lock(folder: Path, target: Path) -> BaseFileLock:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f"{folder.name}.lock")
+    path = _lock_of(folder)
     lock, free = _acquire(path)
     owner = _read_json(folder / _OWNER)
     who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"

@@ -100,10 +100,11 @@ def write_score_qml(path: str | os.PathLike[str]) -> Path:
 def write_unless_edited(path: Path, text: str) -> bool:
     """Write a style, unless what is there is not as it was written here last; whether it was written.
 
-    A checksum at the end of the file tells. Raises RasterError when the file cannot be written.
+    The style of a raster does not take the place of that of polygons which have its name, nor the other way round. A
+    checksum at the end of the file tells. Raises RasterError when the file cannot be written.
     """
     with raster_errors(path, "written"):
-        if path.exists() and not _is_untouched(path, text):
+        if path.exists() and not (_is_untouched(path, text) and _draws_a_raster(path) == (_RASTER in text)):
             return False
         write_text(path, f"{text}<!-- rs_biformer {_checksum(text)} -->\n")
     return True
@@ -125,6 +126,13 @@ def _is_untouched(path: Path, text: str) -> bool:
     found = path.read_text(encoding="utf-8", errors="replace")
     head, mark, tail = found.rpartition("<!-- rs_biformer ")
     return found == text or bool(mark and tail.strip() == f"{_checksum(head)} -->")
+
+
+_RASTER = "<rasterrenderer"
+
+
+def _draws_a_raster(path: Path) -> bool:
+    return _RASTER in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _checksum(text: str) -> str:

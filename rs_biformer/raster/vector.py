@@ -25,6 +25,7 @@ from rs_biformer.raster.legend import Legend
 from rs_biformer.raster.metadata import ScoreScale, read_class_names
 from rs_biformer.raster.mosaic import join_maps
 from rs_biformer.raster.outlines import Lines, Outlines, beside, outlines_of, polygons, trace
+from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.patches import Patches, find_patches, merge, sieve, sum_by
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.simplify import simplified
@@ -81,6 +82,7 @@ def vectorize(
     certain = [confidence] if isinstance(confidence, str | os.PathLike) else list(confidence or ())
     if not maps or len(certain) not in (0, len(maps)):
         raise ConfigError(f"{len(maps)} map(s) and {len(certain)} confidence(s); give one for each map, or none")
+    refuse_overwriting([*maps, *certain], [out])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="rs_biformer_")))
         source = stack.enter_context(closing(Source(_joined(maps, folder / "maps.vrt"))))

@@ -28,7 +28,6 @@ from rs_biformer.raster.crs import names_a_place
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors, reason
 from rs_biformer.raster.metadata import class_tags
 from rs_biformer.raster.overviews import Overviews
-from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.source import is_georeferenced
 from rs_biformer.raster.staging import Staging, close_folder, open_folder
 from rs_biformer.raster.style import write_crs
@@ -290,17 +289,6 @@ class MapWriter:
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         if self._crs_beside is not None:
             write_crs(self.path, self._crs_beside)
-
-
-def refuse_overwriting(sources: Sequence[PathLike], outputs: Sequence[PathLike]) -> None:
-    """Raise ConfigError when an output would replace what it is made of, or two outputs are given one name."""
-    wanted = [Path(path).resolve() for path in outputs]
-    read = {Path(path).resolve() for path in sources}
-    for number, path in enumerate(wanted):
-        if path in read:
-            raise ConfigError(f"{path} is the scene itself; write the map under another name")
-        if path in wanted[:number]:
-            raise ConfigError(f"{path} is asked for twice; give each map its own name")
 
 
 def _overviews_of(dtype: np.dtype, count: int, schema: ClassSchema | None) -> Overviews:

@@ -38,6 +38,8 @@ def held(out: Path) -> Iterator[None]:
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if (out / LOCK_NAME).is_symlink():
+            raise ConfigError(f"{out / LOCK_NAME} is a link, and would be written through; remove it")
         lock = FileLock(out / LOCK_NAME)
         lock.acquire(timeout=_PATIENCE, poll_interval=0.2)
     except Timeout:

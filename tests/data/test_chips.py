@@ -11,7 +11,7 @@ import rasterio.windows
 from rasterio.transform import from_origin
 
 from rs_biformer.data import chips as chips_module
-from rs_biformer.data.chips import write_chips
+from rs_biformer.data.chips import _prepare, write_chips
 from rs_biformer.data.index import TileIndex
 from rs_biformer.data.layouts import SceneFiles
 from rs_biformer.data.tiling import TileOptions, tile_scenes
@@ -236,3 +236,18 @@ def test_scenes_smaller_than_a_window_give_chips_of_their_size(tmp_path, write_r
     )
     sizes = {(record.height, record.width) for record in write_chips(found, tmp_path / "out").manifest.scenes}
     assert sizes == {(7, 16)}
+
+
+@pytest.mark.parametrize("part", ["chips", "chips/images", "chips/images/train"])
+def test_chips_are_not_removed_through_a_link(part, tmp_path):
+    somebody = tmp_path / "somebody"
+    for kept in ("a_r0_c0.tif", "train/a_r0_c0.tif", "images/train/a_r0_c0.tif"):
+        (somebody / kept).parent.mkdir(parents=True, exist_ok=True)
+        (somebody / kept).write_text("precious")
+    link = tmp_path / "out" / part
+    link.parent.mkdir(parents=True)
+    link.symlink_to(somebody)
+    (tmp_path / "out" / "chips" / "chips.json").write_text('{"fingerprint": "another"}')
+    with pytest.raises(ConfigError, match="is a link"):
+        _prepare(tmp_path / "out" / "chips", "mine")
+    assert {path.read_text() for path in somebody.rglob("*.tif")} == {"precious"}

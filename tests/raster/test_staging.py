@@ -21,6 +21,7 @@ from rs_biformer import files
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster import staging
+from rs_biformer.raster.staging import close_folder, open_folder
 from rs_biformer.raster.writer import MapWriter
 
 PLACE = {"height": 1100, "width": 1300, "crs": "EPSG:25832", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5.4e6)}
@@ -360,3 +361,73 @@ def test_maps_that_are_completed_together_get_their_names_together_or_not_at_all
             assert write_some(sink, WINDOWS) == 0
             sink.complete()
         assert path.read_bytes() == expected
+
+
+# --- what is not ours -------------------------------------------------------------------------------------------------
+
+STATE = {"raster": [1, 8, 8, "uint8", "None"]}
+
+
+def begin(tmp_path, restart=False):
+    target = tmp_path / "m.tif"
+    folder = target.with_name(".m.tif.partial")
+    lock = open_folder(folder, STATE, restart=restart, target=target)
+    close_folder(folder, lock, keep=False, target=target)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "photo.tif", "0-0-8-8.png", "state.json.bak", "0-0-8-8.new", ".hidden", "folder/file"]
+)
+def test_a_folder_with_somebody_s_files_is_refused_and_left_alone(name, restart, tmp_path):
+    path = tmp_path / ".m.tif.partial" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    (tmp_path / ".m.tif.partial" / "state.json").write_text(json.dumps(STATE))  # even with our mark beside it
+    with pytest.raises(RasterError, match="nothing was removed") as refused:
+        begin(tmp_path, restart)
+    assert "\n" not in str(refused.value) and path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("state", [None, "", "{}", '{"name": "x"}', "[1]", "\x00"])
+def test_pieces_without_the_mark_are_somebody_s(state, tmp_path):
+    folder = tmp_path / ".m.tif.partial"
+    folder.mkdir()
+    (folder / "0-0-8-8.tif").write_text("precious")
+    if state is not None:
+        (folder / "state.json").write_text(state)
+    with pytest.raises(RasterError, match="nothing was removed"):
+        begin(tmp_path)
+    assert (folder / "0-0-8-8.tif").read_text() == "precious"
+    begin(tmp_path, restart=True)  # who says so throws away what has the names of pieces
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("name", [".m.tif.partial", ".m.tif.partial.lock"])
+def test_a_link_is_refused_and_not_followed(name, restart, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for kept in ("precious.txt", "0-0-8-8.tif", "state.json"):
+        (elsewhere / kept).write_text(json.dumps(STATE))
+    (tmp_path / name).symlink_to(elsewhere if name.endswith("partial") else elsewhere / "precious.txt")
+    before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
+    with pytest.raises(RasterError, match="is a link"):
+        begin(tmp_path, restart)
+    assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before and (tmp_path / name).is_symlink()
+
+
+def test_a_file_of_that_name_is_refused(tmp_path):
+    (tmp_path / ".m.tif.partial").write_text("precious")
+    with pytest.raises(RasterError):
+        begin(tmp_path)
+    assert (tmp_path / ".m.tif.partial").read_text() == "precious"
+
+
+def test_what_a_process_left_that_was_killed_as_it_began_is_ours(tmp_path):
+    folder = tmp_path / ".m.tif.partial"
+    folder.mkdir()
+    (folder / ".state.json.0123abcd-99-0123abcd.partial").write_text("{")
+    (folder / "owner.json").write_text("{}")
+    begin(tmp_path)
+    assert not folder.exists()
