@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rs_biformer.checkpoint.hub import located
 from rs_biformer.checkpoint.meta import META_KEY, CheckpointMeta
 from rs_biformer.documents import shown
 from rs_biformer.errors import CheckpointError, ConfigError
@@ -78,12 +79,13 @@ class TrainedModel(nn.Module):
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], CheckpointMeta]:
     """The content of one of our checkpoints, on the CPU, and what it carries. Executes nothing from the file.
 
-    path: of a Lightning checkpoint, or of a file of safetensors (by its suffix) that `write_safetensors` wrote.
+    path: of a Lightning checkpoint, or of a file of safetensors (by its suffix) that `write_safetensors` wrote; or
+        hf://owner/name, which is fetched.
 
     Raises CheckpointError when the file is missing, no checkpoint, changed since it was written, holds more than
     tensors and plain values, or was not written by this package.
     """
-    path = Path(path)
+    path = located(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}; `rs-biformer train` writes best.ckpt and last.ckpt")
     content = _safetensors_content(path) if path.suffix.lower() == SUFFIX else _archive_content(path)

@@ -29,6 +29,7 @@ COMMANDS = (
     "summarise",
     "export",
     "convert",
+    "push",
     "explain",
     "models",
     "info",
@@ -145,7 +146,7 @@ def _with_joined_numbers(argv: Sequence[str]) -> list[str]:
 
 def is_model(word: str) -> bool:
     """Whether a word is the name of a model, and not of a scene."""
-    return word.lower().endswith((".ckpt", ".safetensors", ".onnx"))
+    return word.lower().endswith((".ckpt", ".safetensors", ".onnx")) or word.startswith("hf://")
 
 
 def _command(name: str) -> ModuleType:

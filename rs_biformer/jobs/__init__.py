@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rs_biformer.jobs.mapping import MappingReport, ScenesFailed, map_scenes
     from rs_biformer.jobs.models import Loaded, load_model
     from rs_biformer.jobs.outputs import Outputs, command_line, write_outputs
-    from rs_biformer.jobs.publishing import publish
+    from rs_biformer.jobs.publishing import publish, push_model
     from rs_biformer.jobs.tiling import Variant, create_tile_index
     from rs_biformer.jobs.truths import Truths, find_truths
 
@@ -59,6 +59,7 @@ _HOMES = {
     "named_files": "inputs",
     "named_models": "inputs",
     "publish": "publishing",
+    "push_model": "publishing",
     "write_outputs": "outputs",
 }
 
@@ -98,6 +99,7 @@ __all__ = [
     "named_files",
     "named_models",
     "publish",
+    "push_model",
     "write_outputs",
 ]
 

@@ -13,6 +13,7 @@ import numpy as np
 import rasterio
 
 from rs_biformer import __version__
+from rs_biformer.checkpoint.hub import is_hub_name, located
 from rs_biformer.data.index import TileIndex
 from rs_biformer.errors import ConfigError
 from rs_biformer.machine import machine_cores
@@ -40,8 +41,8 @@ def describe(paths: Sequence[str]) -> dict[str, Any]:
 
 
 def is_model(text: str) -> bool:
-    """Whether a path is one of a model, by its suffix."""
-    return Path(text).suffix.lower() in MODELS
+    """Whether a path is one of a model, by its suffix, or the name of one on the hub."""
+    return Path(text).suffix.lower() in MODELS or is_hub_name(text)
 
 
 def describe_fit(model: str, paths: Sequence[str]) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def _known_to_torch() -> dict[str, str]:
 
 def describe_path(text: str) -> dict[str, Any]:
     """What a file, folder or URL is, by its suffix. Raises one of our errors when it is not what its suffix says."""
-    path = Path(text)
+    path = located(text)
     suffix = path.suffix.lower()
     if suffix in MODELS:
         from rs_biformer.jobs.models import load_model

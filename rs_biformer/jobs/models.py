@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rs_biformer import __version__
 from rs_biformer.checkpoint import CheckpointMeta
+from rs_biformer.checkpoint.hub import located
 from rs_biformer.errors import ConfigError
 from rs_biformer.predict.backends import needing_torch
 from rs_biformer.predict.ensemble import Ensemble
@@ -84,7 +85,7 @@ class Loaded:
 def load_model(source: "PathLike | TrainedModel | Loaded | Sequence[PathLike | TrainedModel | Loaded]") -> Loaded:
     """The model of a checkpoint (.ckpt, .safetensors) or exported file (.onnx); one that is loaded already as it is.
 
-    Several are an ensemble, see `load_ensemble`.
+    A model on the hub, hf://owner/name, is fetched first. Several are an ensemble, see `load_ensemble`.
 
     Raises CheckpointError for a file that is missing, damaged or no model of ours, ConfigError where what it needs is
     not installed.
@@ -95,7 +96,7 @@ def load_model(source: "PathLike | TrainedModel | Loaded | Sequence[PathLike | T
         return load_ensemble(source) if len(source) > 1 else load_model(source[0])
     if not isinstance(source, str | os.PathLike):
         return Loaded(source, source.meta)
-    path = Path(source)
+    path = located(source)
     if path.suffix.lower() == ".onnx":
         exported = OnnxModel(path)
         return Loaded(exported, CheckpointMeta.from_dict(exported.details, str(path)), path)

@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from rs_biformer.checkpoint import load_checkpoint, write_safetensors
+from rs_biformer.checkpoint import CheckpointMeta, hub, load_checkpoint, write_safetensors
 from rs_biformer.errors import ConfigError
 from rs_biformer.files import write_text
-from rs_biformer.jobs.converting import write_smp
+from rs_biformer.jobs.converting import markdown, write_smp
 from rs_biformer.jobs.models import load_model
 from rs_biformer.jobs.stac import artefact, stac_item
 from rs_biformer.nn.tensor_files import SUFFIX
@@ -43,6 +45,44 @@ def publish(source: PathLike, out: PathLike, kind: str = "safetensors", licence:
     write_safetensors(model, path)
     card = write_json(path.with_suffix(".json"), model.meta.to_json())
     return [path, card]
+
+
+def push_model(
+    source: PathLike, repository: str, *, private: bool = False, revision: str | None = None, licence: str = ""
+) -> str:
+    """Put a model into a repository of the hub; the address of the commit. See `publish` for its files.
+
+    Raises CheckpointError for a file that is no model, ConfigError where the hub refuses.
+    """
+    if licence and not re.fullmatch(r"[\w.+-]+", licence):
+        raise ConfigError(f"{licence!r} is no SPDX identifier of a licence; write one such as CC-BY-4.0")
+    with TemporaryDirectory(prefix="rs_biformer_") as folder:
+        weights, card = publish(source, Path(folder) / hub.FILE)
+        (item,) = publish(weights, Path(folder) / "model.stac.json", "stac", licence)
+        readme = Path(folder) / "README.md"
+        write_text(readme, _readme(load_checkpoint(weights).meta, repository, licence))
+        files = {path.name: path for path in (weights, card, item, readme)}
+        return hub.push(repository, files, message="Model of rs_biformer", private=private, revision=revision)
+
+
+def _readme(meta: CheckpointMeta, repository: str, licence: str) -> str:
+    """The card for people: the header that the hub reads, and what the model takes and gives."""
+    figures = "\n".join(
+        f"| {markdown(name)} | {value:.4f} |" for name, value in meta.metrics.items() if type(value) is float
+    )
+    measured = f"| figure ({markdown(meta.protocol)}) |  |\n|---|---|\n{figures}\n\n" if figures else ""
+    told = f"license: {licence.lower()}\n" if licence else ""
+    size = f" at {meta.gsd:g} m per pixel" if meta.gsd else ""
+    return (
+        f"---\n{told}library_name: rs_biformer\npipeline_tag: image-segmentation\ntags: [remote-sensing]\n---\n\n"
+        f"# {markdown(meta.encoder)} + {markdown(meta.decoder)}\n\n"
+        f"Maps {markdown(', '.join(meta.bands))} ({meta.dtype}){size} into "
+        f"{markdown(', '.join(meta.schema.classes))}.\n\n"
+        f"{measured}```\npip install 'rs_biformer[hub]'\n"
+        f"rs-biformer predict SCENE --checkpoint hf://{repository} --out maps\n```\n\n"
+        "All that the model was trained on stands in the header of model.safetensors, and in model.json to read; "
+        "model.stac.json describes it for catalogues.\n"
+    )
 
 
 def write_json(path: Path, document: Any) -> Path:

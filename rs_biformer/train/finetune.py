@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from rs_biformer.checkpoint import META_KEY, CheckpointMeta, network_weights, read_checkpoint
+from rs_biformer.checkpoint.hub import fetch, is_hub_name
 from rs_biformer.errors import CheckpointError
 from rs_biformer.nn.bands import by_name
 from rs_biformer.nn.model import load_encoder_weights
@@ -24,15 +25,17 @@ def begin_from(
 ) -> str:
     """Load weights into a fresh network; a line that says what was taken, what was adapted and what stays fresh.
 
-    weights: a file, or the name of published weights, which are downloaded. From a checkpoint of ours everything is
-    taken whose name and shape agree. Where the bands differ, first convolutions keep the weights of bands of the same
-    name and give new bands their mean, scaled so that the response stays alike. Where the classes differ, classifiers
-    keep the weights of classes of the same name. Any other file is taken for weights of the encoder, of whatever
-    origin. weights_bands: names of the bands that such weights were trained on, where their number does not tell; see
-    `nn.bands.fit_bands`.
+    weights: a file, a model on the hub (hf://owner/name), or the name of published weights, which are downloaded. From
+    a checkpoint of ours everything is taken whose name and shape agree. Where the bands differ, first convolutions keep
+    the weights of bands of the same name and give new bands their mean, scaled so that the response stays alike. Where
+    the classes differ, classifiers keep the weights of classes of the same name. Any other file is taken for weights of
+    the encoder, of whatever origin. weights_bands: names of the bands that such weights were trained on, where their
+    number does not tell; see `nn.bands.fit_bands`.
 
     Raises CheckpointError when the file cannot be read or nothing in it fits, ConfigError for a name of no weights.
     """
+    if is_hub_name(weights):
+        weights = fetch(weights)
     encoder = network.encoder
     assert isinstance(encoder, nn.Module)
     if not (is_file_name(weights) and _is_ours(weights)):
