@@ -461,7 +461,7 @@ def test_a_model_that_returns_a_tuple_or_another_size_is_refused(scene, tmp_path
 
 
 def test_the_scene_is_not_overwritten_by_its_map(scene):
-    with pytest.raises(ConfigError, match="is the scene itself"):
+    with pytest.raises(ConfigError, match="which is read"):
         predict_scene(brightest_band, scene, scene, classes=CLASSES)
 
 
