@@ -39,6 +39,7 @@ READS = {
     "export": {"checkpoint", "scene", "label", "area"},
     "convert": {"folder", "card", "classes"},
     "explain": {"scene", "checkpoint"},
+    "push": {"model"},
     "info": {"paths"},
 }
 """Options that name what is read, by command."""
@@ -58,7 +59,7 @@ WRITES = {
 """Options that name what is written."""
 
 NEITHER = set(
-    "zones_layer fractional regrid license max_changed dtype mean std "
+    "repository private revision zones_layer fractional regrid license max_changed dtype mean std "
     "help seed size gsd largest slope unit name window overlap bands nodata scale allow_dtype_mismatch "
     "allow_shared_ground allow_huge block_size buffer tolerance max_unknown min_valid image eroded height "
     "chips workers label_as label_band label_nodata regrid_labels label_field label_layer label_crs "

@@ -10,7 +10,7 @@ from rs_biformer.cli.labels import add_label_arguments, label_options
 from rs_biformer.cli.prediction import OPTIONS, add_compute, add_fitting, add_windows, given
 
 if TYPE_CHECKING:
-    from rs_biformer.jobs import Evaluation, Outputs, Rules
+    from rs_biformer.jobs import Evaluation, Rules
 
 HELP = "measure class maps against labels: figures with intervals, comparisons, an HTML page, suspicious labels"
 EXAMPLE = """rs-biformer evaluate --prediction maps/*_classes.tif --label test/*_label.tif \\
@@ -103,13 +103,13 @@ def run(args: argparse.Namespace) -> None:
         if args.compare:
             evaluation = compare_results(args.compare, args.protocol or [], given(args, _DRAWING))
         else:
-            evaluation = _measure(args, stack, outputs)
+            evaluation = _measure(args, stack)
         tables.evaluation(evaluation)
         for path in write_outputs(evaluation, outputs, progress=console.progress, say=print):
             print(path)
 
 
-def _measure(args: argparse.Namespace, stack: ExitStack, outputs: "Outputs") -> "Evaluation":
+def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
     """The maps against the labels, mapped first where models are given."""
     from rs_biformer.cli import console
     from rs_biformer.cli.watch import Watch, say
@@ -121,10 +121,8 @@ def _measure(args: argparse.Namespace, stack: ExitStack, outputs: "Outputs") -> 
     sets = [named(values) for values in args.prediction or []]
     maps = sets[0].files if sets else ()
     truths = find_truths(args.scene, args.label, maps=maps, extra=args.extra, name=args.name, pair=pair, say=say)
-    outputs.require_apart(truths.files)
     if sets:
         found = map_sets(sets, truths, args.confidence, pair=pair, say=say)
-        outputs.require_apart(path for part in found for path in (*part.maps, *(part.confidences or ())))
         return evaluate_maps(found, truths, schema, _rules(args), progress=console.progress, say=say)
     watch = stack.enter_context(Watch(listed=False))
     stack.enter_context(console.interruptible(lambda: "run the same command again"))
