@@ -85,7 +85,7 @@ def _header(content: bytes, where: str) -> dict[str, Any]:
 def _digest(content: bytes, header: Mapping[str, Any] | None = None) -> str:
     """SHA-256 of a file's header, in one spelling, and of its tensors. header: to take instead of the file's own."""
     length = int.from_bytes(content[:8], "little")
-    spelt = _text(json.loads(content[8 : 8 + length]) if header is None else header)
+    spelt = _text(parse_json(content[8 : 8 + length], "a header") if header is None else header)
     found = hashlib.sha256(spelt.encode())
     found.update(memoryview(content)[8 + length :])
     return found.hexdigest()

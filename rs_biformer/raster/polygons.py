@@ -688,7 +688,8 @@ def _layer(path: Location, stamp: tuple[int, int], name: str | None) -> _Layer:
         chosen = _chosen_layer(path, layers, name)
         info = read_info(gdal_name(path), layer=chosen, force_feature_count=True, force_total_bounds=True)
     except (DataSourceError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).partition("; It might help")[0]  # to name a driver, of which CSV is one
+        reason = " ".join(str(error).split()).partition(" It might help")[0]  # to name a driver, of which CSV is one
+        reason = reason.rstrip(".;") + "."
         raise RasterError(f"{path} cannot be read as polygons: {reason}") from None
     bounds = info["total_bounds"]
     fast = bool(info["capabilities"]["fast_spatial_filter"])
@@ -727,7 +728,7 @@ def _from_ogr(layer: _Layer, columns: tuple[str, ...], **filters: Any) -> Featur
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd rings and dates: geometries are looked at by us
-            _, ids, shapes, data = read(
+            facts, ids, shapes, data = read(
                 gdal_name(layer.path),
                 layer=layer.name,
                 columns=list(columns),
@@ -737,8 +738,8 @@ def _from_ogr(layer: _Layer, columns: tuple[str, ...], **filters: Any) -> Featur
             )
     except (ValueError, RuntimeError) as error:
         raise RasterError(f"{layer.path} cannot be read: {' '.join(str(error).split())}") from None
-    given: list[str] = [name for name in layer.fields if name in columns]
-    return Features(ids, shapes, dict(zip(given, data, strict=True)))
+    # Releases of pyogrio differ in whether the order is the file's or ours; each says which it took.
+    return Features(ids, shapes, dict(zip(map(str, facts["fields"]), data, strict=True)))
 
 
 @lru_cache(maxsize=4)
