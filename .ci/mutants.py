@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN_TESTS = {
     "geometry": ["tests/test_geometry.py", "tests/test_doctests.py"],
     "schema": ["tests/test_schema.py"],
-    "data/splits": ["tests/data/test_splits.py"],
+    "data/splits": ["tests/data/test_splits.py", "tests/data/test_ground.py"],
     "predict/plan": ["tests/predict/test_plan.py"],
     "predict/blending": ["tests/predict/test_exact.py"],
     "evaluation/confusion": ["tests/evaluation/test_confusion.py"],

@@ -65,6 +65,8 @@ def test_rules_that_leave_a_doubt_are_refused(rule, message):
 def test_a_rule_for_blocks_is_told_from_the_others():
     assert parse_blocks(["blocks:0.7,0.2,0.1"], size=512, buffer=64, seed=3) == Blocks((0.7, 0.2, 0.1), 512, 64, 3)
     assert parse_blocks(["train=a"], size=512, buffer=64, seed=3) is None
+    assert parse_blocks(["blocks:0,0.5,0.5"], size=1, buffer=0, seed=0) == Blocks((0.0, 0.5, 0.5), 1, 0, 0)
+    assert parse_blocks([], size=512, buffer=64, seed=3) is None
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,30 @@ def test_windows_of_two_splits_keep_the_buffer_apart(sizes, size, buffer, seed):
         for number, (one, first) in enumerate(placed):
             for two, second in placed[:number]:
                 assert first == second or distance(one, two) >= buffer
+
+
+@pytest.mark.parametrize(("buffer", "grown"), [(0, 0), (1, 1), (20, 10), (21, 11)])
+def test_no_more_windows_are_lost_than_the_buffer_takes(buffer, grown):
+    """Two blocks of 100 px beside each other: windows may come as near to their border as half the buffer."""
+    starts = range(0, 191)
+    windows = Windows.of([Window(5, col, 10, 10) for col in starts])
+    dealt = np.array([[0, 1]], np.int8)
+    found = window_splits(windows, 100, 200, dealt, Blocks((0.5, 0.5, 0.0), 100, buffer))
+    assert found.tolist() == [
+        "train" if col + 10 + grown <= 100 else "val" if col - grown >= 100 else "" for col in starts
+    ]
+
+
+def test_blocks_are_equal_parts_and_a_half_makes_none():
+    sizes = [(249, 251), (1, 149)]
+    dealt = assign_blocks(sizes, Blocks((1.0, 0.0, 0.0), 100, 0))
+    assert [part.shape for part in dealt] == [(2, 3), (1, 1)]
+
+
+def test_blocks_that_hold_nothing_belong_to_no_split():
+    areas = np.array([[0.0, 9.0], [9.0, 0.0]])
+    (dealt,) = assign_blocks([(200, 200)], Blocks((1.0, 0.0, 0.0), 100, 0), [areas])
+    assert dealt.tolist() == [[-1, 0], [0, -1]]
 
 
 def test_a_window_between_two_blocks_of_one_split_is_kept():
