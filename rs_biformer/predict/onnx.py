@@ -70,6 +70,7 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised; its warnings are about the machine, not about the model
         options.intra_op_num_threads = threads()  # which `hardware` tells
+        options.enable_mem_pattern = False  # it keeps a block of memory for every size of batch
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=_providers(onnxruntime))
         except Exception as error:  # onnxruntime's exceptions share no base of their own
