@@ -26,7 +26,7 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import discard, process_is_alive, shared_file_system, write_text
 from rs_biformer.geometry import Window, cells
 from rs_biformer.raster.cog import TILE, Encoding
-from rs_biformer.raster.gdal import open_raster, raster_errors
+from rs_biformer.raster.gdal import open_raster
 
 _NAME = re.compile(r"(\d+)-(\d+)-(\d+)-(\d+)\.tif")
 _OURS = re.compile(
@@ -116,10 +116,14 @@ def open_folder(folder: Path, state: Mapping[str, Any], *, restart: bool, target
     Raises RasterError while another process has it, or where it is a link or holds what no writer put there: nothing of
     that is touched. Raises ConfigError when it belongs to another state, unless `restart` throws that away.
     """
-    _require_ours(folder, target, restart)
+    _require_no_links(folder, target)
     lock = _take_lock(folder, target)
     try:
-        _require_ours(folder, target, restart)  # whoever had the lock may have changed it
+        _require_ours(folder, target, restart)
+    except BaseException:
+        _give_back(lock)
+        raise
+    try:
         found = _read_json(folder / _STATE)
         wanted = parse_json(json.dumps(state), target.name)
         if found != wanted and found and not restart:
@@ -146,22 +150,26 @@ def close_folder(folder: Path, lock: BaseFileLock, *, keep: bool, target: Path) 
         _give_back(lock)
 
 
-def _require_ours(folder: Path, target: Path, restart: bool) -> None:
-    """Raise RasterError unless all that is in the folder was put there for a map that was begun.
-
-    The state is the mark: it says how the pieces beside it are stored.
-    """
+def _require_no_links(folder: Path, target: Path) -> None:
+    """Raise RasterError where the folder or its lock is a link, through which somebody's files would be changed."""
     for place in (folder, _lock_of(folder)):
         if place.is_symlink():
             raise RasterError(f"{target} cannot be begun: {place} is a link; remove it, or choose another name")
+
+
+def _require_ours(folder: Path, target: Path, restart: bool) -> None:
+    """Raise RasterError unless all that is in the folder was put there for a map that was begun; for who has the lock.
+
+    The state is the mark: it says how the pieces beside it are stored.
+    """
     if not folder.exists():
         return
-    with raster_errors(target, "begun"):
-        names = sorted(path.name for path in folder.iterdir())
+    if not folder.is_dir():
+        raise RasterError(f"{target} cannot be begun: {folder} is a file; move it away, or choose another name")
+    names = sorted(path.name for path in folder.iterdir())
     strange = [name for name in names if not _OURS.fullmatch(name)]
-    if not strange and names and not restart:
-        marked = {_STATE, _OWNER}.issuperset(names) or "raster" in _read_json(folder / _STATE)
-        strange = [] if marked else [name for name in names if name not in (_STATE, _OWNER)]
+    if not strange and not restart and "raster" not in _read_json(folder / _STATE):
+        strange = [name for name in names if "json" not in name]
     if strange:
         raise RasterError(
             f"{target} cannot be begun: {folder}, where its pieces would lie, holds {strange[0]}, which is no piece of "

@@ -365,13 +365,13 @@ def test_maps_that_are_completed_together_get_their_names_together_or_not_at_all
 
 # --- what is not ours -------------------------------------------------------------------------------------------------
 
-STATE = {"raster": [1, 8, 8, "uint8", "None"]}
+MARKED = {"raster": [1, 8, 8, "uint8", "None"]}
 
 
 def begin(tmp_path, restart=False):
     target = tmp_path / "m.tif"
     folder = target.with_name(".m.tif.partial")
-    lock = open_folder(folder, STATE, restart=restart, target=target)
+    lock = open_folder(folder, MARKED, restart=restart, target=target)
     close_folder(folder, lock, keep=False, target=target)
 
 
@@ -383,7 +383,7 @@ def test_a_folder_with_somebody_s_files_is_refused_and_left_alone(name, restart,
     path = tmp_path / ".m.tif.partial" / name
     path.parent.mkdir(parents=True)
     path.write_text("precious")
-    (tmp_path / ".m.tif.partial" / "state.json").write_text(json.dumps(STATE))  # even with our mark beside it
+    (tmp_path / ".m.tif.partial" / "state.json").write_text(json.dumps(MARKED))  # even with our mark beside it
     with pytest.raises(RasterError, match="nothing was removed") as refused:
         begin(tmp_path, restart)
     assert "\n" not in str(refused.value) and path.read_text() == "precious"
@@ -409,7 +409,7 @@ def test_a_link_is_refused_and_not_followed(name, restart, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for kept in ("precious.txt", "0-0-8-8.tif", "state.json"):
-        (elsewhere / kept).write_text(json.dumps(STATE))
+        (elsewhere / kept).write_text(json.dumps(MARKED))
     (tmp_path / name).symlink_to(elsewhere if name.endswith("partial") else elsewhere / "precious.txt")
     before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
     with pytest.raises(RasterError, match="is a link"):
