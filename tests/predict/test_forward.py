@@ -222,7 +222,7 @@ def test_a_gpu_gives_what_the_cpu_gives(precision: str):
         ({"classes": 3, "precision": "16"}, "auto, 32, bf16"),
         ({"classes": 3, "tta": "all"}, "none, flips, d4"),
         ({"classes": 3, "scales": (1.0, -1.0)}, "scales are"),
-        ({"classes": 3, "disagreement": True}, "several test-time views"),
+        ({"classes": 3, "disagreement": True}, "several models or test-time views"),
     ],
 )
 def test_recipes_that_cannot_be_meant_are_refused(options: dict, message: str):

@@ -440,7 +440,7 @@ def test_an_existing_map_is_replaced_only_by_a_complete_one(scene, tmp_path):
         ({"classes": 3}, "3 classes at the size of its input"),
         ({"max_memory": 1000}, "needs at least"),
         ({"confidence": "map.tif"}, "asked for twice"),
-        ({"disagreement": "views.tif"}, "several test-time views"),
+        ({"disagreement": "views.tif"}, "several models or test-time views"),
         ({"scales": (0,)}, "scales are"),
         ({"probability_dtype": "float64"}, "uint8, float16"),
         ({"device": []}, "no device is named"),
