@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from rs_biformer.errors import ConfigError
-from rs_biformer.schema import PRESETS, ClassSchema, load_schema
+from rs_biformer.schema import IGNORE, PRESETS, ClassSchema, load_schema
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -145,3 +145,27 @@ def test_what_lies_outside_of_polygons_is_a_class_or_ignored(tmp_path):
     assert schema.outside == "meadow" and schema.ignore_names == ("cloud",)
     assert ClassSchema.from_dict(schema.to_dict()) == schema
     assert _written(text + "ignore", tmp_path).outside is None
+
+
+def test_the_presets_are_spelt_as_their_publishers_spell_them():
+    """ISPRS 2D Semantic Labeling Contest; LoveDA (Wang et al. 2021), whose masks hold 1 to 7 and 0 for no data."""
+    white, blue, cyan, green, yellow, red = (
+        *((255, 255, 255), (0, 0, 255), (0, 255, 255)),
+        *((0, 255, 0), (255, 255, 0), (255, 0, 0)),
+    )
+    for name in ("vaihingen", "potsdam"):
+        assert PRESETS[name].colours == (white, blue, cyan, green, yellow, red)
+        assert PRESETS[name].classes == ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
+        assert PRESETS[name].ignore_colours == ((0, 0, 0),)
+    loveda = PRESETS["loveda"]
+    assert loveda.classes == ("background", "building", "road", "water", "barren", "forest", "agriculture")
+    assert loveda.colours == (white, red, yellow, blue, (159, 129, 183), green, (255, 195, 128))
+    assert (loveda.values, loveda.ignore_values) == ((1, 2, 3, 4, 5, 6, 7), (0, IGNORE))
+    assert loveda.ignore_colours == ((0, 0, 0),)
+
+
+def test_255_as_a_class_is_no_longer_ignored_and_other_ignored_values_stay():
+    colours = ((1, 1, 1), (2, 2, 2))
+    assert ClassSchema("two", ("a", "b"), colours, (1, 255)).ignore_values == ()
+    assert ClassSchema("two", ("a", "b"), colours, (1, 255), ignore_values=(0,)).ignore_values == (0,)
+    assert ClassSchema("two", ("a", "b"), colours, (1, 2)).ignore_values == (IGNORE,)

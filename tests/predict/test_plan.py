@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.predict import plan as planning
-from rs_biformer.predict.plan import Plan, Run, chunks, make_plan, ring_pieces
+from rs_biformer.predict.plan import Plan, Run, chunks, make_plan, ring_pieces, strip_rows
 
 
 def plan_of(height: int, width: int, **options: object) -> Plan:
@@ -173,3 +173,19 @@ def test_positions_that_do_not_fit_the_ring_are_refused():
 
 def test_chunks_keep_the_order_and_the_rest():
     assert chunks([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4], [5]]
+
+
+@pytest.mark.parametrize(
+    ("starts", "together", "strips"),
+    [
+        ((0, 3, 6), 1, ((0,), (3,), (6,))),
+        ((0, 3, 6, 7), 1, ((0,), (3,), (6, 7))),
+        ((0, 3, 6, 7), 2, ((0, 3), (6, 7))),
+        ((0, 3, 6, 9, 10), 2, ((0, 3), (6, 9, 10))),
+        ((0, 3, 6), 2, ((0, 3), (6,))),
+        ((0, 1), 1, ((0, 1),)),
+        ((0,), 4, ((0,),)),
+    ],
+)
+def test_a_last_row_that_was_shifted_in_joins_the_strip_before(starts, together, strips):
+    assert strip_rows(starts, 3, together) == strips
