@@ -297,7 +297,8 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_mapped(files, ch
 
 
 def test_each_checkpoint_is_loaded_once_and_the_scenes_are_listed_once(files, checkpoint, tmp_path, monkeypatch):
-    from rs_biformer.jobs import mapping, models, truths
+    import rs_biformer.checkpoint as checkpoint_files
+    from rs_biformer.jobs import mapping, truths
 
     counted = {}
 
@@ -310,7 +311,7 @@ def test_each_checkpoint_is_loaded_once_and_the_scenes_are_listed_once(files, ch
 
         monkeypatch.setattr(room, name, counting)
 
-    count(models, "load_checkpoint")
+    count(checkpoint_files, "load_checkpoint")
     count(truths, "pattern_scenes")
     count(mapping, "pattern_scenes")
     run(

@@ -61,7 +61,8 @@ def test_a_folder_is_mapped_from_python_with_the_bytes_of_the_command(scene, tmp
 
 
 def test_the_model_is_loaded_once_and_the_scenes_are_listed_once(scene, tmp_path, monkeypatch):
-    from rs_biformer.jobs import mapping, models
+    import rs_biformer.checkpoint as checkpoint_files
+    from rs_biformer.jobs import mapping
 
     counted = {"load_checkpoint": 0, "pattern_scenes": 0}
 
@@ -74,7 +75,7 @@ def test_the_model_is_loaded_once_and_the_scenes_are_listed_once(scene, tmp_path
 
         monkeypatch.setattr(room, name, counting)
 
-    count(models, "load_checkpoint")
+    count(checkpoint_files, "load_checkpoint")
     count(mapping, "pattern_scenes")
     checkpoint = write_checkpoint(tmp_path / "best.ckpt", tiny_meta("resnet18"))
     rs_biformer.map_scenes([scene("a.tif"), scene("bb.tif")], checkpoint, tmp_path / "maps", overlap=0)

@@ -96,7 +96,7 @@ def exported(tmp_path_factory):
     from rs_biformer.export import export_onnx
 
     folder, models = tmp_path_factory.mktemp("onnx"), [model(0), model(1)]
-    return models, [export_onnx(one, folder / f"{place}.onnx") for place, one in enumerate(models)]
+    return models, [export_onnx(one, folder / f"{place}.onnx").path for place, one in enumerate(models)]
 
 
 @pytest.mark.parametrize("kinds", ["to", "ot", "oo"])

@@ -131,7 +131,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(tmp_path, capsys):
     for same in (flat, tmp_path / "link.tif", tmp_path / ".." / tmp_path.name / "dsm.tif"):
         before = flat.read_bytes()
         assert main(["ndsm", str(flat), "--out", str(same)]) == 2
-        assert "write the map under another name" in capsys.readouterr().err and flat.read_bytes() == before
+        assert "write it under another name" in capsys.readouterr().err and flat.read_bytes() == before
     assert main(["ndsm", str(flat), "--out", str(tmp_path / "ndsm.png")]) == 2
     assert main(["ndsm", str(flat), "--terrain", str(flat), "--out", str(tmp_path / "same.tif")]) == 0
     assert not (tmp_path / "ndsm.tif").exists()
