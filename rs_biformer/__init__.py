@@ -4,8 +4,9 @@ The public names below are imported on first use, so that `import rs_biformer` a
 neither torch nor rasterio.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rs_biformer.lazy import names_from
 
 if TYPE_CHECKING:
     from rs_biformer.checkpoint import load_checkpoint
@@ -70,13 +71,7 @@ __all__ = [
     "predict_scene",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = names_from(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -18,6 +18,7 @@ FLOORS = {
     "errors": 0,
     "background": 1,
     "distribution": 1,
+    "lazy": 1,
     "documents": 1,
     "files": 1,
     "geometry": 1,

@@ -4,8 +4,9 @@ What a model says of itself is read without torch (meta.py), its network is buil
 are imported on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rs_biformer.lazy import names_from
 
 if TYPE_CHECKING:
     from rs_biformer.checkpoint.meta import FORMAT, META_KEY, CheckpointMeta
@@ -45,13 +46,7 @@ __all__ = [
     "write_safetensors",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = names_from(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,9 @@ nothing: it tells whoever calls it, by events and results, and the command line 
 on first use: who describes a raster needs no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rs_biformer.lazy import names_from
 
 if TYPE_CHECKING:
     from rs_biformer.jobs.architectures import count_architectures, library_encoders
@@ -103,13 +104,7 @@ __all__ = [
     "write_outputs",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = names_from(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:
