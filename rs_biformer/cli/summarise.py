@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("map", metavar="MAP", help="class map, as `predict` writes it")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--zones", metavar="LAYER", help="polygons: a row of the table for each, with its attributes; they may overlap"
+        "--zones", metavar="FILE", help="polygons: a row of the table for each, with its attributes; they may overlap"
     )
     what.add_argument(
         "--change", metavar="EARLIER", help="a class map of the same ground and classes of an earlier date"
