@@ -12,11 +12,12 @@ PAGES = [
         for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "packaging/predict/README.md")
         if (ROOT / name).exists()
     ),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "configs").rglob("*.yaml")),
 ]
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]+)`")
+_LINK = re.compile(r"\]\(([^()\s]+)\)")
 _COMMENT = re.compile(r"^\s*#? ?(.*)$")
 
 
@@ -42,3 +43,15 @@ def words(line: str) -> list[str]:
 def blocks(text: str, language: str) -> list[str]:
     """The blocks of code of a language, in order."""
     return [block for found, block in _FENCED.findall(text) if found == language]
+
+
+def links(text: str) -> list[tuple[str, str]]:
+    """Where a page leads within the project: a path (empty for the page itself) and an anchor, empty for none."""
+    targets = [target for target in _LINK.findall(_SPAN.sub("", _FENCED.sub("", text))) if ":" not in target]
+    return [(path, anchor) for path, _, anchor in (target.partition("#") for target in targets)]
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", _FENCED.sub("", text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

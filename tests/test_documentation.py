@@ -12,7 +12,7 @@ import pyproj
 import pytest
 import rasterio
 import shapely
-from documentation import PAGES, ROOT, blocks, command_lines, spans, words
+from documentation import PAGES, ROOT, anchors, blocks, command_lines, links, spans, words
 from pyogrio.raw import write
 
 from rs_biformer.cli import COMMANDS, _with_joined_numbers, build_parser
@@ -105,6 +105,15 @@ def _takes(name: str, given: list[str]) -> bool:
     return True
 
 
+MARKDOWN = sorted(
+    path for place in ("", "docs", "data", "benchmarks", "packaging/predict") for path in (ROOT / place).glob("*.md")
+) + sorted((ROOT / "docs").rglob("*/*.md"))  # history names options that are no more, but its links count
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
 COMMAND_LINES = [
     (f"{page.relative_to(ROOT)}", line) for page in PAGES for line in command_lines(page.read_text(encoding="utf-8"))
 ]
@@ -115,10 +124,18 @@ def test_a_command_that_a_page_shows_is_taken(page, line):
     try_command(line)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.suffix == ".md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.suffix == ".md"], ids=name_of)
 def test_every_option_and_key_that_a_page_names_exists_and_takes_its_value(page):
     for span in spans(page.read_text(encoding="utf-8")):
         try_span(span)
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=name_of)
+def test_links_lead_to_files_and_headings_of_the_project(page):
+    for path, anchor in links(page.read_text(encoding="utf-8")):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), f"{path}#{anchor}"
 
 
 def test_the_pages_show_what_people_do_first():
