@@ -13,14 +13,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: install demo test test-slow test-install predict-env fuzz test-oldest constraints-oldest mutants wheel plugin
-.PHONY: lint lint-packaging format bench clean
+.PHONY: lint lint-packaging format bench docs clean
 
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python %d.%d found; 3.11 to 3.13 needed: make PYTHON=python3.12 ..." % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,onnx,cluster,tensorboard,zones]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,onnx,cluster,tensorboard,zones]'
 	@touch $(READY)
 
 demo: $(READY)
@@ -93,9 +93,13 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/inference.py $(BENCH)
 
+# The site of the documentation, in site/: open site/index.html. A warning, such as a dead link, is an error.
+docs: $(READY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs -d build/doctrees . site
+
 # The zip that QGIS's plugin manager installs. plugins.qgis.org also wants PLUGIN="--email ... --repository ... --tracker ..."
 plugin: $(READY)
 	$(BIN)/python qgis/build.py $(PLUGIN)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ class _Refused(Exception):
     pass
 
 
+@cache
 def relaxed(name: str) -> argparse.ArgumentParser:
     """The parser of a command, which misses nothing: for an option that is named alone."""
     commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
