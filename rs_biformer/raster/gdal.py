@@ -49,6 +49,10 @@ _SETTINGS: dict[str, Any] = {
     "GDAL_TIFF_INTERNAL_MASK": True,
     # No file may run code, whatever the environment says.
     "GDAL_VRT_ENABLE_PYTHON": "NO",
+    # Its shortcut for a PNG that is read at once gives whatever was in memory where the file is damaged, in silence.
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
+    # What libjpeg finds to be damaged is no image. The environment may say otherwise, for files that are only odd.
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": os.environ.get("GDAL_ERROR_ON_LIBJPEG_WARNING", "YES"),
     # Decoding threads belong to one pool per process, and a pool does not survive a fork: a data loader's worker that
     # inherited one would wait for ever. Writers ask for threads themselves, see `writer_threads`.
     "GDAL_NUM_THREADS": "1",

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import hypot, inf, isfinite, pi
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -31,6 +32,7 @@ from rasterio.transform import Affine, GCPTransformer
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window, cells
+from rs_biformer.raster import geoparquet
 from rs_biformer.raster.crs import horizontal, names_a_place, same_crs
 from rs_biformer.raster.gdal import gdal_env
 from rs_biformer.raster.kinds import require_layer
@@ -287,10 +289,7 @@ class Polygons:
 
     def everything(self) -> Features:
         """All features of the layer that have a geometry, on the grid or not, with all attributes."""
-        if self.layer.bounds is None:
-            return _none(self.layer.fields)
-        left, bottom, right, top = self.layer.bounds
-        return self.layer.within((left, bottom, right, top), self.layer.fields)
+        return self.layer.all(self.layer.fields)
 
     def outlines(self, block: Window) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
         """Simple polygons that may lie on a block, in pixels of the grid (N,), and the ids of their features (N,).
@@ -654,6 +653,12 @@ class _Layer:
         chosen = held.take(_meets(bounds, box))
         return Features(chosen.ids, _parsed(chosen.shapes), chosen.columns)
 
+    def all(self, columns: tuple[str, ...]) -> Features:
+        """The features that have a geometry, wherever the file says that they lie."""
+        found = _from_ogr(self, columns) if self.indexed else _held(self, columns)[0]
+        features = Features(found.ids, _parsed(found.shapes), found.columns)
+        return features.take(~shapely.is_missing(features.shapes) & ~shapely.is_empty(features.shapes))
+
 
 def _none(columns: Sequence[str]) -> Features:
     return Features(np.zeros(0, np.int64), np.zeros(0, object), {name: np.zeros(0, object) for name in columns})
@@ -758,50 +763,16 @@ def _is_parquet(path: Location) -> bool:
 
 
 def _parquet_layer(path: Location, stamp: tuple[int, int], name: str | None) -> _Layer:
-    """A GeoParquet file, which OGR is seldom built to read. Its ids are the numbers of its rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from rs_biformer.documents import parse_json
-
+    """A GeoParquet file. Its ids are the numbers of its rows."""
     if name is not None:
         raise RasterError(f"{path} is GeoParquet, which has one layer; leave --label-layer out")
     if is_remote(path):
         raise RasterError(f"{path} is GeoParquet, which is read from files only; download it")
-    try:
-        with pq.ParquetFile(path) as file:
-            metadata, fields, count = file.schema_arrow.metadata or {}, file.schema_arrow.names, file.metadata.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise RasterError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    if b"geo" not in metadata:
-        raise RasterError(f"{path} is no GeoParquet (it has no geo metadata); write it with geopandas, GDAL or QGIS")
-    geo = parse_json(metadata[b"geo"], f"{path}, its geo metadata")
-    column = geo["columns"][geo["primary_column"]]
-    if column.get("encoding") != "WKB":
-        raise RasterError(f"{path} has geometries in {column.get('encoding')}; write them as WKB")
-    crs = column.get("crs", "OGC:CRS84")
-    bounds = column.get("bbox")
-    return _Layer(
-        path,
-        geo["primary_column"],
-        None if crs is None else pyproj.CRS.from_user_input(crs).to_wkt(),
-        tuple(name for name in fields if name != geo["primary_column"]),
-        count,
-        None if bounds is None or len(bounds) != 4 else tuple(bounds),
-        False,
-        stamp,
-    )
+    found = geoparquet.describe(Path(path))
+    return _Layer(path, found.geometry, found.crs, found.fields, found.rows, found.bounds, False, stamp)
 
 
 def _from_parquet(layer: _Layer, columns: tuple[str, ...]) -> Features:
-    import pyarrow.parquet as pq
-
     assert layer.name is not None
-    table = pq.read_table(layer.path, columns=[layer.name, *columns])
-    shapes = table[layer.name].to_numpy(zero_copy_only=False).astype(object)
-    values = {}
-    for name in columns:
-        column = np.empty(len(table), object)
-        column[:] = table[name].to_pylist()
-        values[name] = column
-    return Features(np.arange(len(table)), shapes, values)
+    shapes, values = geoparquet.read(Path(layer.path), layer.name, columns)
+    return Features(np.arange(len(shapes)), shapes, values)

@@ -1,10 +1,16 @@
 import subprocess
 import sys
+import warnings
 
+import numpy as np
 import pytest
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 
-from rs_biformer.errors import ConfigError
+from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.geometry import Window
 from rs_biformer.raster.gdal import CACHE_BYTES, set_cache
+from rs_biformer.raster.source import Source
 
 # GDAL's cache is one for the process, so each question is asked in a process of its own.
 _REPORT = """
@@ -44,3 +50,22 @@ def test_the_users_own_bound_wins():
 def test_a_bound_that_gdal_would_take_for_megabytes_is_refused():
     with pytest.raises(ConfigError, match="GDAL's cache is to be 64 bytes; it must be 1048576"):
         set_cache(64)
+
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (3, 16, 16)).astype(np.uint8).repeat(6, 1).repeat(6, 2)
+
+
+@pytest.mark.parametrize("driver, inserted", [("PNG", b"[" * 200), ("JPEG", b"\xff\xd0")])
+def test_a_picture_that_its_library_finds_damaged_is_refused_and_not_made_up(driver, inserted, tmp_path):
+    path = tmp_path / "a.pic"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", driver=driver, width=96, height=96, count=3, dtype="uint8") as sink:
+            sink.write(PICTURE)
+    whole = Window(0, 0, 96, 96)
+    assert np.abs(np.stack(Source(path).read([1, 2, 3], whole)).astype(int) - PICTURE).mean() < 30
+    data = path.read_bytes()
+    cut = int(len(data) * 0.6)
+    path.write_bytes(data[:cut] + inserted + data[cut:])
+    with pytest.raises(RasterError, match="cannot be read"):
+        Source(path).read([1, 2, 3], whole)

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pyproj
 import pytest
 import shapely
@@ -128,7 +129,6 @@ def test_every_format_draws_the_same(name, limit, tmp_path, monkeypatch):
 
 def write_parquet(path, shapes, crs="EPSG:32633", **columns):
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     columns = columns or {"class": list(range(1, len(shapes) + 1))}
     table = pa.table({**columns, "geometry": [shapely.to_wkb(shape) for shape in shapes]})
@@ -137,6 +137,58 @@ def write_parquet(path, shapes, crs="EPSG:32633", **columns):
         column["crs"] = crs and pyproj.CRS(crs).to_json_dict()
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), path)
+
+
+def test_everything_is_found_where_a_file_tells_no_bounds_or_wrong_ones(tmp_path):
+    shapes = [*some_polygons()[:3], shapely.Polygon()]
+    path = tmp_path / "a.parquet"
+    write_parquet(path, shapes)
+    assert Polygons(path, grid()).everything().ids.tolist() == [0, 1, 2]
+    saved = save(tmp_path / "a.gpkg", shapes[:3])
+    assert len(Polygons(saved, grid()).everything().ids) == 3
+
+
+def geo(**changes):
+    column = {"encoding": "WKB", "geometry_types": [], "crs": None} | changes.pop("column", {})
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}} | changes
+
+
+@pytest.mark.parametrize(
+    "document, said",
+    [
+        ([], "its geo metadata"),
+        ({}, "primary_column is missing"),
+        (geo(primary_column=7), "primary_column"),
+        (geo(primary_column="elsewhere"), "no column 'elsewhere'"),
+        (geo(primary_column="class"), "no column 'class'"),
+        (geo(columns={"geometry": 3}), "its geo metadata"),
+        (geo(columns={"class": {"encoding": "WKB"}}, primary_column="class"), "geometries in int64"),
+        (geo(column={"encoding": "point"}), "geometries in point"),
+        (geo(column={"crs": {"type": "no CRS"}}), "the CRS is not understood"),
+        (geo(column={"crs": 10**9}), "the CRS is not understood"),
+        (geo(column={"bbox": "everywhere"}), "bbox"),
+    ],
+)
+def test_geoparquet_that_contradicts_itself_is_refused_in_a_line(document, said, tmp_path):
+    path = tmp_path / "a.parquet"
+    write_parquet(path, some_polygons()[:2])
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(document)}), path)
+    module._layer.cache_clear()
+    with pytest.raises(RasterError, match=said) as refused:
+        Polygons(path, grid())
+    assert "\n" not in str(refused.value)
+
+
+def test_a_torn_geoparquet_file_is_refused_in_a_line(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_parquet(path, some_polygons())
+    data = bytearray(path.read_bytes())
+    data[20:2000] = bytes(1980)  # of the pages: the footer is whole
+    path.write_bytes(data)
+    with pytest.raises(RasterError, match="cannot be read") as refused:
+        Polygons(path, grid()).everything()
+    assert "\n" not in str(refused.value)
 
 
 def test_large_polygons_are_cut_to_blocks_and_draw_the_same(tmp_path, monkeypatch):
