@@ -36,6 +36,7 @@ READS = {
     "view": {"map", "scene", "label", "other", "confidence", "probabilities", "classes"},
     "vectorize": {"map", "confidence"},
     "summarise": {"map", "zones", "change", "confidence"},
+    "suggest": {"inputs", "score", "labelled", "checkpoint", "extra", "area"},
     "export": {"checkpoint", "scene", "label", "area"},
     "convert": {"folder", "card", "classes"},
     "explain": {"scene", "checkpoint"},
@@ -52,6 +53,7 @@ WRITES = {
     "predict": {"out"},
     "vectorize": {"out"},
     "summarise": {"out", "change_map"},
+    "suggest": {"out", "maps"},
     "export": {"out"},
     "convert": {"out"},
     "explain": {"out"},
@@ -59,6 +61,7 @@ WRITES = {
 """Options that name what is written."""
 
 NEITHER = set(
+    "count measure min_distance parts "
     "repository private revision zones_layer fractional regrid license max_changed dtype mean std "
     "help seed size gsd largest slope unit name window overlap bands nodata scale allow_dtype_mismatch "
     "allow_shared_ground allow_huge block_size buffer tolerance max_unknown min_valid image eroded height "

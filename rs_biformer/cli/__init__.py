@@ -27,6 +27,7 @@ COMMANDS = (
     "view",
     "vectorize",
     "summarise",
+    "suggest",
     "export",
     "convert",
     "push",
@@ -36,6 +37,9 @@ COMMANDS = (
     "completion",
 )
 DESCRIPTION = "Semantic segmentation of large aerial and satellite rasters with hybrid CNN-BiFormer networks."
+
+
+_SEVERAL_MODELS = ("predict", "suggest")  # commands with --checkpoint A B
 
 
 class _Parser(argparse.ArgumentParser):
@@ -138,7 +142,7 @@ def _with_joined_numbers(argv: Sequence[str]) -> list[str]:
             joined[-1] = f"--nodata={word}"
             continue
         listing = word == "--checkpoint" or (listing and (joined[-1] == "--checkpoint" or is_model(word)))
-        if listing and word != "--checkpoint" and joined[-1] != "--checkpoint" and joined[0] == "predict":
+        if listing and word != "--checkpoint" and joined[-1] != "--checkpoint" and joined[0] in _SEVERAL_MODELS:
             joined.append("--checkpoint")
         joined.append(word)
     return joined

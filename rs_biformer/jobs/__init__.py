@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rs_biformer.jobs.models import Loaded, load_model
     from rs_biformer.jobs.outputs import Outputs, command_line, write_outputs
     from rs_biformer.jobs.publishing import publish, push_model
+    from rs_biformer.jobs.suggesting import SuggestOptions, suggest_from_maps, suggest_from_model
     from rs_biformer.jobs.tiling import Variant, create_tile_index
     from rs_biformer.jobs.truths import Truths, find_truths
 
@@ -41,6 +42,7 @@ _HOMES = {
     "Rules": "evaluating",
     "ScenesFailed": "mapping",
     "Skipped": "events",
+    "SuggestOptions": "suggesting",
     "Truths": "truths",
     "Variant": "tiling",
     "command_line": "outputs",
@@ -61,6 +63,8 @@ _HOMES = {
     "named_models": "inputs",
     "publish": "publishing",
     "push_model": "publishing",
+    "suggest_from_maps": "suggesting",
+    "suggest_from_model": "suggesting",
     "write_outputs": "outputs",
 }
 
@@ -81,6 +85,7 @@ __all__ = [
     "Rules",
     "ScenesFailed",
     "Skipped",
+    "SuggestOptions",
     "Truths",
     "Variant",
     "command_line",
@@ -101,6 +106,8 @@ __all__ = [
     "named_models",
     "publish",
     "push_model",
+    "suggest_from_maps",
+    "suggest_from_model",
     "write_outputs",
 ]
 

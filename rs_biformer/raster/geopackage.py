@@ -41,6 +41,17 @@ def is_written_by_us(path: Path, layer: str, columns: Iterable[str]) -> bool:
     return not found or set(columns) <= found
 
 
+def filled_rows(path: Path, layer: str, columns: Iterable[str]) -> int:
+    """How many features of a layer have something in one of these columns; 0 where there is no such file or layer."""
+    if not path.is_file() or not path.stat().st_size or layer not in layers(path):
+        return 0
+    with _errors(path), closing(_connect(path)) as database:
+        there = {row[1] for row in database.execute(f"PRAGMA table_info({_quoted(layer)})")}
+        filled = " OR ".join(f"{_quoted(name)} <> ''" for name in columns if name in there)  # NULL <> '' is not true
+        (count,) = database.execute(f"SELECT count(*) FROM {_quoted(layer)} WHERE {filled or 0}").fetchone()
+    return int(count)
+
+
 def put_layer(source: Path, target: Path, layer: str, qml: str | None = None) -> bool:
     """Copy a layer with its index and reference system from one GeoPackage into another that exists.
 

@@ -64,9 +64,15 @@ def categories_qml(attribute: str, colours: Mapping[str, Colour], *, opacity: fl
     return as_text(document)
 
 
-def outlines_qml(attribute: str, colour: Colour = (227, 26, 28)) -> str:
-    """The style of places to look at: outlines without a fill, labelled with an attribute, the lowest drawn on top."""
-    document = Element("qgis", version="3.22.0", styleCategories="Symbology|Labeling", labelsEnabled="1")
+def outlines_qml(
+    attribute: str, colour: Colour = (227, 26, 28), choices: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """The style of places to look at: outlines without a fill, labelled with an attribute, the lowest drawn on top.
+
+    choices: attributes of text that are to be filled in the form, each by one of these words.
+    """
+    categories = "Symbology|Labeling" + ("|Fields|Forms" if choices else "")
+    document = Element("qgis", version="3.22.0", styleCategories=categories, labelsEnabled="1")
     renderer = SubElement(document, "renderer-v2", type="singleSymbol", enableorderby="1", symbollevels="0")
     red, green, blue = colour
     line = {"style": "no", "outline_color": f"{red},{green},{blue},255", "outline_width": "0.5"}
@@ -77,7 +83,22 @@ def outlines_qml(attribute: str, colour: Colour = (227, 26, 28)) -> str:
     settings = SubElement(labels, "settings")
     SubElement(settings, "text-style", fieldName=attribute, fontSize="9", textColor=f"{red},{green},{blue},255")
     SubElement(settings, "placement", placement="1")
+    if choices:
+        _fields(document, choices)
     return as_text(document)
+
+
+def _fields(document: Element, choices: Mapping[str, Sequence[str]]) -> None:
+    """Lists to choose from in the form of a layer."""
+    configuration = SubElement(document, "fieldConfiguration")
+    for name, words in choices.items():
+        widget = SubElement(SubElement(configuration, "field", name=name, configurationFlags="None"), "editWidget")
+        widget.set("type", "ValueMap")
+        listed = SubElement(
+            SubElement(SubElement(widget, "config"), "Option", type="Map"), "Option", type="List", name="map"
+        )
+        for word in words:
+            SubElement(SubElement(listed, "Option", type="Map"), "Option", type="QString", name=word, value=word)
 
 
 def as_text(document: Element) -> str:
