@@ -48,7 +48,8 @@ METHOD_SHAPES = [  # batch, side, channels, topk: about the border between dense
 ]
 SIDES = (16, 32, 64, 128, 256)
 DENSE_LIMIT = 128
-TOLERANCE = 1e-4
+TOLERANCE = {"cpu": 1e-4, "cuda": 0.02}
+"""How far outputs may be apart, of the largest: Triton and cuDNN multiply float32 in TensorFloat-32."""
 
 
 def main() -> None:
@@ -263,7 +264,7 @@ def check_agreement(ways: dict[str, Callable[[Tensor], Tensor]], x: Tensor) -> N
         outputs = {name: way(x) for name, way in ways.items()}
     for name, output in outputs.items():
         off = (output - outputs["ours"]).abs().max().item()
-        if off > TOLERANCE * outputs["ours"].abs().max().item():
+        if off > TOLERANCE[x.device.type] * outputs["ours"].abs().max().item():
             sys.exit(f"{name} gives another output than ours, off by {off:.2g}: nothing is timed")
 
 
