@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="times that each is run, after two to warm up")
     parser.add_argument("--device", choices=list(WAYS), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", choices=list(MODELS), metavar="MODEL", help="these, beside the first; all")
+    parser.add_argument("--ways", nargs="+", metavar="WAY", help=f"some of {WAYS}; all of the device")
     parser.add_argument("--no-memory", action="store_true", help="times alone, in a third of the time")
     parser.add_argument("--peak", nargs=3, metavar=("MODEL", "WAY", "PHASE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -108,7 +109,7 @@ def main() -> None:
         return None if name == "nothing" else peak_run(Run(name, way, args), phase)
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}, batch {args.batch}, {args.size} x {args.size} px, {args.rounds} rounds")
-    ways = WAYS[args.device]
+    ways = [way for way in WAYS[args.device] if way in (args.ways or WAYS[args.device])]
     # First, while this process is small: Linux counts what a parent had at the fork as the child's peak.
     peaks = {
         way: {name: [0 if args.no_memory else peak(name, way, phase, args) for phase in PHASES] for name in MODELS}
