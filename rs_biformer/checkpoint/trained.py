@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from rs_biformer.checkpoint.hub import located
 from rs_biformer.checkpoint.meta import META_KEY, CheckpointMeta
 from rs_biformer.documents import shown
-from rs_biformer.errors import CheckpointError, ConfigError
+from rs_biformer.errors import CheckpointError
 from rs_biformer.files import replacing
 from rs_biformer.nn.archive import require_intact
+from rs_biformer.nn.meta_device import without_memory
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.nn.tensor_files import SUFFIX, read_tensors, write_tensors
 from rs_biformer.schema import ClassSchema
@@ -164,14 +165,7 @@ class _Misfit(Exception):
 
 def _create_to_hold(weights: Mapping[str, Tensor], meta: CheckpointMeta) -> nn.Module:
     """The network with fresh weights, seen to have a place for these before it takes any memory. Raises _Misfit."""
-    try:
-        with torch.device("meta"):
-            network = meta.create_network()
-    except ConfigError as error:
-        if not isinstance(error.__cause__, RuntimeError):
-            raise
-        network = meta.create_network()  # an encoder that computes while it is made
-    own = network.state_dict()
+    own = without_memory(meta.create_network).to("meta").state_dict()
     if missing := [name for name in own if name not in weights]:
         raise _Misfit(f"{len(missing)} are missing, such as {missing[0]}")
     if strange := [name for name in weights if name not in own]:

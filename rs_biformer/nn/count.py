@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from rs_biformer.errors import ConfigError
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention
 from rs_biformer.nn.attention.regions import region_size
-from rs_biformer.nn.model import create_model
+from rs_biformer.nn.meta_device import without_memory
+from rs_biformer.nn.model import SegmentationModel, create_model
 
 IMAGENET_CLASSES = 1000
 
@@ -37,17 +38,21 @@ class Figures:
 
 
 def count_model(encoder: str, decoder: str, size: int = 224, bands: int = 3, classes: int = 6) -> Figures:
-    """The figures of an architecture for one image of `size` x `size` pixels; nothing is computed or allocated.
+    """The figures of an architecture for one image of `size` x `size` pixels; without memory where torch can do that.
 
     Raises ConfigError for unknown names and for a size below 1.
     """
     if size < 1:
         raise ConfigError(f"size is {size}; an image has 1 pixel or more, such as 224")
-    features: list[Tensor] = []
-    with torch.device("meta"), torch.inference_mode():
-        network = create_model(encoder, decoder, classes=classes, in_channels=bands).eval()
-        network.encoder.register_forward_hook(lambda module, inputs, outputs: features.extend(outputs))
-        counts = count_multiply_adds(network, torch.empty(1, bands, size, size))
+
+    def run() -> tuple[SegmentationModel, list[Tensor], dict[str, int]]:
+        features: list[Tensor] = []
+        with torch.inference_mode():
+            network = create_model(encoder, decoder, classes=classes, in_channels=bands).eval()
+            network.encoder.register_forward_hook(lambda module, inputs, outputs: features.extend(outputs))
+            return network, features, count_multiply_adds(network, torch.zeros(1, bands, size, size))
+
+    network, features, counts = without_memory(run)
     rows = features[0].shape[-2]
     pyramid = [feature for feature in features[1:] if feature.shape[1]]
     classifier = pyramid[-1].shape[1] * IMAGENET_CLASSES

@@ -72,7 +72,7 @@ ALL = QUICK | {
     "nasnet": "nasnetalarge",
     "nextvit": "nextvit_small",
     "pnasnet": "pnasnet5large",
-    "eva": "vit_tiny_patch16_dinov3_qkvb",
+    "eva": "vit_small_patch16_dinov3_qkvb",
     "rdnet": "rdnet_tiny",
     "repghost": "repghostnet_050",
     "repvit": "repvit_m1",
@@ -173,6 +173,8 @@ def of_timm(name, path, encoder):
 )
 def test_files_of_timm_fill_the_encoders_of_all_its_families(tmp_path, family):
     name, path = ALL[family], tmp_path / "published.pth"
+    if not timm.is_model(name):
+        pytest.skip(f"timm {timm.__version__} has no {name}")
     torch.manual_seed(0)
     torch.save(randomise(timm.create_model(name)).state_dict(), path)
     encoder = create_encoder(f"tu-{name}", encoder_weights=path).eval()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rs_biformer.errors import ConfigError
 from rs_biformer.nn.depthwise import learn_fast
 from rs_biformer.nn.encoders.plain import PlainTransformer, is_plain_transformer
+from rs_biformer.nn.meta_device import without_memory
 
 SMP_NAMES = tuple(smp.encoders.encoders)
 """smp's own, before ours are registered with it."""
@@ -119,10 +120,13 @@ def _check_size(name: str, img_size: int | None, encoder: nn.Module, inputs: tup
 def _takes(name: str, img_size: int | None, height: int, width: int) -> bool:
     """Whether such a network takes images of height x width, tried without memory for it or them."""
     arguments = {} if img_size is None else {"img_size": img_size}
+
+    def encode() -> None:
+        with torch.inference_mode():
+            _bare_pyramid(name, 3, **arguments).eval()(torch.zeros(1, 3, height, width))
+
     try:
-        with torch.device("meta"), torch.inference_mode():
-            encoder = _bare_pyramid(name, 3, **arguments).eval()
-            encoder(torch.zeros(1, 3, height, width))
+        without_memory(encode)
     except (RuntimeError, AssertionError):  # whatever a network trips over
         return False
     return True

@@ -25,6 +25,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError
+from rs_biformer.nn.meta_device import without_memory
 
 STRIDES = (4, 8, 16, 32)
 FLEXIBLE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -34,11 +35,10 @@ FLEXIBLE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img
 @cache
 def is_plain_transformer(name: str) -> bool:
     """Whether a network of timm is a transformer whose blocks all work at one stride."""
-    with torch.device("meta"):
-        try:
-            network = timm.create_model(name)
-        except Exception:
-            return False  # one that cannot be made is told by whoever makes it
+    try:
+        network = without_memory(lambda: timm.create_model(name))
+    except Exception:
+        return False  # one that cannot be made is told by whoever makes it
     info = getattr(network, "feature_info", None)
     if not isinstance(info, list) or not hasattr(network, "forward_intermediates"):
         return False
@@ -159,12 +159,15 @@ def _flexible(name: str, in_channels: int, arguments: dict[str, Any]) -> Any:
 
 @cache
 def _takes_any_size(name: str) -> bool:
-    with torch.device("meta"), torch.no_grad():
+    def of_another_size() -> None:
         network: Any = timm.create_model(name, num_classes=0).eval()
-        try:
+        with torch.no_grad():
             network.forward_intermediates(torch.zeros(1, 3, 64, 96), indices=[0], intermediates_only=True)
-        except Exception:
-            return False
+
+    try:
+        without_memory(of_another_size)
+    except Exception:
+        return False
     return True
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
 import timm
-import torch
 from torch import Tensor, nn
+
+from rs_biformer.nn.meta_device import without_memory
 
 State = Mapping[str, Tensor]
 
@@ -56,8 +57,9 @@ def whole_network(encoder: nn.Module) -> nn.Module | None:
 
 @cache
 def _whole_network(name: str, img_size: int | None) -> nn.Module:
-    with torch.device("meta"):
-        return timm.create_model(name) if img_size is None else timm.create_model(name, img_size=img_size)
+    arguments = {} if img_size is None else {"img_size": img_size}
+    network: nn.Module = without_memory(lambda: timm.create_model(name, **arguments))
+    return network.to("meta")
 
 
 def converters(encoder: nn.Module) -> list[Callable[[State], State]]:
