@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ def whole_network(encoder: nn.Module) -> nn.Module | None:
 
 @cache
 def _whole_network(name: str, img_size: int | None) -> nn.Module:
-    arguments = {} if img_size is None else {"img_size": img_size}
+    arguments: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
     network: nn.Module = without_memory(lambda: timm.create_model(name, **arguments))
     return network.to("meta")
 
