@@ -26,7 +26,7 @@ from rs_biformer.schema import IGNORE, PRESETS
 
 READS = {
     "ndsm": {"dsm", "terrain"},
-    "tile": {"scenes", "labels", "area", "extra", "classes", "split"},
+    "tile": {"scenes", "labels", "corrections", "area", "extra", "classes", "split"},
     "train": {"config"},
     "evaluate": {
         *("prediction", "checkpoint", "compare", "scene", "extra", "label", "classes", "confidence", "protocol"),

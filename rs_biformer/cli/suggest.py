@@ -22,6 +22,7 @@ those whose attribute `class` is filled, where there is such an attribute).
 NEXT.gpkg holds the windows, the first to label with rank 1, and the empty attributes class and note; its style is in
 the file and in NEXT.qml. Draw polygons in the windows, fill class, and go on:
   rs-biformer tile new/*.tif --labels next.gpkg --label-field class --classes classes.yaml --out tiles2
+  rs-biformer tile old/*.tif --labels 'labels/{stem}.tif' --corrections next.gpkg --classes classes.yaml --out tiles2
   rs-biformer train --config CONFIG --data.index tiles2 --model.weights runs/first/best.ckpt"""
 
 

@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image files, quoted globs, folders or lists; or one list of PAIRS, or one unzipped official folder",
     )
     add("--labels", metavar="PATTERN", help="where the label of a scene lies, see below; official folders know it")
+    add(
+        "--corrections",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="later labels, rasters or polygons: where they have a class it replaces what those before them say",
+    )
     add("--area", metavar="FILE", help="polygons; what lies outside of them is ignored")
     add("--extra", nargs="+", default=[], metavar="PATTERN", help="further rasters per scene, such as a DSM, as bands")
     add(
@@ -116,6 +123,7 @@ def run(args: argparse.Namespace) -> None:
             args.classes,
             args.out,
             labels=args.labels,
+            corrections=args.corrections,
             extra=args.extra,
             name=args.name,
             variant=Variant(args.image, args.eroded, args.height),

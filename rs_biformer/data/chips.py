@@ -116,7 +116,8 @@ def _fingerprint(index: TileIndex, target: Path) -> str:
     scenes = index.manifest.scenes
     digest.update(json.dumps(replace(index.manifest, scenes=()).to_dict(), sort_keys=True).encode())
     for scene in scenes:
-        for path in (*scene.images, scene.label or "", *([scene.area] if scene.area else [])):
+        later = [one.path for one in scene.corrections]
+        for path in (*scene.images, scene.label or "", *([scene.area] if scene.area else []), *later):
             facts = Path(path).stat() if path and not is_remote(path) else None
             seen = (os.path.relpath(path, target) if path else "", facts and (facts.st_size, facts.st_mtime_ns))
             digest.update(repr((scene.name, scene.crs, scene.transform, seen, *_labelling(scene))).encode())
@@ -126,8 +127,9 @@ def _fingerprint(index: TileIndex, target: Path) -> str:
 
 
 def _labelling(scene: SceneRecord) -> tuple[LabelOptions, ...]:
-    """How a label is read, where that is not as its bands suggest; chips that were written before stay known."""
-    return () if scene.labelling == LabelOptions() else (scene.labelling,)
+    """How labels are read, where that is not as their bands suggest; chips that were written before stay known."""
+    own = () if scene.labelling == LabelOptions() else (scene.labelling,)
+    return (*own, *(one.labelling for one in scene.corrections))
 
 
 def _prepare(target: Path, fingerprint: str) -> None:

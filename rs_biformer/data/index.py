@@ -39,7 +39,8 @@ from rs_biformer.documents import (
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import replacing
 from rs_biformer.geometry import Window, Windows
-from rs_biformer.raster.labelling import Label, open_label
+from rs_biformer.raster.correcting import Correction, open_corrected
+from rs_biformer.raster.labelling import Label
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.paths import is_remote
 from rs_biformer.raster.scene import Scene
@@ -49,7 +50,8 @@ from rs_biformer.schema import ClassSchema
 
 SPLITS = ("train", "val", "test")
 FILE_NAME = "tiles.parquet"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 where no scene has corrections, which older versions would not see."""
 _MAX_VALUES = 1 << 24  # in a manifest: some 600,000 scenes or chips
 _MAX_ROWS = 10_000_000  # windows: a few bytes of Parquet may claim any number of equal ones
 _Side = Annotated[int, Field(ge=1, lt=1 << 31)]
@@ -68,6 +70,7 @@ class SceneRecord:
     crs: WKT, None when unknown. transform: a, b, c, d, e, f of the affine map from (col, row) to (x, y).
     bands: the numbers of the manifest's bands in the images; empty where they are found by name.
     labelling: how the label is read. area: polygons outside of which the label is ignored; None for none.
+    corrections: later labels, each of which replaces what those before it say.
     source, source_row, source_col: for a chip, the scene that it was cut from and where, so that overlapping chips
         are still recognised as such.
     """
@@ -85,12 +88,21 @@ class SceneRecord:
     bands: Listed[Annotated[int, Field(ge=1)]] = ()
     labelling: LabelOptions = LabelOptions()
     area: str | None = None
+    corrections: Listed[Correction] = ()
 
     def open_label(self, grid: Grid, schema: ClassSchema, tolerance: int) -> Label:
         """The label on the grid of the images. Raises RasterError where there is none."""
         if self.label is None:
             raise RasterError(f"scene {self.name} has no label; tile it with --labels to train or validate on it")
-        return open_label(self.label, schema, grid, tolerance=tolerance, options=self.labelling, area=self.area)
+        return open_corrected(
+            self.label,
+            self.corrections,
+            schema,
+            grid,
+            tolerance=tolerance,
+            options=self.labelling,
+            area=self.area,
+        )
 
     def open(self, bands: Sequence[str], reading: Reading) -> Scene:
         """The images with the bands of the manifest, read as it says."""
@@ -119,7 +131,7 @@ class Manifest:
     tolerance: Count
     scenes: tuple[SceneRecord, ...]
     statistics_of: Text = "train"
-    version: int = FORMAT_VERSION
+    version: int = 1
     reading: Annotated[Reading, made_by(Reading, Reading.from_dict)] = RAW
     shared_ground: Text = ""
 
@@ -177,7 +189,15 @@ def _record_values(part: dict[str, Any], systems: Sequence[str], where: str) -> 
     values = {**part, "crs": _crs_of(part.get("crs"), systems, where)}
     if "labelling" in part:
         values["labelling"] = build(LabelOptions, part["labelling"], f"{where}: labelling")
+    if "corrections" in part:
+        listed: tuple[dict[str, Any], ...] = build(Listed[dict[str, Any]], part["corrections"], f"{where}: corrections")
+        values["corrections"] = tuple(_correction(one, f"{where}: corrections") for one in listed)
     return values
+
+
+def _correction(data: dict[str, Any], where: str) -> Correction:
+    path, how = data.get("path"), data.get("labelling", {})
+    return Correction(build(Text, path, f"{where}: path"), build(LabelOptions, how, f"{where}: labelling"))
 
 
 def _crs_of(number: Any, systems: Sequence[str], where: str) -> str | None:
@@ -310,6 +330,7 @@ class TileIndex:
                 images=tuple(_relative(path, real) for path in scene.images),
                 label=None if scene.label is None else _relative(scene.label, real),
                 area=None if scene.area is None else _relative(scene.area, real),
+                corrections=tuple(replace(one, path=_relative(one.path, real)) for one in scene.corrections),
             )
             for scene in self.manifest.scenes
         )
@@ -367,6 +388,7 @@ class TileIndex:
                 images=tuple(_absolute(image, real) for image in scene.images),
                 label=None if scene.label is None else _absolute(scene.label, real),
                 area=None if scene.area is None else _absolute(scene.area, real),
+                corrections=tuple(replace(one, path=_absolute(one.path, real)) for one in scene.corrections),
             )
             for scene in manifest.scenes
         )
@@ -382,13 +404,15 @@ def concatenate(tables: list[TileTable]) -> TileTable:
     return TileTable(**{name: np.concatenate([vars(table)[name] for table in tables]) for name in vars(tables[0])})
 
 
-def _without_defaults(part: SceneRecord | LabelOptions) -> dict[str, Any]:
+def _without_defaults(part: SceneRecord | LabelOptions | Correction) -> dict[str, Any]:
     values = {key.name: (getattr(part, key.name), key.default) for key in fields(part)}
-    return {
-        key: _without_defaults(value) if isinstance(value, LabelOptions) else value
-        for key, (value, default) in values.items()
-        if value != default
-    }
+    return {key: _plain(value) for key, (value, default) in values.items() if value != default}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, LabelOptions | Correction):
+        return _without_defaults(value)
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _relative(path: str, folder: Path) -> str:

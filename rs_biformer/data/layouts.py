@@ -33,12 +33,16 @@ _SIGNS = "*?["  # of a glob pattern
 
 @dataclass(frozen=True)
 class SceneFiles:
-    """One scene before it is opened: its name, its rasters, its label and the split that the data's makers gave it."""
+    """One scene before it is opened: its name, its rasters, its label and the split that the data's makers gave it.
+
+    corrections: later labels, see `raster.correcting`.
+    """
 
     name: str
     images: tuple[Location, ...]
     label: Location | None
     split: str | None = None
+    corrections: tuple[Location, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,23 @@ def pattern_scenes(
         return with_own_names(files)
     require_own_names([(scene.name, scene.images[0]) for scene in files])
     return tuple(files)
+
+
+def with_corrections(scenes: Sequence[SceneFiles], patterns: Sequence[str]) -> tuple[SceneFiles, ...]:
+    """The scenes with their later labels: of each pattern the file that it leads to, where there is one.
+
+    Raises ConfigError for a pattern that leads nowhere.
+    """
+    found: list[list[Location]] = [[] for _ in scenes]
+    for pattern in patterns:
+        _check_pattern(pattern)
+        led_to = [locate(_fill(scene.images[0], pattern)) for scene in scenes]
+        there = [not isinstance(one, Path) or one.is_file() for one in led_to]
+        if not any(there):
+            raise ConfigError(f"--corrections {pattern!r} leads to no file, such as {led_to[0]}; check the pattern")
+        for own, one, is_there in zip(found, led_to, there, strict=True):
+            own += [one] if is_there else []
+    return tuple(replace(scene, corrections=tuple(own)) for scene, own in zip(scenes, found, strict=True))
 
 
 def require_own_names(named: Sequence[tuple[str, Location]]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rs_biformer.data.counting import Progress, Tally, TilePlan, count
 from rs_biformer.data.ground import Frame, Overlap, overlaps, shared_between
-from rs_biformer.data.index import SPLITS, Manifest, SceneRecord, TileIndex, TileTable, concatenate
+from rs_biformer.data.index import FORMAT_VERSION, SPLITS, Manifest, SceneRecord, TileIndex, TileTable, concatenate
 from rs_biformer.data.layouts import SceneFiles
 from rs_biformer.data.likeness import same_view
 from rs_biformer.data.splits import Blocks, split_by_place
@@ -22,9 +22,10 @@ from rs_biformer.data.tile_layer import write_tile_layer
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Windows, grid, stride_of
 from rs_biformer.raster.bands import common_names, is_name, open_alike
+from rs_biformer.raster.correcting import settle_corrections
 from rs_biformer.raster.labelling import Note, settle, told
 from rs_biformer.raster.labels import LabelOptions
-from rs_biformer.raster.paths import Location, absolute
+from rs_biformer.raster.paths import Location, absolute, locate
 from rs_biformer.raster.polygons import is_vector
 from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
@@ -150,11 +151,20 @@ def _open_all(
     notes: list[Note] = []
     _require_own_labels(scenes)
     plans = [_open(scene, schema, options, reading, remarked, notes) for scene in scenes]
+    _require_used(scenes, plans)
     remarked += told(notes)
     plans = _with_common_bands(plans, scenes, options, reading, remarked)
     reading, said = _common_reading([(plan.record.name, plan.scalings) for plan in plans], reading, options.scale)
     _require_one_dtype(plans, reading, options)
     return plans, reading, [*said, *dict.fromkeys(remarked)]
+
+
+def _require_used(scenes: Sequence[SceneFiles], plans: Sequence[TilePlan]) -> None:
+    """A correction that lies on no scene was meant for others."""
+    used = {one.path for plan in plans for one in plan.record.corrections}
+    for path in dict.fromkeys(path for scene in scenes for path in scene.corrections):
+        if absolute(path) not in used:
+            raise RasterError(f"the corrections {path} lie on none of the scenes; check the file and its CRS")
 
 
 def _require_own_labels(scenes: Sequence[SceneFiles]) -> None:
@@ -333,6 +343,10 @@ def _open(
             files.label, schema, scene, tolerance=options.tolerance, options=options.labels, area=options.area
         )
         notes += said
+        corrections, more = settle_corrections(
+            files.corrections, schema, scene, tolerance=options.tolerance, options=options.labels
+        )
+        notes += more
         remarked += remarks(scene, scales=False)
         record = SceneRecord(
             files.name,
@@ -344,6 +358,7 @@ def _open(
             tuple(scene.transform)[:6],
             labelling=labelling,
             area=None if options.area is None else absolute(options.area),
+            corrections=tuple(replace(one, path=absolute(locate(one.path))) for one in corrections),
         )
         stride = stride_of(options.window, options.overlap)
         _require_possible(scene, options, stride)
@@ -411,6 +426,7 @@ def _index(
         statistics_of=statistics_of,
         reading=reading,
         shared_ground=shared,
+        version=FORMAT_VERSION if any(plan.record.corrections for plan in plans) else 1,
     )
     return TileIndex(manifest, table)
 

@@ -9,7 +9,15 @@ from typing import Any
 from rs_biformer.data.chips import FOLDER_NAME, STATE_NAME
 from rs_biformer.data.counting import Progress
 from rs_biformer.data.index import FILE_NAME, TileIndex
-from rs_biformer.data.layouts import OFFICIAL, Height, Image, SceneFiles, official_scenes, pattern_scenes
+from rs_biformer.data.layouts import (
+    OFFICIAL,
+    Height,
+    Image,
+    SceneFiles,
+    official_scenes,
+    pattern_scenes,
+    with_corrections,
+)
 from rs_biformer.data.pairs import is_pair_list, paired_scenes
 from rs_biformer.data.splits import assign_scenes, parse_blocks
 from rs_biformer.data.summary import SUMMARY_NAME
@@ -35,6 +43,7 @@ def create_tile_index(
     out: PathLike,
     *,
     labels: str | None = None,
+    corrections: Sequence[str] = (),
     extra: Sequence[str] = (),
     name: str | None = None,
     variant: Variant | None = None,
@@ -50,7 +59,9 @@ def create_tile_index(
 
     scenes: images, glob patterns, folders and lists; or one list of pairs; or the folder of one official download.
     classes: a preset or a YAML file, see `schema.load_schema`.
-    labels: a pattern for the label of each scene. extra: patterns of further rasters of each scene, as bands.
+    labels: a pattern for the label of each scene. corrections: patterns for later labels, each of which replaces what
+    those before it say where it has a class, see `raster.correcting`.
+    extra: patterns of further rasters of each scene, as bands.
     name: a pattern for what scenes are called. variant: what to take of an official download.
     split: the rule by which scenes train, validate and test, as `--split` takes it: `["blocks:0.7,0.15,0.15"]`; lists
         of pairs and official downloads bring theirs along.
@@ -64,8 +75,10 @@ def create_tile_index(
     inputs = [os.fspath(item) for item in ([scenes] if isinstance(scenes, str | os.PathLike) else scenes)]
     _require_outside(Path(out), inputs)
     files, rule = _find(inputs, str(classes), labels, extra, name, variant or Variant())
+    files = with_corrections(files, corrections)
     rule = list(split) or rule
-    read = [*inputs, classes, options.area, *(path for scene in files for path in (*scene.images, scene.label))]
+    files_of = (path for scene in files for path in (*scene.images, scene.label, *scene.corrections))
+    read = [*inputs, classes, options.area, *files_of]
     lists = [text.partition("@")[2] for text in split if "@" in text]
     chips = Path(out) / FOLDER_NAME
     refuse_overwriting(

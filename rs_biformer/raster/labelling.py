@@ -339,12 +339,15 @@ class PolygonLabel(Closing):
     def read(self, window: Window) -> tuple[NDArray[np.uint8], Counter[Key]]:
         """Class index per pixel (h, w) uint8, and how many pixels lie in polygons of values that the schema lacks."""
         strange: dict[Any, int] = {}
+        nothing = -1 if self.schema.outside is None else IGNORE
 
         def code(features: Features) -> NDArray[np.int16]:
             if self._only is not None:
                 return np.full(len(features.ids), self._only, np.int16)
             values = features.columns[self.field].tolist()
-            return np.array([self._code(value, strange) for value in values], np.int16)
+            return np.array(
+                [nothing if is_empty(value, self._known) else self._code(value, strange) for value in values], np.int16
+            )
 
         outside = IGNORE if self.schema.outside is None else self.schema.classes.index(self.schema.outside)
         drawn, _ = self._polygons.read(window, code, outside)
@@ -384,6 +387,11 @@ def class_of(value: Any, known: dict[Any, int]) -> int | None:
     """The class index of an attribute's value; None where the schema does not know it."""
     found = plain_value(value)
     return known.get("null" if found is None else _spelt(found))
+
+
+def is_empty(value: Any, known: dict[Any, int]) -> bool:
+    """Whether nobody gave a feature a class: it has none, or an empty text, and the schema does not know that."""
+    return plain_value(value) in (None, "") and class_of(value, known) is None
 
 
 def _spelt(value: Any) -> Any:
@@ -437,7 +445,7 @@ def _field_of(where: Location, survey: Survey, schema: ClassSchema) -> str:
         name: values
         for name, values in survey.values.items()
         if name.casefold() not in _NO_CLASS
-        and (held := [value for value in values if value is not None])
+        and (held := [value for value in values if value not in (None, "")])
         and all(class_of(value, known) is not None for value in held)
     }
     words = [name for name, values in fitting.items() if any(isinstance(value, str) for value in values)]
@@ -477,7 +485,14 @@ def _odd_features(where: Location, survey: Survey, options: LabelOptions) -> Ite
 
 def _unknown_values(where: Location, values: Counter[Any], schema: ClassSchema) -> Iterator[Note]:
     known = attribute_classes(schema)
-    strange = [(value, count) for value, count in values.most_common() if class_of(value, known) is None]
+    if empty := sum(count for value, count in values.items() if is_empty(value, known)):
+        there = "ignored" if schema.outside is not None else "as if they were not there"
+        yield Note(where, "no class", f"{empty} features have no class yet and are {there}")
+    strange = [
+        (value, count)
+        for value, count in values.most_common()
+        if class_of(value, known) is None and not is_empty(value, known)
+    ]
     if strange:
         named = ", ".join(
             f"{shown(value)} ({count} features{_near(value, schema)})" for value, count in strange[:_NAMED]

@@ -254,7 +254,7 @@ def test_what_is_no_index_is_refused_with_what_to_do(tmp_path):
 
 def test_an_index_of_a_later_format_is_refused_and_later_keys_are_left_aside(caplog):
     plain = three_windows().manifest.to_dict()
-    with pytest.raises(ConfigError, match="has format 99 and this version knows up to 1: update"):
+    with pytest.raises(ConfigError, match="has format 99 and this version knows up to 2: update"):
         Manifest.from_dict(plain | {"version": 99})
     with pytest.raises(ConfigError, match="does not tell its format version; tile again"):
         Manifest.from_dict({key: value for key, value in plain.items() if key != "version"})
