@@ -39,17 +39,20 @@ SHAPES = {  # batch, then (side of the map, channels, topk): the stages of a 256
     "cpu": (8, [(64, 64, 1), (32, 128, 4), (16, 256, 16)]),
     "cuda": (16, [(128, 64, 1), (64, 128, 4), (32, 256, 16), (16, 512, 64)]),
 }
-METHOD_SHAPES = [  # batch, side, channels, topk: about the border between dense and gathering
+METHOD_SHAPES = [  # batch, side, channels, topk: about the border between dense and gathering on a CPU, then larger
     *((8, 16, 256, topk) for topk in (4, 8, 16)),
     *((8, 24, 256, topk) for topk in (8, 16)),
     *((4, 32, 256, topk) for topk in (4, 8, 16)),
     *((2, 48, 128, topk) for topk in (4, 16)),
     *((2, 64, 64, topk) for topk in (1, 4)),
+    *((16, 32, 256, topk) for topk in (4, 16)),
+    *((16, 64, 128, topk) for topk in (4, 16)),
+    *((16, 128, 64, topk) for topk in (1, 4)),
 ]
 SIDES = (16, 32, 64, 128, 256)
 DENSE_LIMIT = 128
 TOLERANCE = {"cpu": 1e-4, "cuda": 0.02}
-"""How far outputs may be apart, of the largest: Triton and cuDNN multiply float32 in TensorFloat-32."""
+"""How far outputs may be apart, of the largest: Triton multiplies float32 in TensorFloat-32."""
 
 
 def main() -> None:
@@ -260,7 +263,8 @@ def rearrange(x: Tensor, pattern: str, **sizes: int) -> Tensor:
 
 
 def check_agreement(ways: dict[str, Callable[[Tensor], Tensor]], x: Tensor) -> None:
-    with torch.no_grad():
+    # the published channels-first code projects by a convolution: in TensorFloat-32 it would route otherwise
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         outputs = {name: way(x) for name, way in ways.items()}
     for name, output in outputs.items():
         off = (output - outputs["ours"]).abs().max().item()
