@@ -30,6 +30,7 @@ from rs_biformer.raster.polygons import is_vector
 from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Source, is_georeferenced
+from rs_biformer.raster.unchanged import Watched
 from rs_biformer.raster.values import AS_IT_IS, Reading, Scaling, describe
 from rs_biformer.schema import ClassSchema
 
@@ -111,6 +112,7 @@ def tile_scenes(
     labelled = [scene for scene in scenes if scene.label is not None]
     if not labelled:
         raise ConfigError("no scene has a label; give scenes and --labels, or complete the download")
+    watched = Watched([options.area, *(path for scene in labelled for path in (*scene.images, scene.label))])
     plans, reading, remarked = _open_all(labelled, schema, options)
     plans, shared = _with_splits(plans, labelled, options, reading, blocks, remarked)
     statistics_of = "train" if any((plan.splits == "train").any() for plan in plans) else "all"
@@ -126,6 +128,7 @@ def tile_scenes(
     )
     index = _index(plans, tallies, schema, options, reading, statistics_of, shared)
     index.require_disjoint_splits()
+    watched.require_unchanged()
     summary = summarise(index, plans, tallies, [s.name for s in scenes if s.label is None], remarked)
     index.write(out)
     if why_not := write_tile_layer(index, out):

@@ -25,6 +25,7 @@ from rs_biformer.raster.labelling import Label, Note, told
 from rs_biformer.raster.labels import LabelOptions, erode_boundaries, shifted_by_one
 from rs_biformer.raster.metadata import made_by
 from rs_biformer.raster.paths import without_access
+from rs_biformer.raster.unchanged import Watched
 from rs_biformer.schema import IGNORE, ClassSchema, load_schema
 
 Progress = Callable[[int, int], None]
@@ -126,6 +127,7 @@ def evaluate_protocols(
     if boundary:
         boundary = no_boundaries(len(schema), boundary).distances
     options = Options(tolerance, max_unknown, tuple(boundary))
+    watched = Watched([area, *(path for subject in files for path in subject.paths)])
     spelling = Spelling.of(
         files,
         schema,
@@ -149,6 +151,7 @@ def evaluate_protocols(
     for subject in files:
         with opened(subject, spelling) as rasters:
             results.append(_count_scene(subject, rasters, options, radii, advance))
+    watched.require_unchanged()
     drawn = resampling or Resampling()
     found = [Metrics(schema, rule, tuple(results), options=options, resampling=drawn) for rule in rules]
     for metrics in found:

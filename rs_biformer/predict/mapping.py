@@ -166,6 +166,7 @@ def map_scene(
         state = fingerprint(source, model, plan, executor.recipe, executor.hardware) if output.resume else None
         maps = _open_maps(stack, source, paths, layers, schema, notes, state, output.restart)
         _fill(maps, executor, source, plan, layers, progress)
+        source.require_unchanged()
         for writer in maps.values():  # all of them before the first staging folder goes
             writer.complete()
     if output.style and schema is not None:

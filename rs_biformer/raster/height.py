@@ -102,8 +102,9 @@ def write_ndsm(
             for window in windows:
                 pixels, valid = scene.read(window)
                 below = metres[-1] * pixels[1] if ground is None else on_pixels(ground, cell, window)
-                height = np.maximum(np.float32(metres[0]) * pixels[0].astype(np.float32) - below, 0)
-                writer.write(window, np.where(valid, height, np.float32(NODATA)))
+                with np.errstate(over="ignore", invalid="ignore"):  # numbers of a damaged file: no heights
+                    height = np.maximum(np.float32(metres[0]) * pixels[0].astype(np.float32) - below, 0)
+                writer.write(window, np.where(valid & np.isfinite(height), height, np.float32(NODATA)))
                 if progress is not None:
                     progress(window.row_stop, scene.height)
 

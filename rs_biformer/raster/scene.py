@@ -19,6 +19,7 @@ from rs_biformer.raster.paths import Location, PathLike, stem_of, without_access
 from rs_biformer.raster.polygons import Area
 from rs_biformer.raster.regrid import PixelGrid, Regridded
 from rs_biformer.raster.source import Closing, Source, grid_difference, ground_sample_distance, is_oblong, pixel_sides
+from rs_biformer.raster.unchanged import Watched
 from rs_biformer.raster.values import AS_IT_IS, RAW, Reading, Scaling, describe
 
 _SHOWN = 480  # pixels of the longer side of a picture in a notebook
@@ -86,6 +87,7 @@ class Scene(Closing):
         self.area: Location | None = None
         """The layer of polygons that the scene is limited to, see `limit`."""
         self._area: Area | None = None
+        self._area_file: Watched | None = None
         self._sources = [Source(path, nodata=reading.nodata_of(number)) for number, path in enumerate(listed)]
         self._grid = _grid(self._sources)
         if gsd is not None:
@@ -108,6 +110,7 @@ class Scene(Closing):
 
         Raises RasterError where the layer cannot be read, does not overlap the scene, or one of them has no place.
         """
+        self._area_file = Watched([area])
         self._area = Area(area, self._grid)
         self.area = self._area.path
 
@@ -250,6 +253,13 @@ class Scene(Closing):
                 image[place] = _scaled(values, scalings[place])
         inside = self._inside(window)
         return image, valid if inside is None else valid & inside
+
+    def require_unchanged(self) -> None:
+        """Raise RasterError where a file of the scene was changed since it was opened."""
+        for source in self._sources:
+            source.require_unchanged()
+        if self._area_file is not None:
+            self._area_file.require_unchanged()
 
     def close(self) -> None:
         """Close the file handles of this process."""

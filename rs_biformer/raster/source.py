@@ -23,6 +23,7 @@ from rs_biformer.geometry import Window
 from rs_biformer.raster.crs import horizontal, local_metres, names_a_place, same_crs
 from rs_biformer.raster.gdal import area, gdal_env, open_raster, raster_errors
 from rs_biformer.raster.paths import Location, PathLike, locate
+from rs_biformer.raster.unchanged import Watched
 from rs_biformer.raster.values import Scaling
 
 MAX_SHIFT = 0.25
@@ -81,6 +82,8 @@ class Source:
     alpha, else None. `overviews` are the factors by which the overviews of the file are coarser; `at_overview` gives
     one of them, `overview` is its number. `block` is the rows and columns that are decoded at once.
 
+    Every read looks whether the file is the one that was opened, `require_unchanged` at its masks and sources as well.
+
     Raises RasterError when the file is missing, is no raster, or holds complex numbers.
     """
 
@@ -88,6 +91,7 @@ class Source:
         self.path: Location = locate(path)
         self.overview: int | None = None
         self._handles: dict[tuple[int, int], Any] = {}
+        self._watched = Watched([self.path])
         with gdal_env():
             handle = self._handle()
             with raster_errors(self.path, "opened"):
@@ -113,6 +117,7 @@ class Source:
                 self.overviews: tuple[int, ...] = tuple(handle.overviews(1)) if self.count else ()
                 self.block: tuple[int, int] = handle.block_shapes[0] if self.count else (1, 1)
                 flags = handle.mask_flag_enums
+                self._beside = Watched(handle.files)
         # Bands with a mask of their own (.msk or internal): one for all, read through the first, or one for each. An
         # alpha band also counts as a mask for GDAL but is read by us.
         self._mask_of_all = any(MaskFlags.per_dataset in flag and MaskFlags.alpha not in flag for flag in flags)
@@ -170,7 +175,7 @@ class Source:
     def read(self, numbers: Sequence[int], window: Window) -> list[NDArray[Any]]:
         """The bands of these 1-based numbers over a window, each (h, w) in its own dtype.
 
-        Raises RasterError when the window leaves the raster or a block cannot be decoded.
+        Raises RasterError when the window leaves the raster, a block cannot be decoded, or the file was changed.
         """
         if window.row_stop > self.height or window.col_stop > self.width:
             raise RasterError(
@@ -180,8 +185,16 @@ class Source:
         with gdal_env(), raster_errors(self.path, "read"):
             handle = self._handle()
             if len({self.dtypes[number - 1] for number in numbers}) == 1:
-                return list(handle.read(list(numbers), window=area(window)))
-            return [handle.read(number, window=area(window)) for number in numbers]
+                found = list(handle.read(list(numbers), window=area(window)))
+            else:
+                found = [handle.read(number, window=area(window)) for number in numbers]
+        self._watched.require_unchanged()
+        return found
+
+    def require_unchanged(self) -> None:
+        """Raise RasterError where a file that belongs to the raster (a mask, a source of a VRT) was changed."""
+        self._watched.require_unchanged()
+        self._beside.require_unchanged()
 
     def valid(self, numbers: Sequence[int], pixels: Sequence[NDArray[Any]], window: Window) -> NDArray[np.bool_]:
         """Which pixels of a window are valid, given the bands that `read(numbers, window)` returned: (h, w).

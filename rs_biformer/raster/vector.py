@@ -104,9 +104,18 @@ def vectorize(
             slabs = sieve(slabs, areas, min_area)
         legend = Legend.of(maps[0], read_class_names(source.path))
         features = _features(source, placing, legend.names, slabs, scores, simplify, progress)
+        watched = [source, *([scores.source] if scores is not None else [])]
+        features = _of_unchanged(watched, features)
         return write_features(
             out, features, placing.crs, with_confidence=scores is not None, layer=layer or out.stem, legend=legend
         )
+
+
+def _of_unchanged(sources: Sequence[Source], features: Iterable[ClassPolygons]) -> Iterator[ClassPolygons]:
+    """The features, if at the last of them the rasters are still those that they were."""
+    yield from features
+    for source in sources:
+        source.require_unchanged()
 
 
 def _joined(paths: Sequence[PathLike], vrt: Path) -> PathLike:

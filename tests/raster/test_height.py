@@ -196,3 +196,14 @@ def test_a_unit_that_is_said_overrules_and_one_that_is_unknown_is_refused(tmp_pa
     assert main(["ndsm", str(dsm), "--out", str(tmp_path / "ndsm.tif"), "--unit", "ft"]) == 0
     with rasterio.open(tmp_path / "ndsm.tif") as file:
         assert np.median(file.read(1)[stands == 12]) == pytest.approx(12, abs=0.5)
+
+
+def test_heights_beyond_all_numbers_are_no_heights(write_raster, tmp_path):
+    high, low = np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), np.float32)
+    high[0, 0, 0], low[0, 0, 0], high[0, 1, 1], low[0, 2, 2] = 3.4e38, -3.4e38, 5, -3
+    dsm, dtm = write_raster("dsm.tif", high), write_raster("dtm.tif", low)
+    write_ndsm(dsm, tmp_path / "ndsm.tif", terrain=dtm)
+    with rasterio.open(tmp_path / "ndsm.tif") as made:
+        found = made.read(1)
+    assert found[0, 0] == -9999 and found[1, 1] == 5 and found[2, 2] == 3
+    assert (found[3:] == 0).all()
