@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("map", metavar="MAP", help="a class map, as `predict` writes it, or any raster of classes")
     add("scene", nargs="?", metavar="SCENE", help="the image under it, on any grid and in any CRS")
-    add("label", nargs="?", metavar="LABEL", help="a raster of what is true: errors become a layer")
+    add("label", nargs="?", metavar="LABEL", help="a raster or polygons of what is true: errors become a layer")
     add("--other", metavar="MAP", help="a second map of the same classes: differences become a layer")
     add("--confidence", metavar="RASTER", help="a score of the map (confidence, margin, entropy, disagreement)")
     add("--probabilities", metavar="RASTER", help="probabilities of the classes, told under the cursor")

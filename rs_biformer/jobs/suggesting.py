@@ -284,7 +284,7 @@ def _map(name: str, path: Location, score: Location) -> _Map:
     with closing(Source(path)) as source, closing(Source(score)) as other:
         require_class_map(source)
         with gdal_env(), raster_errors(path, "opened"), open_raster(path) as file:
-            if layer := file.tags().get(LAYER):
+            if (layer := file.tags().get(LAYER, "classes")) != "classes":
                 raise RasterError(f"{path} is a map of {layer}; give class maps, and such a raster as --score")
         if (source.height, source.width) != (other.height, other.width):
             raise RasterError(

@@ -5,6 +5,8 @@ import math
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,11 @@ from rs_biformer.notebook import picture, stacked, swatch, table
 from rs_biformer.raster.crs import names_a_place
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
 from rs_biformer.raster.paths import PathLike, without_access
+from rs_biformer.raster.polygons import is_vector
 from rs_biformer.raster.pyramid import Pyramid, level_grid
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Closing, Source, is_georeferenced
-from rs_biformer.viewer.classes import class_layer, map_schema
+from rs_biformer.viewer.classes import class_layer, draw_polygons, map_schema
 from rs_biformer.viewer.facts import areas_of, places_of
 from rs_biformer.viewer.frame import Frame, frame_of
 from rs_biformer.viewer.layers import ClassLayer, DifferenceLayer, ImageLayer, Layer, ScoreLayer, score_name
@@ -30,10 +33,10 @@ _LOG = logging.getLogger(__name__)
 class View(Closing):
     """A map with what belongs to it, to be drawn picture by picture; a context manager.
 
-    map: a raster of classes. scene: the image under it. label: a raster of the same classes, spelt as labels are.
-    other: another map, shown beside the first. confidence, probabilities: scores of the map, as `rs-biformer predict`
-    writes them. classes: a preset or a YAML file, where the map does not name its classes. bands: those of the scene
-    that are shown.
+    map: a raster of classes. scene: the image under it. label: a raster of the same classes, spelt as labels are, or
+    polygons whose attribute holds them. other: another map, shown beside the first. confidence, probabilities: scores
+    of the map, as `rs-biformer predict` writes them. classes: a preset or a YAML file, where the map does not name its
+    classes. bands: those of the scene that are shown.
 
     `layers` are by key, the lowest first. What takes long is done by `work`, in a thread of the caller.
 
@@ -57,10 +60,12 @@ class View(Closing):
         self._facts: dict[str, Any] = {"areas": {}, "places": {}, "reading": {}, "problems": []}
         self.done = False
         """Whether `work` has found out everything."""
-        paths = [path for path in (scene, label, other, confidence, probabilities) if path is not None]
-        self.frame = _frame(map, paths)
+        self._told: list[str] = []
         self.layers: dict[str, Layer] = {}
         try:
+            label = self._as_raster(label, map)
+            paths = [path for path in (scene, label, other, confidence, probabilities) if path is not None]
+            self.frame = _frame(map, paths)
             self._open(map, scene, label, other, {"confidence": confidence, "probabilities": probabilities}, bands)
         except BaseException:
             self.close()
@@ -89,6 +94,14 @@ class View(Closing):
                 one, two = self.layers["map"], self.layers[than]
                 assert isinstance(one, ClassLayer) and isinstance(two, ClassLayer)
                 self._add(DifferenceLayer(key, role, one, two))
+
+    def _as_raster(self, label: PathLike | None, first: PathLike) -> PathLike | None:
+        """A label of polygons as a raster, which lasts as long as the view; any other as it is."""
+        if label is None or not is_vector(label):
+            return label
+        folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="rs_biformer_view_")))
+        drawn, self._told = draw_polygons(label, first, self.schema, folder)
+        return drawn
 
     def _add(self, layer: Layer) -> None:
         self.layers[layer.key] = layer
@@ -189,7 +202,7 @@ class View(Closing):
     @property
     def notes(self) -> list[str]:
         """Lines on what was decided, and on what will take long."""
-        lines = [f"classes: {', '.join(self.schema.classes)} ({self.schema.name})"]
+        lines = [f"classes: {', '.join(self.schema.classes)} ({self.schema.name})", *self._told]
         for pyramid in self._pyramids.values():
             source, name = pyramid.source, without_access(str(pyramid.source.path))
             if pyramid.needs_copy:

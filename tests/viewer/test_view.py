@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import rasterio
+import shapely
+from pyogrio.raw import write
+from rasterio.features import rasterize
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform
 from rasters import COLOURS, NAMES, write_map
@@ -223,3 +226,44 @@ def test_a_map_that_names_nothing_has_a_class_for_each_value(write_raster):
             None,
         ]
         assert len(set(view.schema.colours)) == 3
+
+
+@pytest.mark.parametrize("most", [None, 5000])
+def test_polygons_are_a_label_on_the_pixels_of_the_map_or_on_larger_ones(write_raster, tmp_path, monkeypatch, most):
+    """Against rasterio's own drawing of the polygons, which lie in another CRS."""
+    if most:
+        monkeypatch.setattr("rs_biformer.viewer.classes.MOST_DRAWN", most)
+    crs, place = PLACES["projected"]
+    boxes = [shapely.box(10, 20, 60, 90), shapely.box(80, 4, 160, 50)]
+    ground = [shapely.transform(box, lambda points: np.stack(place @ points.T, axis=1)) for box in boxes]
+    lonlat = [shapely.transform(box, lambda p: np.stack(transform(crs, "EPSG:4326", *p.T), axis=1)) for box in ground]
+    names = np.array(["roof", "wood"], object)
+    write(tmp_path / "l.gpkg", shapely.to_wkb(np.array(lonlat)), [names], ["kind"], geometry_type="Polygon",
+          crs="EPSG:4326")  # fmt: skip
+    expected = rasterize(zip(boxes, (1, 2), strict=True), INDEX.shape, fill=255)
+    with View(write_map(write_raster, "m.tif", INDEX, crs=crs, transform=place), label=tmp_path / "l.gpkg") as view:
+        layer, drawn = view.layers["label"], view.layers["label"].pyramids[0].source.path
+        for row, col in RNG.integers((8, 8), (112, 162), (200, 2)).tolist():
+            if (expected[row - 3 : row + 4, col - 3 : col + 4] != expected[row, col]).any():
+                continue
+            wanted = None if expected[row, col] == 255 else int(expected[row, col])
+            assert layer.at(col + 0.5, row + 0.5) == wanted
+        known = (expected != 255) & (INDEX != 255)
+        level = view.layers["errors"].read(0, Window(0, 0, *INDEX.shape))
+        if not most:
+            assert (level[known] == (INDEX != expected)[known]).all()
+        assert any("polygons are read by the attribute kind" in line for line in view.notes)
+        assert any("drawn on pixels 3 times as large" in line for line in view.notes) == bool(most)
+        assert drawn.exists() and drawn.stem == "l"
+    assert not drawn.parent.exists()
+
+
+def test_polygons_of_other_classes_or_places_are_refused(write_raster, tmp_path):
+    crs, place = PLACES["projected"]
+    made = write_map(write_raster, "m.tif", INDEX, crs=crs, transform=place)
+    for name, x, message in (("lava", 500_010, "no attribute holds the classes"), ("roof", 1, "does not overlap")):
+        path = tmp_path / f"{name}.gpkg"
+        box = shapely.box(x, 5_399_950, x + 9, 5_399_990)
+        write(path, [shapely.to_wkb(box)], [np.array([name], object)], ["kind"], geometry_type="Polygon", crs=crs)
+        with pytest.raises(RasterError, match=message):
+            View(made, label=path)

@@ -120,6 +120,41 @@ def test_the_divider_moves_by_mouse_and_keys_and_cuts_the_layers(browser, site):
     assert browser.complaints == []
 
 
+@pytest.mark.parametrize(("width", "height", "touch"), [(1280, 800, False), (390, 800, True)])
+def test_two_maps_side_by_side_move_together(browser, site, width, height, touch):
+    browser.open(site, width=width, height=height, touch=touch)
+    browser.wait(LOADED)
+    browser.press("b")
+    browser.press("8")  # differences, on both
+    keys = (
+        "[...new Set([...document.querySelectorAll('#{} .leaflet-tile')].map(t => t.src.match(/tiles.([a-z]+)/)[1]))]"
+    )
+    browser.wait(f"{keys.format('twin')}.length === 3 && {keys.format('map')}.length === 3")
+    browser.wait(LOADED)
+    assert set(browser.run(keys.format("map"))) == {"scene", "map", "changes"}
+    assert set(browser.run(keys.format("twin"))) == {"scene", "other", "changes"}
+    boxes = [browser.run(f"(b => [b.left, b.top, b.width, b.height])({of}.getBoundingClientRect())")
+             for of in ("document.querySelector('#map')", "document.querySelector('#twin')")]  # fmt: skip
+    assert boxes[0][2:] == pytest.approx(boxes[1][2:], abs=2) and boxes[0] != boxes[1]
+    corner = """(id => { const pane = document.querySelector('#' + id), box = pane.getBoundingClientRect();
+      const tile = [...pane.querySelectorAll('.leaflet-tile')].find(t => /tiles.scene.\\d+.0.0.png/.test(t.src));
+      const at = tile.getBoundingClientRect();
+      return [at.left - box.left, at.top - box.top, at.width].map(Math.round).join(); })"""
+    same = f"{corner}('map') === {corner}('twin')"
+    assert browser.run(same)
+    before = browser.run(f"{corner}('map')")
+    x, y = boxes[1][0] + boxes[1][2] / 2, boxes[1][1] + boxes[1][3] / 2
+    if not touch:
+        browser.drag((x, y), (x - 60, y - 40))  # on the right, and the left follows
+        browser.wait(f"{corner}('map') !== '{before}' && {same}")
+    browser.press("+")
+    browser.wait(f"document.querySelector('#twin .leaflet-tile') && {same}")
+    assert "beside=yes" in browser.run("new Promise(done => setTimeout(() => done(location.hash), 300))")
+    browser.press("s")
+    assert browser.run("document.querySelector('#twin').hidden && !document.querySelector('#divider').hidden")
+    assert browser.complaints == []
+
+
 def test_a_link_brings_back_the_view(browser, site):
     browser.open(site, width=1280, height=800)
     browser.wait(LOADED)

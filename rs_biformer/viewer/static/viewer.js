@@ -43,10 +43,11 @@
   const sharp = window.devicePixelRatio >= 1.5 ? 1 : 0; // one level finer on a screen of small pixels
   const crs = L.extend({}, L.CRS.Simple, { transformation: new L.Transformation(1, 0, 1, 0) });
   const whole = L.latLngBounds([0, 0], [view.height, view.width]);
-  const map = L.map("map", {
+  const looks = {
     crs, attributionControl: false, minZoom: -view.levels - 1, maxZoom: 6, maxBounds: whole.pad(1), maxBoundsViscosity: 0.6,
     zoomControl: false, zoomSnap: 0.25, fadeAnimation: !matchMedia("(prefers-reduced-motion: reduce)").matches,
-  });
+  };
+  const map = L.map("map", looks);
   L.control.zoom({ position: "topleft" }).addTo(map);
   // Between two levels a smooth picture looks best; enlarged, each pixel is to be seen.
   map.on("zoomend", () => $("map").classList.toggle("enlarged", map.getZoom() > 0.5));
@@ -60,14 +61,18 @@
     },
   });
 
-  const layers = view.layers.map((about, place) => {
-    map.createPane(about.key).style.zIndex = 210 + place;
+  const pictureOn = (target, about, place) => {
+    target.createPane(about.key).style.zIndex = 210 + place;
     const picture = new Pictures("", {
       key: about.key, pane: about.key, only: null, version: 0, bounds: whole, tileSize: 256 >> sharp, minZoom: -view.levels - 1,
       maxZoom: 6, minNativeZoom: -view.levels - sharp, maxNativeZoom: -sharp, keepBuffer: 3,
     });
     picture.on("tileerror", () => problem(`A part of ${about.role.toLowerCase()} (${about.title}) cannot be read.`));
-    return { ...about, picture, on: false, opacity: 1, side: "both" };
+    return picture;
+  };
+  const layers = view.layers.map((about, place) => {
+    const picture = pictureOn(map, about, place);
+    return { ...about, picture, pictures: [picture], on: false, opacity: 1, side: "both" };
   });
   const byKey = Object.fromEntries(layers.map((layer) => [layer.key, layer]));
   const has = (key) => key in byKey;
@@ -80,21 +85,74 @@
     if (has("other")) Object.assign(byKey.other, { on: true, side: "right" });
     if (has("label")) Object.assign(byKey.label, { on: !has("other"), side: "left", opacity: byKey.map.opacity });
   };
-  const state = { swipe: false, divider: 0.5, only: null };
+  const state = { swipe: false, beside: false, divider: 0.5, only: null };
   start();
   state.swipe = has("other") || has("label");
   const swept = () => layers.length > 1;
 
+  // Two maps of one place: left what is on the left side or both, right what is on the right side or both ------------
+  let twin = null;
+  const ghosts = new Map(); // on each map, where the cursor is on the other
+  const makeTwin = () => {
+    twin = L.map("twin", looks);
+    twin.setView(map.getCenter(), map.getZoom(), { animate: false });
+    layers.forEach((layer, place) => {
+      const picture = pictureOn(twin, layer, place);
+      Object.assign(picture.options, { only: state.only, version: layer.picture.options.version });
+      layer.pictures.push(picture);
+    });
+    let following = false;
+    const lead = (one, other) => one.on("move zoom", () => {
+      if (following || !state.beside) return;
+      following = true;
+      other.setView(one.getCenter(), one.getZoom(), { animate: false });
+      following = false;
+    });
+    lead(map, twin);
+    lead(twin, map);
+    for (const [one, other] of [[map, twin], [twin, map]]) {
+      ghosts.set(other, L.circleMarker([0, 0], { radius: 6, color: "#ffffff", weight: 2, fill: false, interactive: false, className: "place" }));
+      one.on("mousemove", (event) => { if (state.beside) ghosts.get(other).setLatLng(event.latlng).addTo(other); });
+      one.on("mouseout", () => ghosts.get(other).remove());
+    }
+    twin.on("zoomend", () => $("twin").classList.toggle("enlarged", twin.getZoom() > 0.5));
+    twin.on("mousemove click", (event) => ask(event.latlng));
+  };
+  const showBeside = (on) => {
+    const at = map.getCenter();
+    const zoom = map.getZoom();
+    state.beside = on;
+    if (on) state.swipe = false;
+    document.querySelector("main").classList.toggle("beside", on);
+    $("twin").hidden = !on;
+    if (on && !twin) makeTwin();
+    for (const one of [map, ...(twin ? [twin] : [])]) {
+      one.invalidateSize({ animate: false, pan: false });
+      one.setView(at, zoom, { animate: false });
+    }
+    for (const ghost of ghosts.values()) ghost.remove();
+  };
+  const toggleBeside = () => {
+    if (!swept()) return;
+    showBeside(!state.beside);
+    change();
+  };
+  $("beside").addEventListener("click", toggleBeside);
+
+  const put = (target, picture, on) => {
+    const present = target.hasLayer(picture);
+    if (on && !present) picture.addTo(target);
+    if (!on && present) picture.remove();
+  };
   const draw = () => {
     const size = map.getSize();
     const top = map.containerPointToLayerPoint([0, 0]);
     const bottom = map.containerPointToLayerPoint(size);
     const middle = top.x + size.x * state.divider;
     for (const layer of layers) {
-      const present = map.hasLayer(layer.picture);
-      if (layer.on && !present) layer.picture.addTo(map);
-      if (!layer.on && present) layer.picture.remove();
-      layer.picture.setOpacity(layer.opacity);
+      put(map, layer.picture, layer.on && !(state.beside && layer.side === "right"));
+      if (twin) put(twin, layer.pictures[1], layer.on && state.beside && layer.side !== "left");
+      for (const picture of layer.pictures) picture.setOpacity(layer.opacity);
       const [left, right] = { both: [top.x, bottom.x], left: [top.x, middle], right: [middle, bottom.x] }[layer.side];
       const clip = `polygon(${left}px ${top.y}px, ${right}px ${top.y}px, ${right}px ${bottom.y}px, ${left}px ${bottom.y}px)`;
       map.getPane(layer.key).style.clipPath = state.swipe && layer.side !== "both" ? clip : "";
@@ -103,6 +161,7 @@
     $("divider").style.left = `${100 * state.divider}%`;
     $("divider").setAttribute("aria-valuenow", Math.round(100 * state.divider));
     $("swipe").setAttribute("aria-pressed", state.swipe);
+    $("beside").setAttribute("aria-pressed", state.beside);
   };
   const change = () => {
     draw();
@@ -155,12 +214,13 @@
       box.checked = layer.on;
       range.value = Math.round(layer.opacity * 100);
       side.value = layer.side;
-      side.hidden = !state.swipe;
+      side.hidden = !state.swipe && !state.beside;
     });
   };
-  $("swipe").hidden = !swept();
+  $("swipe").hidden = $("beside").hidden = !swept();
   const toggleSwipe = () => {
     if (!swept()) return;
+    if (state.beside) showBeside(false);
     state.swipe = !state.swipe;
     change();
   };
@@ -194,8 +254,10 @@
   const isolate = (index) => {
     state.only = state.only === index ? null : index;
     for (const layer of classLayers) {
-      layer.picture.options.only = state.only;
-      layer.picture.redraw();
+      for (const picture of layer.pictures) {
+        picture.options.only = state.only;
+        picture.redraw();
+      }
     }
     for (const [place, row] of [...$("legend").tBodies[0].rows].entries()) {
       row.classList.toggle("faint", state.only !== null && state.only !== place);
@@ -330,7 +392,7 @@
 
   // Places worth a look ------------------------------------------------------------------------------------------------------------
   let places = {};
-  let frame = null;
+  let frames = [];
   let placed = -1;
   const titles = { errors: "Most errors", changes: "Most differences" };
   const showPlace = () => {
@@ -348,8 +410,9 @@
     placed = placed < 0 && step < 0 ? list.length - 1 : (placed + step + list.length) % list.length;
     const { row, col, side } = list[placed];
     const box = L.latLngBounds([row - side / 2, col - side / 2], [row + side / 2, col + side / 2]);
-    if (frame) frame.remove();
-    frame = L.rectangle(box, { color: "#ffffff", weight: 2, fill: false, interactive: false, className: "place" }).addTo(map);
+    for (const one of frames) one.remove();
+    frames = [map, ...(twin ? [twin] : [])].map((one) =>
+      L.rectangle(box, { color: "#ffffff", weight: 2, fill: false, interactive: false, className: "place" }).addTo(one));
     map.flyToBounds(box.pad(2), { duration: 0.4, maxZoom: 1 });
     showPlace();
   };
@@ -376,6 +439,7 @@
       `${layer.on ? "" : "-"}${layer.key}:${layer.opacity.toFixed(2)}:${layer.side}`);
     const parts = new URLSearchParams({ at: `${at.lng.toFixed(1)},${at.lat.toFixed(1)}`, zoom: map.getZoom(), layers: listed.join(",") });
     if (state.swipe) parts.set("swipe", state.divider.toFixed(3));
+    if (state.beside) parts.set("beside", "yes");
     if (state.only !== null) parts.set("only", state.only);
     return `#${parts.toString().replaceAll("%2C", ",").replaceAll("%3A", ":")}`;
   };
@@ -401,6 +465,8 @@
       }
       state.swipe = parts.has("swipe") && swept();
     }
+    const beside = parts.has("beside") && swept();
+    if (beside !== state.beside) showBeside(beside);
     const divider = Number(parts.get("swipe") ?? NaN);
     if (Number.isFinite(divider)) state.divider = clamp(divider, 0, 1);
     const only = parts.has("only") ? Number(parts.get("only")) : null;
@@ -433,7 +499,7 @@
       if (event.key === "-") map.zoomOut(1);
     }
     const act = {
-      s: toggleSwipe, n: () => visit(1), p: () => visit(-1), f: fit, c: copyLink,
+      s: toggleSwipe, b: toggleBeside, n: () => visit(1), p: () => visit(-1), f: fit, c: copyLink,
       ",": () => moveDivider(state.divider - 0.02), ".": () => moveDivider(state.divider + 0.02),
       Escape: () => { if (state.only !== null) isolate(state.only); },
     }[event.key.length === 1 ? event.key.toLowerCase() : event.key];
@@ -449,6 +515,7 @@
     $("fold").setAttribute("aria-expanded", open);
     $("fold").textContent = open ? "Close" : "Layers";
     map.invalidateSize();
+    if (twin) twin.invalidateSize();
   };
   $("fold").addEventListener("click", fold);
 
@@ -475,8 +542,10 @@
       if (share !== undefined) rows[place].note.textContent = `No overviews: read once to be seen from afar, ${percent(share)}; zoom in to see it now.`;
       if (layer.key in reading && share === undefined) {
         for (const one of layers.filter((other) => other === layer || other.kind === "difference")) {
-          one.picture.options.version += 1;
-          one.picture.redraw();
+          for (const picture of one.pictures) {
+            picture.options.version += 1;
+            picture.redraw();
+          }
         }
       }
       if (share === undefined) delete reading[layer.key];
