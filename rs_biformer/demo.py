@@ -312,7 +312,12 @@ def label_of(scene: Path) -> Path:
 def make_pair(
     path: Path, *, size: int, seed: int, gsd: float, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Path, Path]:
-    """Write a square synthetic scene and, beside it, its label. Returns both paths; raises as `make_scene` does."""
+    """Write a square synthetic scene and, beside it, its label. Returns both paths; raises as `make_scene` does.
+
+    Raises ConfigError for a path without a name as well.
+    """
+    if not path.name:
+        raise ConfigError(f"--scene is {path}, a folder; give the name of a file, such as scene.tif")
     make_scene(path, label_of(path), height=size, width=size, seed=seed, gsd=gsd, progress=progress)
     return path, label_of(path)
 

@@ -13,10 +13,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,19 @@ def scratch_folder(path: AnyPath) -> Iterator[Path]:
     """
     folder = _begin(Path(path))
     try:
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _live.discard(folder.name)
+
+
+def temporary_folder() -> AbstractContextManager[Path]:
+    """A folder in the system's place for temporary files, which goes when the block ends.
+
+    Like `scratch_folder`: what a killed process left there is removed by the next one that asks for such a folder.
+    """
+    return scratch_folder(Path(tempfile.gettempdir(), "rs_biformer"))
 
 
 def write_text(path: AnyPath, text: str, *, sync: bool = True) -> None:

@@ -1,10 +1,19 @@
+import ast
+import io
 import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 import rasterio
 
+import rs_biformer
 from rs_biformer.cli import main
-from rs_biformer.cli.console import table, visible
+from rs_biformer.cli.console import Terminated, document, interruptible, prepare, say, show, table, visible
 
 
 def test_names_are_shown_as_they_are_and_never_obeyed(capsys):
@@ -55,3 +64,89 @@ def test_lines_of_progress_are_few_and_the_last_is_the_whole(capsys, monkeypatch
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert 40 <= len(lines) <= 60
     assert (lines[0]["done"], lines[-1]["done"]) == (1, 1000)
+
+
+PACKAGE = Path(rs_biformer.__file__).parent
+
+
+def test_no_command_prints_but_by_the_console():
+    found = []
+    for path in (PACKAGE / "cli").glob("*.py"):
+        if path == PACKAGE / "cli/console.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Name) and node.id == "print":
+                found.append(f"{path}:{node.lineno}")
+    assert found == []
+
+
+def test_lines_for_people_are_never_obeyed(capsys):
+    show("a\x1b[2J\nb\u202e \udce9é")
+    say("c\x07 https://me:word@host/a.tif?sig=x")
+    document('{"a": "\\u001b"}\n')
+    out, err = capsys.readouterr()
+    assert out == "a\\x1b[2J\nb\\u202e \\udce9é\n" + '{"a": "\\u001b"}\n'
+    assert err == "c\\x07 https://host/a.tif\n"
+
+
+def test_what_is_logged_is_shown_once_and_never_obeyed(capsys):
+    prepare()
+    prepare()
+    logging.getLogger("rs_biformer.raster.vector").warning("%s is odd", "a\x1b[2J.tif")
+    assert capsys.readouterr().err.count("a\\x1b[2J.tif is odd") == 1
+
+
+def test_names_reach_a_terminal_of_any_encoding(monkeypatch):
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    prepare()
+    show("name 名 m²")
+    narrow.flush()
+    assert narrow.buffer.getvalue() == b"name \\u540d m\\xb2\n"
+
+
+@pytest.mark.parametrize("words", [["tile", "s.tif", "--no\x1b[2Jsuch"], ["\x1b[2J"]])
+def test_a_wrong_word_is_not_obeyed_either(capsys, words):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
+def test_names_that_are_no_utf8_are_refused_in_a_line(tmp_path, capsys):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tif")
+    Path(name).touch()
+    for words in (["info", name], ["vectorize", name, "--out", "v.gpkg"], ["ndsm", "d.tif", "--out", name]):
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert r"caf\udce9.tif is no UTF-8; rename it" in line
+    # come upon in a folder
+    (tmp_path / "c.yaml").write_text("name: t\nclasses: [{name: a, colour: [1, 2, 3]}]\n")
+    classes, out = str(tmp_path / "c.yaml"), str(tmp_path / "t")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).touch()
+    words = ["tile", str(tmp_path / "*.tif"), "--labels", "{dir}/{stem}.png", "--classes", classes, "--split", "train"]
+    assert main([*words, "--out", out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert r"caf\udce9.tif is no UTF-8; rename it" in line and not Path(out).exists()
+
+
+def test_being_told_to_end_is_an_interruption_here_and_an_end_in_forked_processes():
+    def wait_for_signal() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated, match="go on"), interruptible(lambda: "go on"):
+        wait_for_signal()
+    with interruptible(str):
+        child = os.fork()
+        if not child:
+            try:
+                wait_for_signal()
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_advice_is_said_once(capsys):
+    with pytest.raises(KeyboardInterrupt) as stop, interruptible(lambda: "outer"), interruptible(lambda: "inner"):
+        raise KeyboardInterrupt
+    assert stop.value.args == ("inner",)

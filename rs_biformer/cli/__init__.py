@@ -9,10 +9,12 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
+from rs_biformer.cli import console
 from rs_biformer.cli.console import PROGRESS, Terminated, show_progress_as, visible
 from rs_biformer.errors import RsBiformerError
 from rs_biformer.machine import limit_threads
@@ -46,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse with one-line errors: what is wrong and where the help is, without the usage block."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {visible(message)}; see {self.prog} --help\n")
 
 
 class _Version(argparse.Action):
@@ -55,7 +57,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from rs_biformer import __version__
 
-        print(f"rs-biformer {__version__}")
+        console.show(f"rs-biformer {__version__}")
         parser.exit()
 
 
@@ -95,38 +97,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     141 when whoever reads the output stops reading.
     """
     limit_threads()
+    console.prepare()
     parser = build_parser()
-    args, rest = parser.parse_known_args(_with_joined_numbers(sys.argv[1:] if argv is None else argv))
+    words = sys.argv[1:] if argv is None else argv
+    args, rest = parser.parse_known_args(_with_joined_numbers(words))
     module = _command(args.command)
     if rest and not getattr(module, "PASS_REST", False):
-        parser.exit(2, f"rs-biformer {args.command}: unknown option {rest[0]}; see rs-biformer {args.command} --help\n")
+        option = visible(rest[0])
+        parser.exit(2, f"rs-biformer {args.command}: unknown option {option}; see rs-biformer {args.command} --help\n")
     args.rest = rest
     show_progress_as(args.progress)
     try:
-        module.run(args)
+        _require_text(words)
+        with nullcontext() if getattr(module, "OWN_SIGNALS", False) else console.interruptible(str):
+            module.run(args)
         sys.stdout.flush()
     except BrokenPipeError as error:
         if not _reader_is_gone():  # a connection broke, not the output
             return _fail(args.command, _describe(error))
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except RsBiformerError as error:
-        return _fail(args.command, str(error))
-    except OSError as error:
+    except (RsBiformerError, OSError, UnicodeEncodeError, ModuleNotFoundError, MemoryError) as error:
         return _fail(args.command, _describe(error))
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "rs_biformer"):  # ours is whole, or there is a fault in it
-            raise
-        return _fail(args.command, _describe_missing(package))
-    except MemoryError as error:
-        return _fail(
-            args.command, f"this machine ran out of memory ({error or 'no more is said'}); close other programs"
-        )
     except KeyboardInterrupt as stop:
-        print(": ".join([f"rs-biformer {args.command}", "interrupted", *map(str, stop.args)]), file=sys.stderr)
+        console.complain(": ".join([f"rs-biformer {args.command}", "interrupted", *map(str, stop.args)]))
         return 143 if isinstance(stop, Terminated) else 130
     return 0
+
+
+def _require_text(words: Sequence[str]) -> None:
+    if not all(map(str.isascii, words)):
+        from rs_biformer.raster.paths import require_text
+
+        for word in words:
+            require_text(word)
 
 
 def _with_joined_numbers(argv: Sequence[str]) -> list[str]:
@@ -160,17 +164,33 @@ def _command(name: str) -> ModuleType:
 def _reader_is_gone() -> bool:
     """Whether who reads the output, such as `head`, has had enough: then an empty line cannot be written either."""
     try:
-        print(flush=True)
+        console.show(flush=True)
     except BrokenPipeError:
         return True
     return False
 
 
 def _fail(command: str, message: str) -> int:
-    from rs_biformer.raster.paths import without_access
-
-    print(f"rs-biformer {command}: {visible(without_access(' '.join(message.split())))}", file=sys.stderr)
+    console.complain(f"rs-biformer {command}: {message}")
     return 2
+
+
+def _describe(error: Exception) -> str:
+    """What is said of an error that somebody can do something about; others are raised again."""
+    match error:
+        case OSError():
+            return _describe_system(error)
+        case UnicodeEncodeError():  # the name of a file that was come upon in a folder
+            return f"{error.object[:200]} is no UTF-8; rename what is called so"
+        case ModuleNotFoundError():
+            package = (error.name or "").partition(".")[0]
+            if package in ("", "rs_biformer"):  # ours is whole, or there is a fault in it
+                raise error
+            return _describe_missing(package)
+        case MemoryError():
+            return f"this machine ran out of memory ({str(error) or 'no more is said'}); close other programs"
+        case _:
+            return str(error)
 
 
 def _describe_missing(package: str) -> str:
@@ -179,7 +199,7 @@ def _describe_missing(package: str) -> str:
     return describe_missing(package)
 
 
-def _describe(error: OSError) -> str:
+def _describe_system(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"{where}the disk is full; free some space or choose another --out and run the same command again"

@@ -1,5 +1,6 @@
 import argparse
-import sys
+
+from rs_biformer.cli import console
 
 HELP = "print a script with which a shell completes commands, options, choices and files"
 EXAMPLE = """rs-biformer completion bash > ~/.local/share/bash-completion/completions/rs-biformer
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
             if action.nargs != 0 and not action.choices and action.type not in (int, float):
                 files = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE
                 vars(action)["complete"] = files  # what is no number may be a file, as the shell itself takes it
-    sys.stdout.write(shtab.complete(parser, args.shell))
+    console.document(shtab.complete(parser, args.shell))
 
 
 def _add_keys_of_the_config(train: argparse.ArgumentParser) -> None:

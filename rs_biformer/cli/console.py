@@ -1,12 +1,18 @@
-"""What commands show: tables on standard output, progress on standard error.
+"""What commands show: lines and tables on standard output, progress and remarks on standard error.
+
+Nothing else in the package prints: names come from files, and what a terminal would obey is spelt out here.
 
 Progress is a bar with the time left, or, for a program that runs the command, lines of JSON, at most five a second:
 `{"progress": "town", "done": 12, "total": 96, "unit": "window"}`. All other lines on standard error are for people.
 """
 
+import io
 import json
+import logging
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +33,53 @@ def show_progress_as(form: str) -> None:
 def visible(text: str) -> str:
     """The text with its control characters spelt out, which a terminal would obey: names come from files."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def show(text: object = "", *, flush: bool = False) -> None:
+    """Print text for people, of one line or several, on standard output."""
+    print("\n".join(map(visible, str(text).split("\n"))), flush=flush)
+
+
+def document(text: str) -> None:
+    """Print text for programs as it is: JSON, YAML or CSV, whose own rules spell control characters out."""
+    print(text.removesuffix("\n"))
+
+
+def say(line: object) -> None:
+    """Write a line to standard error, above a progress bar and not through it, without what gives access to a URL."""
+    from tqdm import tqdm
+
+    from rs_biformer.raster.paths import without_access
+
+    tqdm.write(visible(without_access(str(line))), file=sys.stderr)
+
+
+def complain(line: str) -> None:
+    """Write what ends a command to standard error, as one line."""
+    from rs_biformer.raster.paths import without_access
+
+    print(visible(without_access(" ".join(line.split()))), file=sys.stderr)
+
+
+class _Remarks(logging.Handler):
+    """Shows what the package logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say(record.getMessage())
+        except (OSError, ValueError):  # nobody reads any more
+            self.handleError(record)
+
+
+_REMARKS = _Remarks(logging.WARNING)
+
+
+def prepare() -> None:
+    """Make ready for what commands show: any name in a terminal of any encoding, and what the package logs."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.getLogger("rs_biformer").addHandler(_REMARKS)  # twice is once
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -65,7 +118,7 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
         def update(done: int, total: int) -> None:
             if not bars:
-                bar = tqdm(desc=label, unit=f" {unit}", mininterval=0.5, dynamic_ncols=True, file=sys.stderr)
+                bar = tqdm(desc=visible(label), unit=f" {unit}", mininterval=0.5, dynamic_ncols=True, file=sys.stderr)
                 bars.append(stack.enter_context(bar))
             bars[0].total = total
             bars[0].update(done - bars[0].n)
@@ -95,16 +148,25 @@ def interruptible(advice: Callable[[], str]) -> Iterator[None]:
     """SIGTERM, which batch systems send before they kill, ends the block as Ctrl-C does; what `advice`
     gives is said with either.
 
-    Only in the main thread of a process, where signals are handled.
+    Only in the main thread of a process, where signals are handled, and not in processes that it forks.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
 
-    def interrupt(*_: object) -> None:
-        raise Terminated
+    def interrupt(number: int, _: object) -> None:
+        if os.getpid() == owner:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise type(stop)(advice()) from None
+        if not stop.args:
+            raise type(stop)(*filter(None, [advice()])) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from rs_biformer.cli import console
+
 HELP = "make one of our models of a folder that segmentation-models-pytorch saved (save_pretrained)"
 EXAMPLE = """rs-biformer convert FOLDER --classes potsdam --bands red,green,blue --mean imagenet --out m.safetensors
   rs-biformer convert FOLDER --card facts.yaml --window 512 --out m.safetensors
@@ -32,8 +34,8 @@ def run(args: argparse.Namespace) -> None:
     from rs_biformer.jobs import convert
 
     for path in convert(args.folder, args.out, card=args.card, **_facts(args)):
-        print(path)
-    print(f"next: rs-biformer predict SCENE --checkpoint {args.out} --out DIR")
+        console.show(path)
+    console.show(f"next: rs-biformer predict SCENE --checkpoint {args.out} --out DIR")
 
 
 def _facts(args: argparse.Namespace) -> dict[str, Any]:

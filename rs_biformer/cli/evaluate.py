@@ -2,12 +2,13 @@ import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from rs_biformer.cli import console
 from rs_biformer.cli.conditions import require_consistent
 from rs_biformer.cli.labels import add_label_arguments, label_options
 from rs_biformer.cli.prediction import OPTIONS, add_compute, add_fitting, add_windows, given
+from rs_biformer.files import temporary_folder
 
 if TYPE_CHECKING:
     from rs_biformer.jobs import Evaluation, Rules
@@ -92,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Predict if asked to, evaluate, compare, show the figures and write them."""
-    from rs_biformer.cli import console, tables
+    from rs_biformer.cli import tables
     from rs_biformer.jobs import Outputs, command_line, compare_results, named_files, write_outputs
 
     require_consistent(args)
@@ -105,14 +106,13 @@ def run(args: argparse.Namespace) -> None:
         else:
             evaluation = _measure(args, stack)
         tables.evaluation(evaluation)
-        for path in write_outputs(evaluation, outputs, progress=console.progress, say=print):
-            print(path)
+        for path in write_outputs(evaluation, outputs, progress=console.progress, say=console.show):
+            console.show(path)
 
 
 def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
     """The maps against the labels, mapped first where models are given."""
-    from rs_biformer.cli import console
-    from rs_biformer.cli.watch import Watch, say
+    from rs_biformer.cli.watch import Watch
     from rs_biformer.jobs import evaluate_maps, evaluate_models, find_truths, map_sets, named, named_models
     from rs_biformer.schema import load_schema
 
@@ -120,10 +120,12 @@ def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
     pair: Any = args.pair or "auto"
     sets = [named(values) for values in args.prediction or []]
     maps = sets[0].files if sets else ()
-    truths = find_truths(args.scene, args.label, maps=maps, extra=args.extra, name=args.name, pair=pair, say=say)
+    truths = find_truths(
+        args.scene, args.label, maps=maps, extra=args.extra, name=args.name, pair=pair, say=console.say
+    )
     if sets:
-        found = map_sets(sets, truths, args.confidence, pair=pair, say=say)
-        return evaluate_maps(found, truths, schema, _rules(args), progress=console.progress, say=say)
+        found = map_sets(sets, truths, args.confidence, pair=pair, say=console.say)
+        return evaluate_maps(found, truths, schema, _rules(args), progress=console.progress, say=console.say)
     watch = stack.enter_context(Watch(listed=False))
     stack.enter_context(console.interruptible(lambda: "run the same command again"))
     # The label check asks for the probability of the label's class, calibration for that of the mapped one alone.
@@ -131,14 +133,14 @@ def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
     return evaluate_models(
         named_models(args.checkpoint),
         truths,
-        args.maps or stack.enter_context(TemporaryDirectory(prefix="rs_biformer_")),
+        args.maps or stack.enter_context(temporary_folder()),
         schema=schema,
         rules=_rules(args),
         layer=None if args.confidence is None else layer,
         kept=args.maps is not None,
         tell=watch,
         progress=console.progress,
-        say=say,
+        say=console.say,
         **given(args, OPTIONS),
     )
 

@@ -1,6 +1,7 @@
 import argparse
 from pathlib import Path
 
+from rs_biformer.cli import console
 from rs_biformer.errors import ConfigError
 
 HELP = "draw what a place of a scene attends to: the regions it is routed to at each stage, and its attention weights"
@@ -23,7 +24,6 @@ def run(args: argparse.Namespace) -> None:
     """Draw, and tell in a table what is drawn."""
     at = parse_place(args.at)
     from rs_biformer.checkpoint import load_checkpoint
-    from rs_biformer.cli import console
     from rs_biformer.explain import explain
     from rs_biformer.predict import open_scene
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
         for r in routings
     ]
     console.table("Routing", ["module", "stride", "regions", "tokens per region", "most attended"], rows)
-    print(args.out)
+    console.show(args.out)
 
 
 def parse_place(text: str) -> tuple[float, float]:

@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rs_biformer.cli import labels, prediction
+from rs_biformer.cli import console, labels, prediction
 from rs_biformer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the form that is asked for, and tell what was found."""
     write = FORMATS[args.format or _format_of(args.out)]
     for line in write(args):
-        print(line)
+        console.show(line)
 
 
 def _onnx(args: argparse.Namespace) -> Iterator[str]:
@@ -137,4 +137,4 @@ def _trial(args: argparse.Namespace) -> "Trial":
     from rs_biformer.jobs.fitting import Fitting
 
     fitting = Fitting(**prediction.given(args, prediction.FITTING))
-    return find_trial(args.scene, args.label, fitting, labels.label_options(args), print)
+    return find_trial(args.scene, args.label, fitting, labels.label_options(args), console.show)

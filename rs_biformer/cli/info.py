@@ -2,6 +2,8 @@ import argparse
 import json
 from typing import Any
 
+from rs_biformer.cli import console
+
 HELP = "versions and devices; with a path, what a model, index, map or raster holds; MODEL RASTER: whether they fit"
 EXAMPLE = """rs-biformer info
   rs-biformer info runs/first/best.ckpt
@@ -27,11 +29,11 @@ def run(args: argparse.Namespace) -> None:
 
     facts = describe(args.paths)
     if args.json:
-        print(json.dumps(facts, indent=2))
+        console.document(json.dumps(facts, indent=2))
         return
     width = max(map(len, facts))
     for key, value in facts.items():
-        print(f"{key.replace('_', ' '):{width}}  {_line(value)}")
+        console.show(f"{key.replace('_', ' '):{width}}  {_line(value)}")
 
 
 def _line(value: Any) -> str:

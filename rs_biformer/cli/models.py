@@ -1,9 +1,11 @@
 import argparse
 import csv
+import io
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from rs_biformer.cli import console
 
 HELP = "list the architectures: parameters, multiply-adds, strides and widths of the features, decoders"
 EXAMPLE = """rs-biformer models
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         return _list(args)
     from dataclasses import asdict
 
-    from rs_biformer.cli import console, tables
+    from rs_biformer.cli import tables
     from rs_biformer.jobs import count_architectures
     from rs_biformer.nn.model import DECODERS
 
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     counted = {"size": args.size, "bands": args.bands, "classes": args.classes}
     if not _written(args, counted, [{**asdict(figures), "decoders": list(DECODERS)} for figures in found]):
         tables.architectures(found, args.size)
-        print(f"GMAC: 1e9 multiply-adds; decoders, each with any encoder: {', '.join(DECODERS)}")
+        console.show(f"GMAC: 1e9 multiply-adds; decoders, each with any encoder: {', '.join(DECODERS)}")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -58,17 +60,19 @@ def _list(args: argparse.Namespace) -> None:
     found = library_encoders(args.only or ["*"])
     if not _written(args, {}, [{"encoder": name, "weights": weights} for name, weights in found.items()]):
         tables.encoders(found)
-        print("plain vision transformers get a pyramid; model.encoder NAME, model.weights WEIGHTS or a file")
+        console.show("plain vision transformers get a pyramid; model.encoder NAME, model.weights WEIGHTS or a file")
 
 
 def _written(args: argparse.Namespace, counted: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a machine reads the rows, and then print them as JSON or CSV."""
     if args.json:
-        print(json.dumps({**counted, "models": rows}, indent=2))
+        console.document(json.dumps({**counted, "models": rows}, indent=2))
     elif args.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(rows[0])
         writer.writerows([_cell(value) for value in row.values()] for row in rows)
+        console.document(lines.getvalue())
     return bool(args.json or args.csv)
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 
+from rs_biformer.cli import console
+
 HELP = "turn heights above the sea (DSM) into heights above the ground (nDSM), a band that networks can use"
 EXAMPLE = (
     "rs-biformer ndsm area3_dsm.tif --out area3_ndsm.tif\n"
@@ -41,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the heights, with a progress bar over the rows."""
-    from rs_biformer.cli import console
     from rs_biformer.raster.height import write_ndsm
 
     with console.progress("ndsm", "row") as progress:
@@ -54,4 +55,4 @@ def run(args: argparse.Namespace) -> None:
             unit=args.unit,
             progress=progress,
         )
-    print(f"heights above the ground written to {args.out}")
+    console.show(f"heights above the ground written to {args.out}")

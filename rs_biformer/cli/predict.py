@@ -2,6 +2,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rs_biformer.cli import console
 from rs_biformer.cli.prediction import OPTIONS, add_compute, add_fitting, add_windows, given
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Map the scenes, show how it goes, and say at the end what became of them."""
-    from rs_biformer.cli import console
     from rs_biformer.cli.watch import Watch
     from rs_biformer.jobs import ScenesFailed, map_scenes
 
@@ -103,9 +103,7 @@ def _models(args: argparse.Namespace) -> Any:
 def _conclude(args: argparse.Namespace, report: "MappingReport") -> None:
     import json
 
-    from rs_biformer.cli.watch import say
-
     if args.json:
-        print(json.dumps({"model": _models(args), **report.to_dict()}, indent=2))
+        console.document(json.dumps({"model": _models(args), **report.to_dict()}, indent=2))
     if count := len(report.skipped):
-        say(f"{count} scene{'s were' if count > 1 else ' was'} left alone, as the maps are there")
+        console.say(f"{count} scene{'s were' if count > 1 else ' was'} left alone, as the maps are there")

@@ -1,5 +1,7 @@
 import argparse
 
+from rs_biformer.cli import console
+
 HELP = "put a model into a repository of the Hugging Face hub: safetensors, cards for people and for programs"
 EXAMPLE = """rs-biformer push runs/first/best.ckpt owner/name --private --license CC-BY-4.0
   rs-biformer predict SCENE --checkpoint hf://owner/name --out maps
@@ -23,6 +25,8 @@ def run(args: argparse.Namespace) -> None:
     """Write the files, push them, say where they are."""
     from rs_biformer.jobs import push_model
 
-    print(push_model(args.model, args.repository, private=args.private, revision=args.revision, licence=args.license))
+    console.show(
+        push_model(args.model, args.repository, private=args.private, revision=args.revision, licence=args.license)
+    )
     revision = f"@{args.revision}" if args.revision else ""
-    print(f"next: rs-biformer predict SCENE --checkpoint hf://{args.repository}{revision} --out DIR")
+    console.show(f"next: rs-biformer predict SCENE --checkpoint hf://{args.repository}{revision} --out DIR")

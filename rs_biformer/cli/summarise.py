@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from rs_biformer.cli import console
 from rs_biformer.errors import ConfigError
 
 HELP = "areas of the classes of a map, in each zone of a layer, or what changed since an earlier map"
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Count, with a progress bar over the pixels; write what was asked for and show the figures."""
-    from rs_biformer.cli import console, tables
+    from rs_biformer.cli import tables
     from rs_biformer.jobs.summarising import Output, summarise_change, summarise_map, summarise_zones
     from rs_biformer.raster.polygons import PolygonOptions
 
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
                     options=PolygonOptions(layer=args.zones_layer),
                     confidence=certain[0] if certain else None,
                     fractional=args.fractional,
-                    say=print,
+                    say=console.show,
                     progress=progress,
                 ),
             )
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     tables.columns(title, columns, most=_SHOWN)
     for path in (output.table, output.map):
         if path is not None:
-            print(path)
+            console.show(path)
 
 
 def _require_consistent(args: argparse.Namespace) -> None:

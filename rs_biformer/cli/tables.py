@@ -22,12 +22,12 @@ def evaluation(evaluated: "Evaluation") -> None:
         if len(mine) == 1:
             title = f"Per class, in per cent ({mine[0].schema.name}, {protocol})"
             console.table(title, report.TABLE_HEADER, report.table_rows(mine[0]))
-            print("\n".join(report.summary_lines(mine[0])))
+            console.show("\n".join(report.summary_lines(mine[0])))
             continue
         comparisons = evaluated.comparisons[protocol]
         console.table(f"In per cent ({protocol})", report.COMPARE_HEADER, report.compare_rows(mine))
         console.table("In points", report.DIFFERENCE_HEADER, report.difference_rows(comparisons))
-        print("\n".join(sentences(comparisons)))
+        console.show("\n".join(sentences(comparisons)))
 
 
 def tiles(summary: Mapping[str, Any]) -> None:
@@ -45,7 +45,7 @@ def tiles(summary: Mapping[str, Any]) -> None:
     ]
     console.table("Scenes", ["scene", "pixels", "windows", "labelled", "unknown px"], scenes)
     if len(summary["scenes"]) > _SHOWN_SCENES:
-        print(f"... and {len(summary['scenes']) - _SHOWN_SCENES} more in summary.json")
+        console.show(f"... and {len(summary['scenes']) - _SHOWN_SCENES} more in summary.json")
     facts = [
         [split, f"{part['scenes']}", f"{part['windows']}", f"{part['labelled_pixels'] / 1e6:.2f}"]
         for split, part in splits.items()
@@ -57,11 +57,11 @@ def tiles(summary: Mapping[str, Any]) -> None:
     bands = [[band["name"], f"{band['mean']:.4g}", f"{band['std']:.4g}"] for band in summary["bands"]]
     console.table(f"Bands ({summary['statistics_of']})", ["band", "mean", "std"], bands)
     for key, count in summary["dropped_windows"].items():
-        print(f"dropped windows {key.replace('_', ' ')}: {count}")
+        console.show(f"dropped windows {key.replace('_', ' ')}: {count}")
     for unknown in summary["unknown"]:
-        print("unknown: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in unknown.items()))
+        console.show("unknown: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in unknown.items()))
     for note in summary["notes"]:
-        print(f"note: {note}")
+        console.show(f"note: {note}")
 
 
 def architectures(found: Sequence["Figures"], size: int) -> None:
@@ -96,7 +96,7 @@ def columns(title: str, found: Mapping[str, Any], *, most: int) -> None:
     ]
     console.table(title, names, rows)
     if len(found[names[0]]) > most:
-        print(f"... and {len(found[names[0]]) - most} more rows in the table")
+        console.show(f"... and {len(found[names[0]]) - most} more rows in the table")
 
 
 def _cell(name: str, value: Any) -> str:

@@ -1,6 +1,7 @@
 import argparse
 from pathlib import Path
 
+from rs_biformer.cli import console
 from rs_biformer.cli.labels import add_label_arguments, label_options
 from rs_biformer.cli.prediction import parse_bands
 from rs_biformer.machine import machine_cores
@@ -95,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Tile the scenes, write the chips if wanted, and show what came out."""
-    from rs_biformer.cli import console, tables
+    from rs_biformer.cli import tables
     from rs_biformer.data.chips import write_chips
     from rs_biformer.data.tiling import TileOptions
     from rs_biformer.jobs import Variant, create_tile_index
@@ -140,5 +141,7 @@ def run(args: argparse.Namespace) -> None:
         with console.progress("writing", "chip") as progress:
             write_chips(index, args.out, workers=args.workers, progress=progress)
     made = ("tiles.parquet", "tiles.gpkg", "summary.json", *(["chips"] if args.chips else []))
-    print(", ".join(str(args.out / name) for name in made if (args.out / name).exists()))
-    print(f"next: rs-biformer train --config CONFIG --data.index {args.out / 'chips' if args.chips else args.out}")
+    console.show(", ".join(str(args.out / name) for name in made if (args.out / name).exists()))
+    console.show(
+        f"next: rs-biformer train --config CONFIG --data.index {args.out / 'chips' if args.chips else args.out}"
+    )

@@ -1,8 +1,9 @@
 """`rs-biformer train`: a config file, overrides, one call."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
+
+from rs_biformer.cli import console
 
 if TYPE_CHECKING:
     from rs_biformer.train.config import TrainConfig
@@ -27,6 +28,9 @@ FINDERS = ("learning_rate", "batch_size")
 PASS_REST = True
 """What argparse does not know is an option of the config."""
 
+OWN_SIGNALS = True
+"""Training ends its own way when it is told to."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rs-biformer train` that are not the config's."""
@@ -43,37 +47,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read the config and train, or show what could be configured."""
-    from rs_biformer.cli.watch import say
     from rs_biformer.distribution import require
     from rs_biformer.train.config import explain_options, parse
 
     if args.options:
-        print(explain_options())
+        console.show(explain_options())
         return
     require("torch")  # before anything is said about the config
     files = [part for path in args.config for part in ("--config", path)]
     config = parse([*files, *args.rest])
     if args.print_config:
-        print(config.to_yaml(), end="")
+        console.document(config.to_yaml())
         return
     if args.find is not None:
         return _find(args.find, config)
     from rs_biformer.train.folder import BEST_NAME, LAST_NAME
     from rs_biformer.train.run import train
 
-    out = train(config, fast=args.fast, say=say)
+    out = train(config, fast=args.fast, say=console.say)
     if args.fast:
         return
     made = [out / name for name in (BEST_NAME, LAST_NAME) if (out / name).is_file()]
     following = f"; next: rs-biformer evaluate --checkpoint {made[0]} --help" if made else ""
-    print(f"trained: {out}{following}", file=sys.stderr)
+    console.say(f"trained: {out}{following}")
 
 
 def _find(what: str, config: "TrainConfig") -> None:
-    from rs_biformer.cli.watch import say
     from rs_biformer.train.find import find_batch_size, find_learning_rate
 
     if what == "learning_rate":
-        print(f"--optimizer.learning_rate {find_learning_rate(config, say=say):.2g}")
+        console.show(f"--optimizer.learning_rate {find_learning_rate(config, say=console.say):.2g}")
     else:
-        print(f"--data.batch_size {find_batch_size(config, say=say)}")
+        console.show(f"--data.batch_size {find_batch_size(config, say=console.say)}")

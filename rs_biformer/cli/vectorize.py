@@ -2,6 +2,8 @@
 
 import argparse
 
+from rs_biformer.cli import console
+
 HELP = "turn a class map into polygons (GeoPackage, FlatGeobuf, GeoParquet or GeoJSON)"
 EXAMPLE = "rs-biformer vectorize out/area3_classes.tif --out area3.gpkg --min-area 10"
 
@@ -49,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Polygonise the map, with a progress bar over its rows."""
-    from rs_biformer.cli import console
     from rs_biformer.raster.vector import vectorize
 
     with console.progress("vectorize", "row") as progress:
@@ -62,4 +63,4 @@ def run(args: argparse.Namespace) -> None:
             simplify=args.simplify,
             progress=progress,
         )
-    print(f"{number} polygon(s) written to {args.out}")
+    console.show(f"{number} polygon(s) written to {args.out}")

@@ -2,6 +2,7 @@
 
 import argparse
 
+from rs_biformer.cli import console
 from rs_biformer.cli.prediction import parse_bands
 
 HELP = "look at a map in the browser, over its scene and beside its label or another map"
@@ -52,13 +53,13 @@ def run(args: argparse.Namespace) -> None:
     with Site(view) as site, Server(site, args.host, args.port) as server:
         site.start()
         for line in view.notes:
-            print(line)
+            console.show(line)
         if not is_loopback(args.host):
-            print("whoever reaches this machine can see these rasters; there is no password")
-        print(f"{server.url}  (Ctrl-C ends it)", flush=True)
+            console.show("whoever reaches this machine can see these rasters; there is no password")
+        console.show(f"{server.url}  (Ctrl-C ends it)", flush=True)
         if args.open:
             webbrowser.open(server.url)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            print()
+            console.show()

@@ -1,10 +1,10 @@
 """The events of mapping many scenes, as a command shows them while it runs."""
 
-import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from rs_biformer.cli import console
+from rs_biformer.cli.console import say
 
 if TYPE_CHECKING:
     from rs_biformer.jobs import Event
@@ -51,7 +51,7 @@ class Watch:
             case Mapped():
                 self._bar.close()
                 if self._listed:
-                    print(*event.maps.values(), sep="\n", flush=True)
+                    console.show("\n".join(map(str, event.maps.values())), flush=True)
             case Failed():
                 self._bar.close()
                 say(f"{event.name} is not mapped: {event.error}")
@@ -59,12 +59,3 @@ class Watch:
                 say(f"note: {event.line}")
             case Skipped():
                 pass
-
-
-def say(line: str) -> None:
-    """Write a line to standard error, above a progress bar and not through it."""
-    from tqdm import tqdm
-
-    from rs_biformer.raster.paths import without_access
-
-    tqdm.write(without_access(line), file=sys.stderr)

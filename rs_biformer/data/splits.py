@@ -53,6 +53,8 @@ class Blocks:
             raise ConfigError(f"block shares are {self.shares}; train, val and test must be 0 or more and add up to 1")
         if self.size < 1 or self.buffer < 0:
             raise ConfigError(f"block size is {self.size} and buffer {self.buffer}; allowed are 1 and 0 pixels or more")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; allowed are whole numbers of 0 or more")
 
 
 def parse_blocks(rule: Sequence[str], *, size: int, buffer: int, seed: int) -> Blocks | None:

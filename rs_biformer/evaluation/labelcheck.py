@@ -31,7 +31,7 @@ from rs_biformer.evaluation.confusion import ratio
 from rs_biformer.evaluation.maps import AnyPath, Numbers, Probabilities
 from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject, opened, subjects
 from rs_biformer.geometry import Window, cover
-from rs_biformer.raster.features import write_layer
+from rs_biformer.raster.features import layer_name, write_layer
 from rs_biformer.raster.ground import ground_areas
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.legend import outlines_qml
@@ -283,7 +283,7 @@ def _write(out: Path, suspects: Sequence[Suspect], crs: CRS | None) -> None:
         np.array([suspect.outline for suspect in suspects], object),
         columns,
         crs,
-        layer=out.stem,
+        layer=layer_name(out),
         qml=outlines_qml("rank"),
         what="label errors",
         advice="give another file",

@@ -42,6 +42,8 @@ class Outputs:
     commands: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if not self.figures.name:
+            raise ConfigError(f"--out is {self.figures}, a folder; give the name of a file, such as metrics.json")
         if self.curves and not self.report:
             raise ConfigError("--curves are drawn on the page; give --report FILE.html as well")
         if self.curves and not self.curves.is_file():

@@ -4,12 +4,11 @@ import json
 import os
 import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rs_biformer.checkpoint import CheckpointMeta, hub, load_checkpoint, write_safetensors
 from rs_biformer.errors import ConfigError
-from rs_biformer.files import write_text
+from rs_biformer.files import temporary_folder, write_text
 from rs_biformer.jobs.converting import markdown, write_smp
 from rs_biformer.jobs.models import load_model
 from rs_biformer.jobs.stac import artefact, stac_item
@@ -56,7 +55,7 @@ def push_model(
     """
     if licence and not re.fullmatch(r"[\w.+-]+", licence):
         raise ConfigError(f"{licence!r} is no SPDX identifier of a licence; write one such as CC-BY-4.0")
-    with TemporaryDirectory(prefix="rs_biformer_") as folder:
+    with temporary_folder() as folder:
         weights, card = publish(source, Path(folder) / hub.FILE)
         (item,) = publish(weights, Path(folder) / "model.stac.json", "stac", licence)
         readme = Path(folder) / "README.md"

@@ -18,7 +18,7 @@ from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation.change import Change, Pair, count_change, write_change
 from rs_biformer.evaluation.zones import ZoneAreas, area_unit, class_areas, zone_areas
 from rs_biformer.files import replacing, scratch_folder, write_text
-from rs_biformer.raster.features import GPKG_VERSION, hand_over, require_own_layer
+from rs_biformer.raster.features import GPKG_VERSION, hand_over, layer_name, require_own_layer
 from rs_biformer.raster.gdal import raster_errors
 from rs_biformer.raster.georeference import Placing
 from rs_biformer.raster.legend import Legend
@@ -93,7 +93,7 @@ def summarise_zones(
     Raises RasterError and ConfigError as `zone_areas` does, and ConfigError where the layer has such a column already.
     """
     output.check(ZONE_TABLES, [path, zones, *([confidence] if confidence is not None else [])])
-    layer = output.layer or (output.table.stem if output.table is not None else "zones")
+    layer = output.layer or (layer_name(output.table) if output.table is not None else "zones")
     if output.table is not None and output.table.suffix.lower() == ".gpkg":
         require_own_layer(
             output.table, layer, ["largest"], "summary of zones", "choose another name with --layer, or another file"

@@ -165,8 +165,8 @@ def pick_devices(names: Device | Sequence[Device], movable: bool = True) -> list
         return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        torch.zeros(1, device=device).item()  # "meta" has no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
         raise ConfigError(f"device {name!r} cannot be used ({_first_line(error)}); try auto or cpu") from None
     return [device]
 

@@ -6,6 +6,8 @@ come with pyogrio, since rasterio is built without them.
 
 import json
 import logging
+import re
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +37,9 @@ GPKG_VERSION = "1.3"
 """Of 1.4, which GDAL writes by itself, the programs that people have warn."""
 _GROUP_BYTES = 32 * 2**20
 """Of a row group of GeoParquet: a reader skips whole groups by their box."""
+_LAYER = re.compile(r"(?!gpkg|sqlite_|rtree_)\w[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,199}", re.IGNORECASE)
+"""What a layer of a GeoPackage may be called: what GDAL and SQLite take, and QGIS shows."""
+_ROOM = 2**20  # bytes without which nothing can be written
 _BATCH = 2000
 """Polygons read back at a time; GDAL prepares several such batches ahead."""
 
@@ -82,6 +87,26 @@ def require_format(out: Path, crs: CRS | None, path: PathLike) -> None:
         raise RasterError(f"{path} has no CRS and GeoJSON is longitude and latitude; write a .gpkg instead")
 
 
+def layer_name(out: Path) -> str:
+    """What the layer of a file is called where nobody says: as the file, without what no layer may begin with.
+
+    >>> layer_name(Path("a/roofs.gpkg")), layer_name(Path("-#gpkg_1.gpkg"))
+    ('roofs', '_gpkg_1')
+    """
+    name = re.sub(r"^[^\w]+", "", out.stem)[:200] or "polygons"
+    return name if _LAYER.fullmatch(name) else f"_{name[:199]}"
+
+
+def _not_written(out: Path, folder: Path, error: Exception) -> RasterError:
+    """What to say where GDAL or Arrow could not write; an interruption, which both take for an error, goes on."""
+    text = str(error).replace(f"{folder}/", "")
+    if "KeyboardInterrupt" in text or "Terminated" in text:
+        raise KeyboardInterrupt from None
+    full = shutil.disk_usage(folder).free < _ROOM or re.search("disk|space left|polygons are in the file", text)
+    advice = "make room or choose another folder" if full else "choose another name or folder"
+    return RasterError(f"{out} cannot be written: {text}; {advice}")
+
+
 def write_features(
     out: Path,
     batches: Iterable[ClassPolygons],
@@ -118,8 +143,7 @@ def write_features(
                 source.reraise()
                 if not isinstance(error, (RuntimeError, OSError, pa.ArrowException)):  # what GDAL and Arrow raise
                     raise
-                message = f"{out} cannot be written: {error}; make room or choose another folder"
-                raise RasterError(message.replace(f"{folder}/", "")) from error
+                raise _not_written(out, folder, error) from error
             qml = legend.qml if legend is not None and legend.names else None
             if not hand_over(partial, out, layer, qml):
                 _LOG.warning("the style of %s was edited and is kept", out)
@@ -169,8 +193,7 @@ def write_layer(
                         crs=None if crs is None else crs.to_wkt(version="WKT2_2019"),
                     )
                 except RuntimeError as error:  # what GDAL raises here
-                    message = f"{out} cannot be written: {error}; make room or choose another folder"
-                    raise RasterError(message.replace(f"{folder}/", "")) from error
+                    raise _not_written(out, folder, error) from error
             if not hand_over(partial, out, layer, qml):
                 _LOG.warning("the style of %s was edited and is kept", out)
 
@@ -196,8 +219,15 @@ def _is_there(out: Path) -> bool:
 def require_own_layer(out: Path, layer: str, columns: Iterable[str], what: str, advice: str) -> None:
     """Raise RasterError where a GeoPackage cannot take the layer, before the work is done.
 
-    columns: that a layer of ours has; what: it holds; advice: for the message.
+    columns: that a layer of ours has; what: it holds; advice: for the message. Raises ConfigError where the name is
+    none for a layer of any GeoPackage.
     """
+    if out.suffix.lower() == ".gpkg" and not _LAYER.fullmatch(layer):
+        raise ConfigError(
+            f"a layer is to be called {layer!r}; in a GeoPackage a name begins with a letter, a digit or _, has no "
+            "control character and at most 200 characters, and does not begin with gpkg, sqlite_ or rtree_: choose "
+            "another --layer"
+        )
     if _is_there(out) and layer in layers(out) and not is_written_by_us(out, layer, columns):
         raise RasterError(f"{out} has a layer {layer} that holds no {what}; {advice}")
 

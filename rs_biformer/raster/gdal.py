@@ -15,6 +15,7 @@ from typing import Any
 
 import rasterio
 from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp
 from rasterio.env import ensure_env, set_gdal_config
 from rasterio.errors import CRSError, NotGeoreferencedWarning
 from rasterio.errors import RasterioError as RasterioLibraryError
@@ -184,6 +185,17 @@ def _require_followable(path: PathLike) -> None:
         require_own_pixels(Path(text))
     elif not remote:
         require_plain_companions(Path(text))
+
+
+def colour_table(handle: Any) -> dict[int, tuple[int, int, int, int]]:
+    """The colours of a band that is marked as one with a palette; none where there is no table, or it is not."""
+    if handle.count != 1 or handle.colorinterp[0] != ColorInterp.palette:
+        return {}
+    try:
+        table: dict[int, tuple[int, int, int, int]] = handle.colormap(1)
+    except ValueError:  # marked, and no table in the file
+        return {}
+    return table
 
 
 def area(window: Window) -> RasterioWindow:

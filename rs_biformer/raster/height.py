@@ -51,6 +51,9 @@ _SPELT = {
 
 _STRIP = 1024  # rows and columns of a window, about
 
+_FINEST = 1e-3
+"""Metres of a pixel: a cell of a metre is then a window of a thousand by a thousand."""
+
 
 def write_ndsm(
     dsm: PathLike,
@@ -133,6 +136,11 @@ def _metres(source: Source) -> float:
 def _gsd(scene: Scene) -> float:
     if scene.gsd is None:
         raise RasterError(f"{scene.path} has no georeference, so the size of what stands on the ground is not known")
+    if scene.gsd < _FINEST:
+        raise RasterError(
+            f"{scene.path} has pixels of {scene.gsd:g} m by its georeference; below {_FINEST:g} m that is taken for a "
+            "mistake, set it anew with gdal_edit.py -a_ullr"
+        )
     return scene.gsd
 
 
@@ -170,7 +178,7 @@ def find_ground(cells: NDArray[np.float32], size: float, largest: float, slope: 
     known = np.isfinite(cells)
     if not known.any():
         raise RasterError("the surface model has no pixel with a height")
-    reach = largest / size
+    reach = min(largest / size, 2.0 * max(cells.shape))  # wider than all changes nothing
     plane = _plane(cells, known)  # without it an opening would cut off what rises towards an edge
     above = _filled(cells - plane, known, reach)
     ground, before = known.copy(), 1

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 
-from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
+from rs_biformer.raster.gdal import colour_table, gdal_env, open_raster, raster_errors
 from rs_biformer.raster.paths import PathLike, locate
 
 Colour = tuple[int, int, int]
@@ -31,7 +31,7 @@ class Legend:
         Raises RasterError when the map cannot be opened.
         """
         with gdal_env(), raster_errors(path, "opened"), open_raster(locate(path)) as file:
-            table = file.colormap(1) if file.colorinterp[0].name == "palette" else {}
+            table = colour_table(file)
         colours = {index: (red, green, blue) for index, (red, green, blue, *_) in table.items()}
         return cls(dict(enumerate(names or ())), colours)
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp
 
 from rs_biformer.documents import Listed, Text, build, parse_json
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
+from rs_biformer.raster.gdal import colour_table, gdal_env, open_raster, raster_errors
 from rs_biformer.raster.paths import Location
 
 CLASS_NAMES = "CLASS_NAMES"
@@ -116,8 +115,7 @@ def describe_map(location: Location) -> dict[str, Any]:
     names = read_class_names(location)
     with gdal_env(), raster_errors(location, "opened"), open_raster(location) as file:
         tags = file.tags()
-        coloured = file.count == 1 and file.colorinterp[0] == ColorInterp.palette
-        palette = file.colormap(1) if coloured else {}
+        palette = colour_table(file)
     layer = tags.get(LAYER)
     if layer is None and names is None:
         return {}

@@ -6,6 +6,8 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from rs_biformer.errors import RasterError
+
 PathLike = str | os.PathLike[str]
 
 Location = Path | str
@@ -47,22 +49,41 @@ def locate(name: PathLike) -> Location:
     return os.fspath(name) if is_remote(name) else Path(name)
 
 
+def require_text(name: str) -> str:
+    r"""The name itself. Raises RasterError where its bytes are not UTF-8: GDAL and our own documents know no others.
+
+    >>> require_text("caf\udce9.tif")
+    Traceback (most recent call last):
+    rs_biformer.errors.RasterError: caf\udce9.tif is no UTF-8; rename it, or the folder (convmv -f latin1 -t utf8 NAME)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode(errors="backslashreplace").decode()
+        raise RasterError(f"{shown} is no UTF-8; rename it, or the folder (convmv -f latin1 -t utf8 NAME)") from None
+    return name
+
+
 def gdal_name(name: PathLike) -> str:
     """What GDAL calls it: `s3://bucket/key` becomes `/vsis3/bucket/key`.
 
     rasterio would do the same, but asks for boto3 where GDAL reads the usual AWS variables and files by itself.
+    Raises RasterError like `require_text`.
 
     >>> gdal_name("s3://bucket/a.tif"), gdal_name("https://host/a.tif"), gdal_name("a.tif")
     ('/vsis3/bucket/a.tif', '/vsicurl/https://host/a.tif', 'a.tif')
     """
-    text = os.fspath(name)
+    text = require_text(os.fspath(name))
     match = _SCHEME.fullmatch(text)
     return _VIRTUAL[match[1]] + match[2] if match and match[1] in _VIRTUAL else text
 
 
 def absolute(location: Location) -> str:
-    """The name from the root of the file system, links as the user has them; a URL and the like as it is."""
-    return location if isinstance(location, str) else os.path.abspath(location)  # noqa: PTH100
+    """The name from the root of the file system, links as the user has them; a URL and the like as it is.
+
+    Raises RasterError like `require_text`.
+    """
+    return require_text(location if isinstance(location, str) else os.path.abspath(location))  # noqa: PTH100
 
 
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3|gs|az):/|/vsi[a-z0-9_]+[/?])[^\s\"'<>]*", re.IGNORECASE)

@@ -6,6 +6,7 @@ import numpy as np
 from rasterio.enums import ColorInterp
 
 from rs_biformer.geometry import Window
+from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Source
 from rs_biformer.raster.values import AS_IT_IS, describe
@@ -26,9 +27,9 @@ _TURNS = {
 def remarks(scene: Scene, *, scales: bool = True) -> list[str]:
     """Lines about a scene that was opened to be read; none where nothing is odd.
 
-    A georeference that places nothing, an alpha band that is no mask, an EXIF orientation, a nodata value given for
-    files that declare another, and, with `scales`, those that are declared and not applied. The alpha band is looked at
-    in a few places.
+    A georeference that places nothing, a palette that is none, an alpha band that is no mask, an EXIF orientation, a
+    nodata value given for files that declare another, and, with `scales`, those that are declared and not applied. The
+    alpha band is looked at in a few places.
 
     Raises RasterError where those cannot be read.
     """
@@ -36,9 +37,11 @@ def remarks(scene: Scene, *, scales: bool = True) -> list[str]:
     for source in scene.sources:
         found += _alpha(scene, source)
         if source.misplaced:
+            found.append(about_place(source.path))
+        if source.uncoloured:
             found.append(
-                f"the georeference of {source.path} places nothing (pixels of size 0, or infinite places); it is read "
-                "as if it had none: set it anew with gdal_edit.py -a_ullr"
+                f"{source.path} is marked as one with a palette and has none for its numbers ({source.dtypes[0]}), "
+                "which are taken for values"
             )
         if source.turned != 1:
             found.append(
@@ -53,6 +56,14 @@ def remarks(scene: Scene, *, scales: bool = True) -> list[str]:
             f"{scene.path} declares {describe(scene.scalings)}; its numbers are taken as they are, without them"
         )
     return found
+
+
+def about_place(path: PathLike) -> str:
+    """What to say of a raster whose georeference places nothing."""
+    return (
+        f"the georeference of {path} places nothing (pixels of size 0, infinite places, control points in a line, or "
+        "coefficients that are no numbers); it is read as if it had none: set it anew with gdal_edit.py -a_ullr"
+    )
 
 
 def _alpha(scene: Scene, source: Source) -> Iterator[str]:

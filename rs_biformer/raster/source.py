@@ -21,7 +21,7 @@ from rasterio.transform import Affine
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.crs import horizontal, local_metres, names_a_place, same_crs
-from rs_biformer.raster.gdal import area, gdal_env, open_raster, raster_errors
+from rs_biformer.raster.gdal import area, colour_table, gdal_env, open_raster, raster_errors
 from rs_biformer.raster.paths import Location, PathLike, locate
 from rs_biformer.raster.unchanged import Watched
 from rs_biformer.raster.values import Scaling
@@ -33,6 +33,7 @@ SQUARE = 1.5
 """How many times the sides of a pixel may differ from the root of its area for it to be taken for a square."""
 
 _FURTHEST = 1e15  # in units of any CRS
+_COLOURED = ("uint8", "uint16")  # numbers that a table of colours may have
 _ELLIPSOID = re.compile(r'(?:SPHEROID|ELLIPSOID)\["[^"]*", *([\d.eE+]+), *([\d.eE+]+)')
 _MERCATOR_EDGE = 4 * pi  # radii; beyond it the pole is less than a metre away
 _EARTH = (6_378_137.0, 298.257223563)  # metres, and the inverse of the flattening
@@ -76,11 +77,13 @@ class Source:
 
     Facts as rasterio gives them: height, width, count, dtypes, nodatavals, interps (ColorInterp per band),
     descriptions, crs, transform, gcps (points, CRS), rpcs, units; scalings (scale and offset per band, which `read`
-    does not apply). `misplaced` tells a georeference that places nothing (pixels of size 0, infinite places), for which
-    the raster counts as one without. `turned` is the EXIF orientation, 1 where the picture is to be seen as it is
-    stored. `palette` is the colour table of a one-band raster as a lookup table (values, 4) uint8 of red, green, blue,
-    alpha, else None. `overviews` are the factors by which the overviews of the file are coarser; `at_overview` gives
-    one of them, `overview` is its number. `block` is the rows and columns that are decoded at once.
+    does not apply). `misplaced` tells a georeference that places nothing (pixels of size 0, infinite places, control
+    points in a line, coefficients that are no numbers), for which the raster counts as one without. `uncoloured`
+    tells a palette that is none: without a table, or of numbers that no table has. `turned` is the EXIF orientation,
+    1 where the picture is to be seen as it is stored. `palette` is the colour table of a one-band raster as a lookup
+    table (values, 4) uint8 of red, green, blue, alpha, else None. `overviews` are the factors by which the overviews
+    of the file are coarser; `at_overview` gives one of them, `overview` is its number. `block` is the rows and
+    columns that are decoded at once.
 
     Every read looks whether the file is the one that was opened, `require_unchanged` at its masks and sources as well.
 
@@ -108,12 +111,15 @@ class Source:
                 self.descriptions: tuple[str | None, ...] = handle.descriptions
                 self.crs: CRS | None = handle.crs
                 self.transform: Affine = handle.transform
-                self.misplaced = not places_pixels(self.transform, self.height, self.width)
-                if self.misplaced:
-                    self.transform = Affine.identity()
                 self.gcps: tuple[list[Any], CRS | None] = handle.gcps
-                self.rpcs: Any = handle.rpcs
-                self.palette = _palette(handle)
+                self.rpcs, unreadable = _coefficients(handle)
+                apart = places_pixels(self.transform, self.height, self.width)
+                self.misplaced = unreadable or not apart or not _places_points(self.gcps[0])
+                if not apart:
+                    self.transform = Affine.identity()
+                if not _places_points(self.gcps[0]):
+                    self.gcps = [], None
+                self.palette, self.uncoloured = _palette(handle)
                 self.overviews: tuple[int, ...] = tuple(handle.overviews(1)) if self.count else ()
                 self.block: tuple[int, int] = handle.block_shapes[0] if self.count else (1, 1)
                 flags = handle.mask_flag_enums
@@ -252,14 +258,45 @@ def _orientation(handle: Any) -> int:
     return int(text) if text in "12345678" and len(text) == 1 else 1
 
 
-def _palette(handle: Any) -> NDArray[np.uint8] | None:
+def _palette(handle: Any) -> tuple[NDArray[np.uint8] | None, bool]:
+    """The colours of a one-band raster, and whether it should have some and has none that can be looked up.
+
+    TIFF and GDAL know tables for numbers of 8 and 16 bits without a sign; side files say what they like.
+    """
     if handle.count != 1 or handle.colorinterp[0] != ColorInterp.palette:
-        return None
+        return None, False
+    colours = colour_table(handle)
+    if handle.dtypes[0] not in _COLOURED or not colours:
+        return None, True
     table = np.zeros((np.iinfo(handle.dtypes[0]).max + 1, 4), np.uint8)
     table[:, 3] = 255
-    for value, colour in handle.colormap(1).items():
-        table[value] = colour
-    return table
+    for value, colour in colours.items():
+        if value < len(table):
+            table[value] = colour
+    return table, False
+
+
+def _coefficients(handle: Any) -> tuple[Any, bool]:
+    """The rational polynomials of a raster, and whether there are some that cannot be read."""
+    try:
+        return handle.rpcs, False
+    except (ValueError, KeyError, TypeError, AttributeError):  # what rasterio meets in their texts
+        return None, True
+
+
+def _places_points(points: Sequence[Any]) -> bool:
+    """Whether control points place something: they are finite, and do not lie in a line, on the picture or beside it.
+
+    Fewer than three place nothing in any case, and are no fault.
+    """
+    if len(points) < 3:
+        return True
+    pixels = np.array([(point.col, point.row) for point in points], np.float64)
+    places = np.array([(point.x, point.y) for point in points], np.float64)
+    found = np.concatenate([pixels, places])
+    if not (np.isfinite(found).all() and abs(found).max() < _FURTHEST):
+        return False
+    return all(np.linalg.matrix_rank(part - part.mean(axis=0)) == 2 for part in (pixels, places))
 
 
 def _is_nodata(band: NDArray[Any], nodata: float) -> NDArray[np.bool_]:

@@ -10,15 +10,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.files import temporary_folder
 from rs_biformer.geometry import Window, cover
-from rs_biformer.raster.features import ClassPolygons, require_format, write_features
+from rs_biformer.raster.features import ClassPolygons, layer_name, require_format, write_features
 from rs_biformer.raster.georeference import Placing
 from rs_biformer.raster.ground import ground_areas, pixel_areas
 from rs_biformer.raster.legend import Legend
@@ -28,12 +28,14 @@ from rs_biformer.raster.outlines import Lines, Outlines, beside, outlines_of, po
 from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.patches import Patches, find_patches, merge, sieve, sum_by
 from rs_biformer.raster.paths import PathLike
+from rs_biformer.raster.remarks import about_place
 from rs_biformer.raster.simplify import simplified
 from rs_biformer.raster.source import Source, require_same_grid
 from rs_biformer.schema import IGNORE
 
 _LOG = logging.getLogger(__name__)
 
+_FARTHEST = 1e6  # pixels that a line may be moved
 _SLAB_PIXELS = 2**22
 _SLAB_ROWS = (16, 1024)
 _SLAB_BORDERS = 2**20
@@ -74,8 +76,11 @@ def vectorize(
     become GeoJSON, or the disk is full; ConfigError when an option cannot be meant.
     """
     out = Path(out)
-    if not (min_area >= 0 and 0 <= simplify < np.inf):
-        raise ConfigError(f"min_area is {min_area} and simplify is {simplify}; they must be numbers of 0 or more")
+    if not (min_area >= 0 and 0 <= simplify <= _FARTHEST):
+        raise ConfigError(
+            f"min_area is {min_area} and simplify is {simplify}; they must be numbers of 0 or more, "
+            f"and the second at most {_FARTHEST:g} pixels"
+        )
     if rows is not None and rows < 1:
         raise ConfigError(f"rows is {rows}; a slab is 1 row high or more")
     maps = [maps] if isinstance(maps, str | os.PathLike) else list(maps)
@@ -84,13 +89,13 @@ def vectorize(
         raise ConfigError(f"{len(maps)} map(s) and {len(certain)} confidence(s); give one for each map, or none")
     refuse_overwriting([*maps, *certain], [out])
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="rs_biformer_")))
+        folder = stack.enter_context(temporary_folder())
         source = stack.enter_context(closing(Source(_joined(maps, folder / "maps.vrt"))))
         placing = Placing.of(source.crs, source.transform, source.gcps)
         placing = placing.in_metres() if out.suffix.lower() in (".gpkg", ".fgb") else placing
         require_format(out, placing.crs, maps[0])
         require_class_map(source)
-        _tell(maps[0], placing)
+        _tell(maps[0], source, placing)
         scores = None
         if certain:
             scores = Scores(stack.enter_context(closing(Source(_joined(certain, folder / "confidence.vrt")))))
@@ -107,7 +112,12 @@ def vectorize(
         watched = [source, *([scores.source] if scores is not None else [])]
         features = _of_unchanged(watched, features)
         return write_features(
-            out, features, placing.crs, with_confidence=scores is not None, layer=layer or out.stem, legend=legend
+            out,
+            features,
+            placing.crs,
+            with_confidence=scores is not None,
+            layer=layer or layer_name(out),
+            legend=legend,
         )
 
 
@@ -122,8 +132,10 @@ def _joined(paths: Sequence[PathLike], vrt: Path) -> PathLike:
     return paths[0] if len(paths) == 1 else join_maps(paths, vrt)
 
 
-def _tell(path: PathLike, placing: Placing) -> None:
+def _tell(path: PathLike, source: Source, placing: Placing) -> None:
     """Say what was decided where a map does not say all."""
+    if source.misplaced:
+        _LOG.warning("%s", about_place(path))
     if placing.control:
         _LOG.warning("%s is placed by control points alone; polygons are moved by the polynomial through them", path)
     elif placing.crs is None:
