@@ -72,7 +72,7 @@ PACKAGE = Path(rs_biformer.__file__).parent
 def test_no_command_prints_but_by_the_console():
     found = []
     for path in (PACKAGE / "cli").glob("*.py"):
-        if path == PACKAGE / "cli/console.py":
+        if path == PACKAGE / "cli" / "console.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Name) and node.id == "print":

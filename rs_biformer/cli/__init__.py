@@ -14,8 +14,16 @@ from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
-from rs_biformer.cli import console
-from rs_biformer.cli.console import PROGRESS, Terminated, show_progress_as, visible
+from rs_biformer.cli.console import (
+    PROGRESS,
+    Terminated,
+    complain,
+    interruptible,
+    prepare,
+    show,
+    show_progress_as,
+    visible,
+)
 from rs_biformer.errors import RsBiformerError
 from rs_biformer.machine import limit_threads
 
@@ -57,7 +65,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from rs_biformer import __version__
 
-        console.show(f"rs-biformer {__version__}")
+        show(f"rs-biformer {__version__}")
         parser.exit()
 
 
@@ -97,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     141 when whoever reads the output stops reading.
     """
     limit_threads()
-    console.prepare()
+    prepare()
     parser = build_parser()
     words = sys.argv[1:] if argv is None else argv
     args, rest = parser.parse_known_args(_with_joined_numbers(words))
@@ -109,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_progress_as(args.progress)
     try:
         _require_text(words)
-        with nullcontext() if getattr(module, "OWN_SIGNALS", False) else console.interruptible(str):
+        with nullcontext() if getattr(module, "OWN_SIGNALS", False) else interruptible(str):
             module.run(args)
         sys.stdout.flush()
     except BrokenPipeError as error:
@@ -120,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RsBiformerError, OSError, UnicodeEncodeError, ModuleNotFoundError, MemoryError) as error:
         return _fail(args.command, _describe(error))
     except KeyboardInterrupt as stop:
-        console.complain(": ".join([f"rs-biformer {args.command}", "interrupted", *map(str, stop.args)]))
+        complain(": ".join([f"rs-biformer {args.command}", "interrupted", *map(str, stop.args)]))
         return 143 if isinstance(stop, Terminated) else 130
     return 0
 
@@ -164,14 +172,14 @@ def _command(name: str) -> ModuleType:
 def _reader_is_gone() -> bool:
     """Whether who reads the output, such as `head`, has had enough: then an empty line cannot be written either."""
     try:
-        console.show(flush=True)
+        show(flush=True)
     except BrokenPipeError:
         return True
     return False
 
 
 def _fail(command: str, message: str) -> int:
-    console.complain(f"rs-biformer {command}: {message}")
+    complain(f"rs-biformer {command}: {message}")
     return 2
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rs_biformer.cli import console
 from rs_biformer.cli.conditions import require_consistent
+from rs_biformer.cli.console import say
 from rs_biformer.cli.labels import add_label_arguments, label_options
 from rs_biformer.cli.prediction import OPTIONS, add_compute, add_fitting, add_windows, given
 from rs_biformer.files import temporary_folder
@@ -120,12 +121,10 @@ def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
     pair: Any = args.pair or "auto"
     sets = [named(values) for values in args.prediction or []]
     maps = sets[0].files if sets else ()
-    truths = find_truths(
-        args.scene, args.label, maps=maps, extra=args.extra, name=args.name, pair=pair, say=console.say
-    )
+    truths = find_truths(args.scene, args.label, maps=maps, extra=args.extra, name=args.name, pair=pair, say=say)
     if sets:
-        found = map_sets(sets, truths, args.confidence, pair=pair, say=console.say)
-        return evaluate_maps(found, truths, schema, _rules(args), progress=console.progress, say=console.say)
+        found = map_sets(sets, truths, args.confidence, pair=pair, say=say)
+        return evaluate_maps(found, truths, schema, _rules(args), progress=console.progress, say=say)
     watch = stack.enter_context(Watch(listed=False))
     stack.enter_context(console.interruptible(lambda: "run the same command again"))
     # The label check asks for the probability of the label's class, calibration for that of the mapped one alone.
@@ -140,7 +139,7 @@ def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
         kept=args.maps is not None,
         tell=watch,
         progress=console.progress,
-        say=console.say,
+        say=say,
         **given(args, OPTIONS),
     )
 

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Map the scenes if there is a model, rank the windows and show the first."""
     from rs_biformer.cli import console, tables
-    from rs_biformer.cli.watch import Watch, say
+    from rs_biformer.cli.watch import Watch
     from rs_biformer.jobs import SuggestOptions, suggest_from_maps, suggest_from_model
 
     chosen = ("count", "window", "measure", "min_distance", "min_valid", "parts")
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
                 maps=args.maps,
                 labelled=args.labelled,
                 options=options,
-                say=lambda line: say(f"note: {line}"),
+                say=lambda line: console.say(f"note: {line}"),
                 progress=progress,
                 tell=watch,
                 extra=args.extra,
@@ -88,12 +88,12 @@ def run(args: argparse.Namespace) -> None:
                 score=args.score,
                 labelled=args.labelled,
                 options=options,
-                say=lambda line: say(f"note: {line}"),
+                say=lambda line: console.say(f"note: {line}"),
                 progress=progress,
             )
     shown = {name: values for name, values in columns.items() if name not in ("class", "note")}
     tables.columns("Windows to label next", shown, most=12)
-    print(args.out)
+    console.show(args.out)
 
 
 def _require_consistent(args: argparse.Namespace) -> None:
