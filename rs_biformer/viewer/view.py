@@ -15,13 +15,14 @@ from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.notebook import picture, stacked, swatch, table
 from rs_biformer.raster.crs import names_a_place
+from rs_biformer.raster.drawn import draw_polygons
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
 from rs_biformer.raster.paths import PathLike, without_access
 from rs_biformer.raster.polygons import is_vector
 from rs_biformer.raster.pyramid import Pyramid, level_grid
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Closing, Source, is_georeferenced
-from rs_biformer.viewer.classes import class_layer, draw_polygons, map_schema
+from rs_biformer.viewer.classes import class_layer, map_schema
 from rs_biformer.viewer.facts import areas_of, places_of
 from rs_biformer.viewer.frame import Frame, frame_of
 from rs_biformer.viewer.layers import ClassLayer, DifferenceLayer, ImageLayer, Layer, ScoreLayer, score_name

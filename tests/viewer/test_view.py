@@ -232,7 +232,7 @@ def test_a_map_that_names_nothing_has_a_class_for_each_value(write_raster):
 def test_polygons_are_a_label_on_the_pixels_of_the_map_or_on_larger_ones(write_raster, tmp_path, monkeypatch, most):
     """Against rasterio's own drawing of the polygons, which lie in another CRS."""
     if most:
-        monkeypatch.setattr("rs_biformer.viewer.classes.MOST_DRAWN", most)
+        monkeypatch.setattr("rs_biformer.raster.drawn.MOST_DRAWN", most)
     crs, place = PLACES["projected"]
     boxes = [shapely.box(10, 20, 60, 90), shapely.box(80, 4, 160, 50)]
     ground = [shapely.transform(box, lambda points: np.stack(place @ points.T, axis=1)) for box in boxes]
