@@ -19,7 +19,7 @@ include_patterns = [
     "benchmarks/RESULTS.md",
     "data/README.md",
     "docs/**.md",
-    "notebooks/*.ipynb",
+    "notebooks/*",
 ]
 exclude_patterns = [".*", "build", "demo", "dist", "runs", "site", "tests"]  # what need not be looked through
 

@@ -1,5 +1,6 @@
 """What the pages of this project tell people to type, as lists of words."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -13,12 +14,21 @@ PAGES = [
         if (ROOT / name).exists()
     ),
     *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "notebooks").glob("*")),
     *sorted((ROOT / "configs").rglob("*.yaml")),
 ]
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 _COMMENT = re.compile(r"^\s*#? ?(.*)$")
+
+
+def text_of(page: Path) -> str:
+    """The text of a page; of a notebook, that between the code."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
 
 
 def command_lines(text: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ import pyproj
 import pytest
 import rasterio
 import shapely
-from documentation import PAGES, ROOT, anchors, blocks, command_lines, links, spans, words
+from documentation import PAGES, ROOT, anchors, blocks, command_lines, links, spans, text_of, words
 from pyogrio.raw import write
 
 from rs_biformer.cli import COMMANDS, _with_joined_numbers, build_parser
@@ -26,7 +26,7 @@ from rs_biformer.train.config import SECTIONS, known_keys, parse
 OF_OTHERS = {"--memory-limit", "--nthreads", "--tls-ca-file", "--tls-cert", "--tls-key"}
 """Options that docs/cluster.md names and that are those of Dask's commands."""
 
-_KEY = re.compile(rf"(?!\w+\.py$)({'|'.join([*SECTIONS, 'trainer'])})\.[a-z_.]*[a-z](:? .+)?")
+_KEY = re.compile(rf"(?!\w+\.(?:py|onnx)$)({'|'.join([*SECTIONS, 'trainer'])})\.[a-z_.]*[a-z](:? .+)?")
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z_.]*(\.\w+)?")
 
 
@@ -107,18 +107,17 @@ def _takes(name: str, given: list[str]) -> bool:
     return True
 
 
-MARKDOWN = sorted(
-    path for place in ("", "docs", "data", "benchmarks", "packaging/predict") for path in (ROOT / place).glob("*.md")
-) + sorted((ROOT / "docs").rglob("*/*.md"))  # history names options that are no more, but its links count
+HISTORY = [ROOT / name for name in ("CHANGELOG.md", "SECURITY.md", "benchmarks/RESULTS.md")]
+"""Pages that may name options that are no more; their links count."""
+
+LINKED = [*(page for page in PAGES if page.suffix != ".yaml"), *HISTORY]
 
 
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-COMMAND_LINES = [
-    (f"{page.relative_to(ROOT)}", line) for page in PAGES for line in command_lines(page.read_text(encoding="utf-8"))
-]
+COMMAND_LINES = [(f"{page.relative_to(ROOT)}", line) for page in PAGES for line in command_lines(text_of(page))]
 
 
 @pytest.mark.parametrize(("page", "line"), COMMAND_LINES, ids=[f"{page}: {line[:60]}" for page, line in COMMAND_LINES])
@@ -126,15 +125,15 @@ def test_a_command_that_a_page_shows_is_taken(page, line):
     try_command(line)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.suffix == ".md"], ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.suffix != ".yaml"], ids=name_of)
 def test_every_option_and_key_that_a_page_names_exists_and_takes_its_value(page):
-    for span in spans(page.read_text(encoding="utf-8")):
+    for span in spans(text_of(page)):
         try_span(span)
 
 
-@pytest.mark.parametrize("page", MARKDOWN, ids=name_of)
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
 def test_links_lead_to_files_and_headings_of_the_project(page):
-    for path, anchor in links(page.read_text(encoding="utf-8")):
+    for path, anchor in links(text_of(page)):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), path
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), f"{path}#{anchor}"
