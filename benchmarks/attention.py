@@ -264,7 +264,7 @@ def rearrange(x: Tensor, pattern: str, **sizes: int) -> Tensor:
 
 def check_agreement(ways: dict[str, Callable[[Tensor], Tensor]], x: Tensor) -> None:
     # the published channels-first code projects by a convolution: in TensorFloat-32 it would route otherwise
-    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         outputs = {name: way(x) for name, way in ways.items()}
     for name, output in outputs.items():
         off = (output - outputs["ours"]).abs().max().item()

@@ -50,7 +50,7 @@ def add_windows(group: Any) -> None:
 def add_compute(group: Any) -> None:
     """What computes: `predict.options.Compute`."""
     add = group.add_argument
-    add("--batch-size", type=int, metavar="N", help="windows per forward pass (8)")
+    add("--batch-size", type=int, metavar="N", help="windows per forward pass (64 on GPUs, else 8)")
     add("--device", help="auto (all GPUs), cpu, cuda, cuda:0,cuda:1, ... (auto)")
     add("--precision", help="auto, 32 or bf16 (auto: bf16 where the hardware is good at it)")
     add(

@@ -6,8 +6,8 @@ B batch, C bands, K classes, S window.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -80,7 +80,7 @@ def prepare(recipe: Recipe, model: Model, device: torch.device, copy: bool = Fal
         return run(filled.masked_fill_(~valid[:, None], 0.0))
 
     def scores(image: Tensor, valid: Tensor) -> Tensor:
-        with _current(device), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with _current(device), _exact(device), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             found = logits(image, valid)
         if first:
             first.clear()
@@ -133,6 +133,24 @@ def largest_batch(worker: Worker, size: int, image: NDArray[Any], valid: NDArray
 def _current(device: torch.device) -> AbstractContextManager[Any]:
     """Makes a GPU the current one: kernels that a model brings along go there, whatever their tensors say."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Lets convolutions in float32 be that on a GPU, as on a CPU.
+
+    By default cuDNN multiplies in TensorFloat-32, with ten bits: enough to route some regions elsewhere. Those under
+    autocast are not concerned.
+    """
+    cudnn = torch.backends.cudnn
+    allowed = cudnn.allow_tf32 if device.type == "cuda" else False
+    if allowed:
+        cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        if allowed:
+            cudnn.allow_tf32 = True
 
 
 def _softmax(scores: Tensor, axis: int) -> Tensor:

@@ -58,7 +58,8 @@ class Windows:
 class Compute:
     """What computes, and with how much at a time. It decides the time; of the map only bits in the last place.
 
-    batch_size: windows per forward pass, at most; fewer where memory is short.
+    batch_size: windows per forward pass, at most; fewer where memory is short. Left out, 64 on GPUs, whose time goes
+        into starting kernels with fewer (benchmarks/RESULTS.md), and 8 elsewhere.
     device: `auto` is all visible GPUs for a module and the CPU for any other callable; see `pick_devices`. Several
         devices share out the strips, each with a copy of the model (a callable that is no module is called from as many
         threads); the bytes are those of one.
@@ -72,7 +73,7 @@ class Compute:
         takes: the strips are inferred by its workers, which must be able to read the scene.
     """
 
-    batch_size: int = 8
+    batch_size: int | None = None
     device: Device | Sequence[Device] = "auto"
     precision: Precision = "auto"
     max_memory: int | None = None

@@ -398,6 +398,7 @@ def test_arguments_that_do_not_fit_are_refused(arguments):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch 2.11's own
 @pytest.mark.parametrize(("size", "topk"), [((64, 64), 1), ((32, 32), 4), ((128, 96), 2), ((50, 70), 4)])
 def test_flex_attention_on_a_gpu_equals_gathering(size, topk):
     q, k, v = (torch.randn(2, *size, 64, device="cuda", requires_grad=True) for _ in range(3))

@@ -15,7 +15,12 @@ from rs_biformer.nn.encoders import biformer, coat, cswin
 from rs_biformer.nn.model import create_model
 from rs_biformer.nn.weights import load_published_weights
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    # of torch 2.11 in its own compiler and its own backward pass
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS, but there was no current CUDA context:UserWarning"),
+]
 
 SMALLEST = [
     "resnet18_biformer",

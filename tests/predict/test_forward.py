@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.nn.model import create_model
 from rs_biformer.nn.normalise import Normalisation
+from rs_biformer.predict import forward
 from rs_biformer.predict.backends import eval_mode
 from rs_biformer.predict.forward import largest_batch, pick_device, pick_devices, prepare
+from rs_biformer.predict.mapping import default_batch
 from rs_biformer.predict.recipe import Recipe
 
 
@@ -55,6 +57,25 @@ def test_views_of_a_batch_are_tried_as_well():
 def test_a_window_that_does_not_fit_is_an_error_that_says_what_to_do():
     with pytest.raises(RsBiformerError, match="one window of 16 pixels does not fit the memory of cpu; take a smaller"):
         largest_batch(prepare(Recipe(CLASSES), Small(most=0), CPU), 4, *one_window())
+
+
+def test_gpus_take_more_windows_at_a_time():
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert [default_batch(devices) for devices in ([gpu], [gpu, gpu], [cpu], [gpu, cpu], ["cpu"], [])] == [
+        *(64, 64, 8, 8, 8, 8)
+    ]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_convolutions_in_float32_are_that_while_a_gpu_predicts(allowed: bool):
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = allowed
+        with forward._exact(torch.device("cuda")):
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.allow_tf32 == allowed
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def test_a_batch_that_does_not_fit_later_is_not_halved_in_silence():
@@ -203,15 +224,16 @@ def test_the_model_is_compiled_if_that_is_asked_for(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["32", "bf16"])
-def test_a_gpu_gives_what_the_cpu_gives(precision: str):
+@pytest.mark.parametrize(("precision", "off", "share"), [("32", 1e-3, 1.0), ("bf16", 0.05, 0.98)])
+def test_a_gpu_gives_what_the_cpu_gives(precision: str, off: float, share: float):
+    """In bfloat16 all but few: what is rounded may send a region of random weights elsewhere."""
     model, gpu = create_model("resnet18_biformer", classes=CLASSES).eval(), torch.device("cuda")
     image, valid = batch(2, 64)
     wanted = values(Recipe(CLASSES), model, image, valid)
     with torch.inference_mode():
         predict = prepare(Recipe(CLASSES, precision=precision), model, gpu).predict
         found = torch.stack(list(predict(image.to(gpu), valid.to(gpu)))).cpu()
-    torch.testing.assert_close(found, wanted, atol=1e-3 if precision == "32" else 0.05, rtol=0)
+    assert ((found - wanted).abs() <= off).double().mean() >= share
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,8 @@ def choose_method(pixels: int, share: float) -> Method:
 def use_method(model: nn.Module, name: str | None) -> None:
     """Make every bi-level routing attention in `model` compute by one of METHODS, or by the rule again with None.
 
-    The results are the same. "flex" is for GPUs, where it is to replace gathering once it has been measured there:
-    until then it is on request. Raises ConfigError for another name, and for a model without such attention.
+    The results are the same. "flex" is for GPUs and on request: where it was measured, it was slower.
+    Raises ConfigError for another name, and for a model without such attention.
     """
     if name is not None and name not in METHODS:
         raise ConfigError(f"{name} is no way to compute routed attention; use {', '.join(METHODS)}, or None")
