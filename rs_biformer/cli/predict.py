@@ -15,7 +15,8 @@ EXAMPLE = """rs-biformer predict images/*.tif --checkpoint runs/first/best.ckpt 
   rs-biformer predict tonight.txt --checkpoint model.onnx --out maps --max-memory 500MB --json
 
 A SCENE is a raster, a quoted glob, a folder (all rasters in it), a list (a .txt file or @FILE: one of these a line,
-# for comments, paths from the list's folder), a URL (https://, s3://, gs://, az://) or what else GDAL opens by name.
+# for comments, paths from the list's folder), a URL (https://, s3://, gs://, az://) or what else GDAL opens by name; or
+a STAC Item, Collection or search result (items.json, items.json#visual, items.json#red,green,blue: assets by key).
 All scenes are checked before the first is mapped. A scene that fails afterwards (a block that cannot be read, say)
 does not stop the others; those that failed are named at the end, and the exit code is 2.
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from string import Formatter
 from typing import Literal
 
+from rs_biformer.data.stac import StacScene, is_stac, stac_scenes
 from rs_biformer.errors import ConfigError
 from rs_biformer.raster.paths import Location, absolute, folder_of, is_remote, locate, stem_of
 
@@ -204,7 +205,8 @@ def pattern_scenes(
     """Scenes given by name, each with the label that `labels` names for it; None for none.
 
     inputs: files, glob patterns, folders, URLs and whatever else GDAL opens by name, and lists of these: a .txt file or
-    `@FILE` with one a line, lines with `#` left out, paths counted from the list's folder.
+    `@FILE` with one a line, lines with `#` left out, paths counted from the list's folder; STAC documents, see stac.py,
+    whose scenes are called by their ids unless `name` says otherwise.
 
     labels, extras: paths in which `{stem}` stands for the scene's file name without suffix, `{name}` for that stem up
     to its last "_", `{dir}` for the scene's folder and `{parent}` for that folder's name. Of any of these a colon takes
@@ -221,6 +223,7 @@ def pattern_scenes(
     patterns = extras if labels is None else (labels, *extras)
     for pattern in (*patterns, *skip, name or "{stem}"):
         _check_pattern(pattern)
+    items = _stac_items(inputs)
     found = [location for item in inputs for location in _expand(item, patterns)]
     scenes = _without(found, skip)
     if not scenes:
@@ -229,15 +232,33 @@ def pattern_scenes(
     files = [
         SceneFiles(
             _fill(location, name or "{stem}"),
-            (location, *(_partner(location, extra, "--extra") for extra in extras)),
+            (location, *_further(items, location), *(_partner(location, extra, "--extra") for extra in extras)),
             None if labels is None else _partner(location, labels, "label"),
         )
         for location in scenes
     ]
-    if name is None:
+    if name in (None, "{stem}") and items:  # files of items are often all called alike
+        known = [items.get(_known(one.images[0])) for one in files]
+        others = iter(with_own_names([one for one, item in zip(files, known, strict=True) if item is None]))
+        files = [
+            replace(one, name=item.name) if item is not None else next(others)
+            for one, item in zip(files, known, strict=True)
+        ]
+    elif name is None:
         return with_own_names(files)
     require_own_names([(scene.name, scene.images[0]) for scene in files])
     return tuple(files)
+
+
+def _stac_items(inputs: Sequence[Path | str]) -> dict[str, StacScene]:
+    """The scenes of STAC documents among the inputs, by their first raster."""
+    named = [text for item in inputs if is_stac(text := os.fspath(item))]
+    return {_known(scene.images[0]): scene for item in named for scene in stac_scenes(item)}
+
+
+def _further(items: dict[str, StacScene], location: Location) -> tuple[Location, ...]:
+    item = items.get(_known(location))
+    return item.images[1:] if item is not None else ()
 
 
 def with_corrections(scenes: Sequence[SceneFiles], patterns: Sequence[str]) -> tuple[SceneFiles, ...]:
@@ -373,6 +394,8 @@ def _expand(item: Path | str, patterns: Sequence[str]) -> list[Location]:
     """The rasters that one input names."""
     if listed := _list_of(item):
         return [location for line in _lines(listed) for location in _rasters(line, patterns)]
+    if is_stac(os.fspath(item)):
+        return [scene.images[0] for scene in stac_scenes(os.fspath(item))]
     return _rasters(item, patterns)
 
 
