@@ -25,6 +25,7 @@ FLOORS = {
     "machine": 1,
     "notebook": 1,
     "schema": 2,
+    "shares": 2,
     "raster": 3,
     "nn": 3,
     "data": 4,

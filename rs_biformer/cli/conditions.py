@@ -5,10 +5,10 @@ import argparse
 from rs_biformer.cli.prediction import OPTIONS
 from rs_biformer.errors import ConfigError
 
-_OF_MODELS = ("maps", *(name for name in OPTIONS if name not in ("nodata", "area")))
+_OF_MODELS = ("maps", *(name for name in OPTIONS if name not in ("nodata", "area", "cluster")))
 _OF_RASTERS = (
     *("label", "scene", "extra", "name", "pair", "classes", "map_numbers", "nodata", "area"),
-    *("boundary", "confidence", "find_label_errors", "curves", *_OF_MODELS),
+    *("boundary", "confidence", "find_label_errors", "curves", "cluster", *_OF_MODELS),
 )
 
 

@@ -124,7 +124,7 @@ def _measure(args: argparse.Namespace, stack: ExitStack) -> "Evaluation":
     truths = find_truths(args.scene, args.label, maps=maps, extra=args.extra, name=args.name, pair=pair, say=say)
     if sets:
         found = map_sets(sets, truths, args.confidence, pair=pair, say=say)
-        return evaluate_maps(found, truths, schema, _rules(args), progress=console.progress, say=say)
+        return evaluate_maps(found, truths, schema, _rules(args), args.cluster, progress=console.progress, say=say)
     watch = stack.enter_context(Watch(listed=False))
     stack.enter_context(console.interruptible(lambda: "run the same command again"))
     # The label check asks for the probability of the label's class, calibration for that of the mapped one alone.

@@ -60,7 +60,13 @@ def add_compute(group: Any) -> None:
         help="run the model through torch.compile; pays for itself on large scenes",
     )
     add("--max-memory", metavar="SIZE", help="bound on what is allocated beside the model (2GB, at most 1/4 of all)")
-    add("--cluster", metavar="WHERE", help="dask: processes of this machine; or a scheduler's address, tcp://HOST:8786")
+    add_cluster(group)
+
+
+def add_cluster(group: Any) -> None:
+    """Whose workers do the job instead of this machine."""
+    what = "dask: processes of this machine; or a scheduler's address, tcp://HOST:8786"
+    group.add_argument("--cluster", metavar="WHERE", help=what)
 
 
 _KEYWORDS = (

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from rs_biformer.cli import console
 from rs_biformer.cli.labels import add_label_arguments, label_options
-from rs_biformer.cli.prediction import parse_bands
+from rs_biformer.cli.prediction import add_cluster, parse_bands
 from rs_biformer.machine import machine_cores
 
 HELP = "cut labelled scenes into windows: a tile index with splits, class histograms and statistics, maybe chips"
@@ -90,7 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     height.add_argument("--with-dsm", dest="height", action="store_const", const="dsm", help="add the official DSM")
     height.add_argument("--with-ndsm", dest="height", action="store_const", const="ndsm", help="Potsdam: add the nDSM")
     add("--chips", action="store_true", help="also write every window as GeoTIFF chips of image and label")
-    add("--workers", type=int, default=machine_cores(), help="processes (all cores)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, default=machine_cores(), help="processes (all cores)")
+    add_cluster(where)
     add_label_arguments(parser)
 
 
@@ -102,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
     from rs_biformer.jobs import Variant, create_tile_index
     from rs_biformer.raster.paths import locate
     from rs_biformer.raster.values import parse_nodata
+    from rs_biformer.shares import connected
 
     options = TileOptions(
         args.window,
@@ -118,28 +121,30 @@ def run(args: argparse.Namespace) -> None:
         allow_shared_ground=args.allow_shared_ground,
         allow_huge=args.allow_huge,
     )
-    with console.progress("reading", "strip") as progress:
-        index, summary = create_tile_index(
-            args.scenes,
-            args.classes,
-            args.out,
-            labels=args.labels,
-            corrections=args.corrections,
-            extra=args.extra,
-            name=args.name,
-            variant=Variant(args.image, args.eroded, args.height),
-            split=args.split,
-            block_size=args.block_size,
-            buffer=args.buffer,
-            seed=args.seed,
-            options=options,
-            workers=args.workers,
-            progress=progress,
-        )
-    tables.tiles(summary)
-    if args.chips:
-        with console.progress("writing", "chip") as progress:
-            write_chips(index, args.out, workers=args.workers, progress=progress)
+    with connected(args.cluster) as cluster:
+        with console.progress("reading", "strip") as progress:
+            index, summary = create_tile_index(
+                args.scenes,
+                args.classes,
+                args.out,
+                labels=args.labels,
+                corrections=args.corrections,
+                extra=args.extra,
+                name=args.name,
+                variant=Variant(args.image, args.eroded, args.height),
+                split=args.split,
+                block_size=args.block_size,
+                buffer=args.buffer,
+                seed=args.seed,
+                options=options,
+                workers=args.workers,
+                cluster=cluster,
+                progress=progress,
+            )
+        tables.tiles(summary)
+        if args.chips:
+            with console.progress("writing", "chip") as progress:
+                write_chips(index, args.out, workers=args.workers, cluster=cluster, progress=progress)
     made = ("tiles.parquet", "tiles.gpkg", "summary.json", *(["chips"] if args.chips else []))
     console.show(", ".join(str(args.out / name) for name in made if (args.out / name).exists()))
     console.show(

@@ -3,6 +3,7 @@
 import argparse
 
 from rs_biformer.cli import console
+from rs_biformer.cli.prediction import add_cluster
 
 HELP = "turn a class map into polygons (GeoPackage, FlatGeobuf, GeoParquet or GeoJSON)"
 EXAMPLE = "rs-biformer vectorize out/area3_classes.tif --out area3.gpkg --min-area 10"
@@ -48,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "each map",
     )
 
+    add_cluster(parser)
+
 
 def run(args: argparse.Namespace) -> None:
     """Polygonise the map, with a progress bar over its rows."""
@@ -61,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
             layer=args.layer,
             min_area=args.min_area,
             simplify=args.simplify,
+            cluster=args.cluster,
             progress=progress,
         )
     console.show(f"{number} polygon(s) written to {args.out}")

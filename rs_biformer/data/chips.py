@@ -10,29 +10,33 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.windows import Window as RasterioWindow
 from rasterio.windows import transform as window_transform
 
 from rs_biformer.data.index import FILE_NAME, Manifest, SceneRecord, TileIndex, TileTable
-from rs_biformer.data.parallel import ordered_map
 from rs_biformer.documents import build, read_json
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import write_text
 from rs_biformer.geometry import Window
 from rs_biformer.raster.labels import LabelOptions
-from rs_biformer.raster.paths import is_remote
-from rs_biformer.raster.writer import write_chip
+from rs_biformer.raster.paths import Location, is_remote
+from rs_biformer.raster.writer import encode_chip, place_chip
 from rs_biformer.schema import IGNORE, ClassSchema
+from rs_biformer.shares import executor
 
 FOLDER_NAME = "chips"
 STATE_NAME = "chips.json"
 _CHIPS_AT_ONCE = 64
+_PIXELS_AT_ONCE = 2**24  # of the chips of a share
 _CHIP_NAME = re.compile(r"^\.?.+_r\d+_c\d+\.tif")
 
 
@@ -45,7 +49,7 @@ class _State:
 
 @dataclass(frozen=True)
 class _Row:
-    """A task: windows of one scene that begin in the same row, and the image and label chips to write."""
+    """A share: windows of one scene that begin in the same row, and where their image and label chips go."""
 
     record: SceneRecord
     manifest: Manifest
@@ -53,11 +57,35 @@ class _Row:
     images: tuple[Path, ...]
     labels: tuple[Path, ...]
 
+    @property
+    def files(self) -> list[Location]:
+        """What the chips are made from."""
+        return self.record.files
+
+    def missing(self) -> "_Row":
+        """Those of the windows that have not both chips yet."""
+        there = [image.is_file() and label.is_file() for image, label in zip(self.images, self.labels, strict=True)]
+        left = [number for number, done in enumerate(there) if not done]
+        return replace(
+            self,
+            windows=tuple(self.windows[number] for number in left),
+            images=tuple(self.images[number] for number in left),
+            labels=tuple(self.labels[number] for number in left),
+        )
+
 
 def write_chips(
-    index: TileIndex, folder: Path, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    index: TileIndex,
+    folder: Path,
+    *,
+    workers: int = 1,
+    cluster: Any = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TileIndex:
     """Write the chips of an index to FOLDER/chips and return the index of the chips.
+
+    workers: processes that make them; cluster: whose workers do instead, as `shares.executor` takes it. The bytes are
+    the same.
 
     A chip appears under its name complete or not at all. Chips that an earlier, perhaps interrupted call for the same
     index and the same files has written are kept; those of another index are removed first.
@@ -68,22 +96,28 @@ def write_chips(
     labels = index.manifest.schema.plainly_numbered()
     records = tuple(_chip_records(index, target))
     _prepare(target, _fingerprint(index, target))
-    done, total = 0, len(index)
-    for written in ordered_map(_write_row, list(_rows(index, records)), workers):
-        done += written
-        if progress:
-            progress(done, total)
+    rows = [row for row in (row.missing() for row in _rows(index, records)) if row.windows]
+    total = len(index)
+    done = total - sum(len(row.windows) for row in rows)
+    with executor(cluster, workers) as shares, closing(shares.map(_chips_of_row, rows)) as made:
+        for row, chips in zip(rows, made, strict=True):
+            for image, label, contents in zip(row.images, row.labels, chips, strict=True):
+                place_chip(image, contents[0])
+                place_chip(label, contents[1])
+            done += len(row.windows)
+            if progress:
+                progress(done, total)
     table = index.table
     zero = np.zeros(total, np.int64)
-    chips = TileIndex(
+    found = TileIndex(
         replace(index.manifest, schema=labels, tolerance=0, scenes=records),
         TileTable(
             np.arange(total), zero, zero, table.height, table.width, table.split, table.histogram, table.valid_share
         ),
         target,
     )
-    chips.write(target)
-    return chips
+    found.write(target)
+    return found
 
 
 def _chip_records(index: TileIndex, target: Path) -> Iterator[SceneRecord]:
@@ -186,9 +220,10 @@ def _rows(index: TileIndex, records: tuple[SceneRecord, ...]) -> Iterator[_Row]:
     keys = np.stack([table.scene[order], table.row[order]])
     cuts = np.flatnonzero((np.diff(keys) != 0).any(axis=0)) + 1
     bare = replace(index.manifest, scenes=())
+    at_once = max(1, min(_CHIPS_AT_ONCE, _PIXELS_AT_ONCE // index.manifest.window**2))
     for group in np.split(order, cuts):
-        for start in range(0, len(group), _CHIPS_AT_ONCE):
-            part = [int(number) for number in group[start : start + _CHIPS_AT_ONCE]]
+        for start in range(0, len(group), at_once):
+            part = [int(number) for number in group[start : start + at_once]]
             yield _Row(
                 index.scene(part[0]),
                 bare,
@@ -198,21 +233,9 @@ def _rows(index: TileIndex, records: tuple[SceneRecord, ...]) -> Iterator[_Row]:
             )
 
 
-def _write_row(task: _Row) -> int:
-    """Write the chips of a task that are missing; returns the number of its chips."""
-    missing = [
-        number
-        for number, (image, label) in enumerate(zip(task.images, task.labels, strict=True))
-        if not (image.is_file() and label.is_file())
-    ]
-    if missing:
-        _write_missing(task, missing)
-    return len(task.windows)
-
-
-def _write_missing(task: _Row, missing: list[int]) -> None:
-    record, manifest = task.record, task.manifest
-    windows = [task.windows[number] for number in missing]
+def _chips_of_row(task: _Row) -> list[tuple[bytes, bytes]]:
+    """The files of the image and label chip of each window."""
+    record, manifest, windows = task.record, task.manifest, task.windows
     # Windows of a row overlap: the stretch that they span is decoded once.
     left = min(window.col for window in windows)
     height, width = max(w.height for w in windows), max(w.col_stop for w in windows) - left
@@ -224,27 +247,23 @@ def _write_missing(task: _Row, missing: list[int]) -> None:
         pixels, valid = scene.read(span)
         index, _ = raster.read(span)
     index[~valid] = IGNORE
+    return [
+        _encoded(task, window, pixels[:, *window.within(span)], valid[window.within(span)], index[window.within(span)])
+        for window in windows
+    ]
+
+
+def _encoded(
+    task: _Row, window: Window, pixels: NDArray[Any], valid: NDArray[np.bool_], label: NDArray[np.uint8]
+) -> tuple[bytes, bytes]:
+    record, manifest = task.record, task.manifest
     crs = CRS.from_wkt(record.crs) if record.crs else None
-    for number, window in zip(missing, windows, strict=True):
-        rows, cols = window.within(span)
-        place = _place(record, window)
-        part = valid[rows, cols]
-        write_chip(
-            task.images[number],
-            pixels[:, rows, cols],
-            crs=crs,
-            transform=place,
-            descriptions=manifest.bands,
-            mask=None if part.all() else part,
-        )
-        write_chip(
-            task.labels[number],
-            index[rows, cols],
-            crs=crs,
-            transform=place,
-            nodata=IGNORE,
-            colormap=_colour_table(manifest.schema),
-        )
+    place = _place(record, window)
+    mask = None if valid.all() else valid
+    return (
+        encode_chip(pixels, crs=crs, transform=place, descriptions=manifest.bands, mask=mask),
+        encode_chip(label, crs=crs, transform=place, nodata=IGNORE, colormap=_colour_table(manifest.schema)),
+    )
 
 
 def _colour_table(schema: ClassSchema) -> dict[int, tuple[int, int, int, int]]:

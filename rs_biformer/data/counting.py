@@ -6,6 +6,7 @@ over its cells. So overlapping windows cost nothing extra, and a scene is never 
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 
 from rs_biformer.data.ground import Frame
 from rs_biformer.data.index import SceneRecord
-from rs_biformer.data.parallel import ordered_map
 from rs_biformer.data.statistics import BandStatistics, Extremes
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.labels import Key, shifted_by_one
+from rs_biformer.raster.paths import Location
 from rs_biformer.raster.values import Reading, Scaling
 from rs_biformer.schema import IGNORE, ClassSchema
+from rs_biformer.shares import Executor
 
 _PIXELS_AT_ONCE = 1 << 22
 _ROW_STEP = 256
@@ -46,7 +48,7 @@ class TilePlan:
 
 @dataclass(frozen=True)
 class _Slab:
-    """A task: the rows of a scene from start to stop, the cell edges, and which cells count for the statistics."""
+    """A share: the rows of a scene from start to stop, the cell edges, and which cells count for the statistics."""
 
     record: SceneRecord
     bands: tuple[str, ...]
@@ -58,6 +60,11 @@ class _Slab:
     row_edges: NDArray[np.int64]
     col_edges: NDArray[np.int64]
     counted: NDArray[np.bool_]
+
+    @property
+    def files(self) -> list[Location]:
+        """What is read."""
+        return self.record.files
 
 
 @dataclass(frozen=True)
@@ -91,10 +98,10 @@ def count(
     statistics_of: str,
     tolerance: int,
     max_unknown: float,
-    workers: int,
+    shares: Executor,
     progress: Progress | None,
 ) -> list[Tally]:
-    """Read all scenes, each pixel once, as `reading` says.
+    """Read all scenes, each pixel once, as `reading` says. shares: reads the slabs.
 
     statistics_of: the split whose pixels the statistics are of, or `all`. tolerance, max_unknown: see TileOptions.
     Raises RasterError as soon as a scene holds too much that is unknown.
@@ -105,27 +112,27 @@ def count(
         for plan, edge in zip(plans, edges, strict=True)
     ]
     total, done = sum(map(len, tasks)), 0
-    results = ordered_map(_count_slab, [task for of_scene in tasks for task in of_scene], workers)
     tallies = []
-    for plan, (row_edges, col_edges), of_scene in zip(plans, edges, tasks, strict=True):
-        cells = np.zeros((len(row_edges) - 1, len(col_edges) - 1, len(schema)), np.int64)
-        statistics, labelled, unknown = BandStatistics.empty(len(plan.bands)), 0, Counter[Key]()
-        extremes = Extremes.empty(len(plan.bands))
-        for task in of_scene:
-            found = next(results)
-            first = np.searchsorted(row_edges, task.start, "right") - 1
-            cells[first : first + len(found.cells)] += found.cells
-            statistics = statistics.merged(found.statistics)
-            extremes = extremes.merged(found.extremes)
-            labelled += found.labelled
-            unknown.update(found.unknown)
-            if unknown.total() > max_unknown * plan.record.height * plan.record.width:
-                break  # no known pixel can make up for these, and there may be millions of colours
-            done += 1
-            if progress:
-                progress(done, total)
-        _require_known(plan, labelled, cells, unknown, schema, max_unknown)
-        tallies.append(Tally(row_edges, col_edges, cells, statistics, extremes, unknown))
+    with closing(shares.map(_count_slab, (task for of_scene in tasks for task in of_scene))) as results:
+        for plan, (row_edges, col_edges), of_scene in zip(plans, edges, tasks, strict=True):
+            cells = np.zeros((len(row_edges) - 1, len(col_edges) - 1, len(schema)), np.int64)
+            statistics, labelled, unknown = BandStatistics.empty(len(plan.bands)), 0, Counter[Key]()
+            extremes = Extremes.empty(len(plan.bands))
+            for task in of_scene:
+                found = next(results)
+                first = np.searchsorted(row_edges, task.start, "right") - 1
+                cells[first : first + len(found.cells)] += found.cells
+                statistics = statistics.merged(found.statistics)
+                extremes = extremes.merged(found.extremes)
+                labelled += found.labelled
+                unknown.update(found.unknown)
+                if unknown.total() > max_unknown * plan.record.height * plan.record.width:
+                    break  # no known pixel can make up for these, and there may be millions of colours
+                done += 1
+                if progress:
+                    progress(done, total)
+            _require_known(plan, labelled, cells, unknown, schema, max_unknown)
+            tallies.append(Tally(row_edges, col_edges, cells, statistics, extremes, unknown))
     return tallies
 
 

@@ -42,7 +42,7 @@ from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.correcting import Correction, open_corrected
 from rs_biformer.raster.labelling import Label
 from rs_biformer.raster.labels import LabelOptions
-from rs_biformer.raster.paths import is_remote
+from rs_biformer.raster.paths import Location, is_remote, locate
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Grid
 from rs_biformer.raster.values import RAW, Reading
@@ -89,6 +89,12 @@ class SceneRecord:
     labelling: LabelOptions = LabelOptions()
     area: str | None = None
     corrections: Listed[Correction] = ()
+
+    @property
+    def files(self) -> list[Location]:
+        """All that its windows are read from."""
+        later = [one.path for one in self.corrections]
+        return [locate(path) for path in (*self.images, self.label, *later, self.area) if path]
 
     def open_label(self, grid: Grid, schema: ClassSchema, tolerance: int) -> Label:
         """The label on the grid of the images. Raises RasterError where there is none."""

@@ -36,7 +36,8 @@ class BandStatistics:
             values = (band.reshape(-1) if everything else band[counted]).astype(np.float64)
             mean[number] = values.mean()
             values -= mean[number]
-            m2[number] = values @ values
+            # No product of vectors: BLAS adds up in an order that depends on how many threads it has.
+            m2[number] = np.square(values, out=values).sum()
         return cls(count, mean, m2)
 
     def merged(self, other: "BandStatistics") -> "BandStatistics":

@@ -33,6 +33,7 @@ from rs_biformer.raster.source import Source, is_georeferenced
 from rs_biformer.raster.unchanged import Watched
 from rs_biformer.raster.values import AS_IT_IS, Reading, Scaling, describe
 from rs_biformer.schema import ClassSchema
+from rs_biformer.shares import executor
 
 MOST_PIXELS = 10**11
 """Of a scene, unless insisted on: Switzerland at 0.6 m. A file of a kilobyte may claim any size."""
@@ -92,12 +93,14 @@ def tile_scenes(
     options: TileOptions | None = None,
     blocks: Blocks | None = None,
     workers: int = 1,
+    cluster: Any = None,
     progress: Progress | None = None,
 ) -> tuple[TileIndex, dict[str, Any]]:
     """Write the tile index of the scenes to OUT/tiles.parquet, tiles.gpkg beside it, its summary to OUT/summary.json.
 
     Every scene needs a split unless `blocks` deals them; scenes without a label are left out and said so. Nothing is
-    written before everything has been read; the same input and options give the same bytes, whatever `workers`.
+    written before everything has been read; the same input and options give the same bytes, whatever `workers`, which
+    are processes of this machine, or `cluster`, whose workers read instead (as `shares.executor` takes it).
 
     Returns the index and the summary: plain lists and numbers. `progress` is told slabs of rows done and in all.
     Raises ConfigError and RasterError.
@@ -116,16 +119,17 @@ def tile_scenes(
     plans, reading, remarked = _open_all(labelled, schema, options)
     plans, shared = _with_splits(plans, labelled, options, reading, blocks, remarked)
     statistics_of = "train" if any((plan.splits == "train").any() for plan in plans) else "all"
-    tallies = count(
-        plans,
-        schema,
-        reading=reading,
-        statistics_of=statistics_of,
-        tolerance=options.tolerance,
-        max_unknown=options.max_unknown,
-        workers=workers,
-        progress=progress,
-    )
+    with executor(cluster, workers) as shares:
+        tallies = count(
+            plans,
+            schema,
+            reading=reading,
+            statistics_of=statistics_of,
+            tolerance=options.tolerance,
+            max_unknown=options.max_unknown,
+            shares=shares,
+            progress=progress,
+        )
     index = _index(plans, tallies, schema, options, reading, statistics_of, shared)
     index.require_disjoint_splits()
     watched.require_unchanged()

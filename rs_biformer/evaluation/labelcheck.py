@@ -37,6 +37,7 @@ from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.legend import outlines_qml
 from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.source import Grid
+from rs_biformer.raster.tracing import traced
 from rs_biformer.raster.vector import FaceBuilder
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -208,9 +209,12 @@ def _suspects(
         label_of[int(codes[row, column])] = schema.classes[row]
         predicted_of[int(codes[row, column])] = schema.classes[column]
     grid = part.grid
-    builder = FaceBuilder(part.rasters.label.height, 0)
+    height, above = part.rasters.label.height, None
+    builder = FaceBuilder(height)
     for window in part.slabs():
-        outlines, found, gaps = builder.add(*_suspicious(part, window, thresholds, codes))
+        values, scores = _suspicious(part, window, thresholds, codes)
+        outlines, found, gaps = builder.add(traced(values, above, scores, 0, last=window.row_stop == height))
+        above = values[-1].copy()
         advance(window)
         placed = _placed(outlines, grid.transform)
         areas = ground_areas(placed, grid.crs, grid.transform)

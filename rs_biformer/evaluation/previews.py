@@ -65,7 +65,7 @@ def preview(
             for name, path in predictions.items()
         }
         spelling = Spelling(schema, tolerance, labelling=labelling or LabelOptions())
-        truth, _ = label_for(label, next(iter(maps.values())).source, None, spelling)
+        truth, *_ = label_for(label, next(iter(maps.values())).source, None, spelling)
         stack.callback(truth.close)
         area = window or Window(0, 0, truth.height, truth.width)
         cell = -(-max(area.height, area.width) // size)

@@ -19,7 +19,7 @@ from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.crs import names_a_place, same_crs
 from rs_biformer.raster.labelling import Label, Note, open_label, settle
 from rs_biformer.raster.labels import LabelOptions
-from rs_biformer.raster.paths import Location, folder_of, locate, stem_of
+from rs_biformer.raster.paths import Location, absolute, folder_of, locate, stem_of
 from rs_biformer.raster.placing import fits
 from rs_biformer.raster.polygons import Area, is_vector
 from rs_biformer.raster.scene import Scene
@@ -96,6 +96,12 @@ class Subject:
     image: ImageFiles | None = None
     confidence: Location | None = None
 
+    def from_the_root(self) -> "Subject":
+        """The same files by names that mean the same in every folder."""
+        image = None if self.image is None else [absolute(path) for path in _paths(self.image)]
+        confidence = None if self.confidence is None else locate(absolute(self.confidence))
+        return Subject(self.name, locate(absolute(self.prediction)), locate(absolute(self.label)), image, confidence)
+
     @property
     def paths(self) -> list[AnyPath]:
         """All of them."""
@@ -105,12 +111,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Opened:
-    """The rasters of one scene while they are read; every window is one of the label's grid. notes: on the label."""
+    """The rasters of one scene while they are read; every window is one of the label's grid.
+
+    labelling: how the label is read, with all found out that was left open. notes: on it.
+    """
 
     prediction: ClassMap
     label: Label
     scene: Scene | None
     confidence: Probabilities | None
+    labelling: LabelOptions = LabelOptions()
     notes: tuple[Note, ...] = ()
     area: Area | None = None
 
@@ -170,8 +180,11 @@ def subjects(
 
 
 @contextmanager
-def opened(subject: Subject, spelling: Spelling) -> Iterator[Opened]:
-    """The rasters of a scene, open. Raises RasterError unless they lie on the same ground."""
+def opened(subject: Subject, spelling: Spelling, *, settled: bool = False) -> Iterator[Opened]:
+    """The rasters of a scene, open. settled: the spelling's labelling is what an earlier call found out.
+
+    Raises RasterError unless they lie on the same ground.
+    """
     schema, tolerance = spelling.schema, spelling.tolerance
     with (
         ExitStack() as close,
@@ -179,7 +192,7 @@ def opened(subject: Subject, spelling: Spelling) -> Iterator[Opened]:
         nullcontext() if subject.image is None else Scene(subject.image, reading=spelling.reading) as scene,
         nullcontext() if subject.confidence is None else Probabilities(subject.confidence, schema) as confidence,
     ):
-        label, notes = label_for(subject.label, prediction.source, scene, spelling)
+        label, labelling, notes = label_for(subject.label, prediction.source, scene, spelling, settled=settled)
         close.callback(label.close)
         for other in (prediction.source, scene, None if confidence is None else confidence.source):
             if other is not None and not same_ground(other, label):
@@ -187,11 +200,13 @@ def opened(subject: Subject, spelling: Spelling) -> Iterator[Opened]:
         # Labels such as those of the ISPRS tell no place, but then they lie on the map's grid.
         grid: Grid = label if is_georeferenced(label.transform) else prediction.source
         area = None if spelling.area is None else Area(spelling.area, grid)
-        yield Opened(prediction, label, scene, confidence, tuple(notes), area)
+        yield Opened(prediction, label, scene, confidence, labelling, tuple(notes), area)
 
 
-def label_for(path: AnyPath, prediction: Grid, scene: Grid | None, spelling: Spelling) -> tuple[Label, list[Note]]:
-    """The label of a map, and what there is to say about it.
+def label_for(
+    path: AnyPath, prediction: Grid, scene: Grid | None, spelling: Spelling, *, settled: bool = False
+) -> tuple[Label, LabelOptions, list[Note]]:
+    """The label of a map, how it is read, and what there is to say about it.
 
     A raster is read on its own grid where the map has that too, or pixels of another size on the same ground. Else it
     is cut or resampled to the map's, as `labelling.open_label` says; polygons are drawn on the grid of the scene.
@@ -207,8 +222,10 @@ def label_for(path: AnyPath, prediction: Grid, scene: Grid | None, spelling: Spe
             grid = own
         elif not fits(own, prediction, regrid=spelling.labelling.regrid):
             raise RasterError(f"{apart}, or take the label as it lies with --regrid-labels")
-    options, notes = settle(path, spelling.schema, grid, tolerance=spelling.tolerance, options=spelling.labelling)
-    return open_label(path, spelling.schema, grid, tolerance=spelling.tolerance, options=options), notes
+    options, notes = spelling.labelling, list[Note]()
+    if not settled:
+        options, notes = settle(path, spelling.schema, grid, tolerance=spelling.tolerance, options=options)
+    return open_label(path, spelling.schema, grid, tolerance=spelling.tolerance, options=options), options, notes
 
 
 def same_ground(one: Grid, other: Grid) -> bool:
@@ -260,9 +277,9 @@ def _relative(one: Grid, other: Grid) -> NDArray[np.float64]:
     return np.linalg.inv(matrix(other.transform)) @ matrix(one.transform)
 
 
-def windows(height: int, width: int) -> Iterator[Window]:
-    """The windows by which a raster is read here: rows of 512 pixels, cut at 8192 columns."""
-    return cover(Window(0, 0, height, width), _ROWS, _COLUMNS)
+def windows(height: int, width: int, row: int = 0) -> Iterator[Window]:
+    """The windows by which rows of a raster, from `row` on, are read here: 512 rows high, cut at 8192 columns."""
+    return cover(Window(row, 0, height, width), _ROWS, _COLUMNS)
 
 
 def scene_names(pairs: Sequence[tuple[Location, Location]]) -> tuple[str, ...]:

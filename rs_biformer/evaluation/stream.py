@@ -1,9 +1,10 @@
 """Pairs of rasters -> Metrics, window by window: memory does not grow with the scenes."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from os import fspath
 from typing import Any
 
@@ -18,15 +19,16 @@ from rs_biformer.evaluation.confusion import Confusion, joint
 from rs_biformer.evaluation.maps import AnyPath, Numbers, describe_unknown
 from rs_biformer.evaluation.metrics import BLOCK, Metrics, Options, SceneResult, block_grid
 from rs_biformer.evaluation.protocols import Protocol, load_protocol
-from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject, opened, subjects
+from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject, opened, subjects, windows
 from rs_biformer.evaluation.resampling import Resampling
-from rs_biformer.geometry import Window, cells
+from rs_biformer.geometry import Window, cells, cover
 from rs_biformer.raster.labelling import Label, Note, told
 from rs_biformer.raster.labels import LabelOptions, erode_boundaries, shifted_by_one
 from rs_biformer.raster.metadata import made_by
-from rs_biformer.raster.paths import without_access
+from rs_biformer.raster.paths import Location, absolute, locate, without_access
 from rs_biformer.raster.unchanged import Watched
 from rs_biformer.schema import IGNORE, ClassSchema, load_schema
+from rs_biformer.shares import Executor, Here
 
 Progress = Callable[[int, int], None]
 
@@ -116,8 +118,12 @@ def evaluate_protocols(
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
+    shares: Executor | None = None,
 ) -> list[Metrics]:
-    """`evaluate` under several protocols at once: each raster is read once, each protocol gets a result of its own."""
+    """`evaluate` under several protocols at once: each raster is read once, each protocol gets a result of its own.
+
+    shares: what reads and counts, this process unless given; the figures are the same.
+    """
     schema = schema if isinstance(schema, ClassSchema) else load_schema(fspath(schema))
     rules = [item if isinstance(item, Protocol) else load_protocol(fspath(item)) for item in protocols]
     files = subjects(predictions, labels, scenes, confidences, names)
@@ -138,7 +144,8 @@ def evaluate_protocols(
         area=area,
         say=say,
     )
-    total, done = _check(files, spelling, say), 0
+    looked = _check(files, spelling, say)
+    total, done = sum(one.pixels for one in looked), 0
 
     def advance(pixels: int) -> None:
         nonlocal done
@@ -147,10 +154,18 @@ def evaluate_protocols(
             progress(done, total)
 
     radii = tuple(sorted({0} | {rule.ignore_boundary for rule in rules}))
-    results = []
-    for subject in files:
-        with opened(subject, spelling) as rasters:
-            results.append(_count_scene(subject, rasters, options, radii, advance))
+    tasks = [_stretches(one, spelling, options, radii) for one in looked]
+    with closing((shares or Here()).map(_count_stretch, chain.from_iterable(tasks))) as counted:
+        results = [
+            _scene_result(
+                one,
+                _Counts(one, schema, radii),
+                chain.from_iterable(islice(counted, len(of_scene))),
+                options,
+                advance,
+            )
+            for one, of_scene in zip(looked, tasks, strict=True)
+        ]
     watched.require_unchanged()
     drawn = resampling or Resampling()
     found = [Metrics(schema, rule, tuple(results), options=options, resampling=drawn) for rule in rules]
@@ -163,16 +178,35 @@ def evaluate_protocols(
     return found
 
 
-def _check(files: Sequence[Subject], spelling: Spelling, say: Callable[[str], None]) -> int:
-    """Open all rasters and compare their grids before the first is read; the pixels that there are.
+@dataclass(frozen=True)
+class _Looked:
+    """A scene whose rasters were opened: the size of its label, how that is read, and what made the map."""
+
+    subject: Subject
+    height: int
+    width: int
+    labelling: LabelOptions
+    made_by: dict[str, str]
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+
+def _check(files: Sequence[Subject], spelling: Spelling, say: Callable[[str], None]) -> list[_Looked]:
+    """Open all rasters and compare their grids before the first is read.
 
     Each is closed again: there may be thousands.
     """
-    total, resampled = 0, 0
+    looked: list[_Looked] = []
+    resampled = 0
     notes: list[Note] = []
     for subject in files:
         with opened(subject, spelling) as rasters:
-            total += rasters.pixels
+            label = rasters.label
+            looked.append(
+                _Looked(subject, label.height, label.width, rasters.labelling, made_by(rasters.prediction.tags))
+            )
             resampled += rasters.resampled
             notes += rasters.notes
     for line in told(notes):
@@ -182,14 +216,71 @@ def _check(files: Sequence[Subject], spelling: Spelling, say: Callable[[str], No
             f"{resampled} of {len(files)} maps have pixels of another size than their labels; they are compared on the "
             "grid of the labels, by the map's pixel under the middle of each of theirs"
         )
-    return total
+    return looked
+
+
+_PIXELS_AT_ONCE = 2**25
+"""Of a share: some seconds of work, so that to open the rasters for it counts for nothing."""
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A share: whole rows of a scene, from one row of blocks to another."""
+
+    subject: Subject
+    spelling: Spelling
+    options: Options
+    radii: tuple[int, ...]
+    rows: Window
+
+    @property
+    def files(self) -> list[Location]:
+        """What is read."""
+        found = [locate(path) for path in self.subject.paths]
+        return found if self.spelling.area is None else [*found, self.spelling.area]
+
+
+def _stretches(looked: _Looked, spelling: Spelling, options: Options, radii: tuple[int, ...]) -> list[_Stretch]:
+    """The shares of a scene: whole rows of its blocks."""
+    height = max(1, _PIXELS_AT_ONCE // (looked.width * BLOCK)) * BLOCK
+    area = None if spelling.area is None else locate(absolute(spelling.area))
+    subject, spelling = looked.subject.from_the_root(), replace(spelling, labelling=looked.labelling, area=area)
+    rows = cover(Window(0, 0, looked.height, looked.width), height)
+    return [_Stretch(subject, spelling, options, radii, part) for part in rows]
+
+
+def _count_stretch(task: _Stretch) -> Iterator["_Part"]:
+    """Read and count whole rows of a scene, window by window: the only place where evaluation meets pixels."""
+    distances, rows = task.options.boundary, task.rows
+    reach = max(*task.radii, halo(distances))
+    with opened(task.subject, task.spelling, settled=True) as rasters:
+        read = (_read(rasters, window, reach) for window in windows(rows.height, rows.width, rows.row))
+        with closing(read_ahead(read, 1)) as coming:
+            for pixels in coming:
+                yield _count_window(rasters, pixels, distances, task.radii)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What was counted in a window, by erosion radius where that matters.
+
+    blocks: for each block that the window reaches into, its place in the scene and a table (K + 1, K + 1) as `joint`
+    gives it.
+    """
+
+    pixels: int
+    blocks: dict[int, list[tuple[int, NDArray[np.int64]]]]
+    calibration: dict[int, CalibrationCounts]
+    boundary: BoundaryCounts | None
+    strange: Counter[Any]
 
 
 @dataclass
 class _Counts:
-    """What is added up while a scene is read; the counts of its blocks (N, K + 1, K + 1) as `joint` gives them."""
+    """What is added up of a scene; the counts of its blocks (N, K + 1, K + 1) as `joint` gives them."""
 
-    label: Label
+    looked: _Looked
+    schema: ClassSchema
     radii: tuple[int, ...]
     blocks: dict[int, NDArray[np.int64]] = field(init=False)
     calibration: dict[int, CalibrationCounts] = field(default_factory=dict)
@@ -197,22 +288,25 @@ class _Counts:
     strange: Counter[Any] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        rows, columns = block_grid(self.label.height, self.label.width)
-        side = len(self.label.schema) + 1
+        rows, columns = block_grid(self.looked.height, self.looked.width)
+        side = len(self.schema) + 1
         self.blocks = {radius: np.zeros((rows * columns, side, side), np.int64) for radius in self.radii}
 
-    def add(self, radius: int, window: Window, label: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
-        """Count a window's pixels, each in its block."""
-        columns = block_grid(self.label.height, self.label.width)[1]
-        for part in cells(window, BLOCK, BLOCK):
-            place = part.within(window)
-            counted = joint(label[place], prediction[place], len(self.label.schema))
-            self.blocks[radius][part.row // BLOCK * columns + part.col // BLOCK] += counted
+    def add(self, part: _Part) -> None:
+        """Add what was counted in a window."""
+        for radius, tables in part.blocks.items():
+            for place, table in tables:
+                self.blocks[radius][place] += table
+        for radius, found in part.calibration.items():
+            self.calibration[radius] = self.calibration.get(radius, no_calibration()) + found
+        if part.boundary is not None:
+            self.boundary = part.boundary if self.boundary is None else self.boundary + part.boundary
+        self.strange += part.strange
 
     def hint(self) -> str:
         """What the labels look like, in a sentence, where they do not look right."""
         pixels = self.blocks[min(self.radii)].sum(axis=(0, 2))[1:]
-        said = shifted_by_one(self.label.schema, pixels, self.strange)
+        said = shifted_by_one(self.schema, pixels, self.strange)
         return f". {said}" if said else ""
 
     def stacks(self) -> dict[int, Confusion]:
@@ -230,35 +324,31 @@ class _Counts:
         }
 
 
-def _count_scene(
-    subject: Subject, rasters: Opened, options: Options, radii: tuple[int, ...], advance: Callable[[int], None]
+def _scene_result(
+    looked: _Looked, counts: _Counts, parts: Iterator[_Part], options: Options, advance: Callable[[int], None]
 ) -> SceneResult:
     """Everything about one scene. Raises RasterError when the schema lacks too much of its label."""
-    label = rasters.label
-    counts = _Counts(label, radii)
-    reach = max(*radii, halo(options.boundary))
-    read = (_read(rasters, window, reach) for window in rasters.windows())
-    with closing(read_ahead(read, 1)) as coming:
-        for pixels in coming:
-            _count_window(rasters, pixels, options.boundary, counts)
-            advance(pixels.window.height * pixels.window.width)
-    allowed, area = options.max_unknown, rasters.pixels
+    subject = looked.subject
+    for part in parts:
+        counts.add(part)
+        advance(part.pixels)
+    allowed, area = options.max_unknown, looked.pixels
     unknown = counts.strange.total()
     if unknown > allowed * area:
         raise RasterError(
-            f"label {label.path} {describe_unknown(counts.strange, label.schema)}: they are {unknown} pixels, "
+            f"label {subject.label} {describe_unknown(counts.strange, counts.schema)}: they are {unknown} pixels, "
             f"{100 * unknown / area:.3g} % of it, allowed are {100 * allowed:.3g} %{counts.hint()}"
         )
     return SceneResult(
         name=subject.name,
         label=without_access(str(subject.label)),
         prediction=without_access(str(subject.prediction)),
-        height=label.height,
-        width=label.width,
+        height=looked.height,
+        width=looked.width,
         blocks=counts.stacks(),
         calibration=counts.calibration,
         boundary=counts.boundary,
-        made_by=made_by(rasters.prediction.tags),
+        made_by=looked.made_by,
     )
 
 
@@ -296,22 +386,37 @@ def _read(rasters: Opened, window: Window, reach: int) -> _Pixels:
     )
 
 
-def _count_window(rasters: Opened, pixels: _Pixels, distances: tuple[float, ...], counts: _Counts) -> None:
-    """Add a window of a scene to its counts."""
-    counts.strange += pixels.unknown
+def _count_window(rasters: Opened, pixels: _Pixels, distances: tuple[float, ...], radii: tuple[int, ...]) -> _Part:
+    """What there is to count in a window of a scene."""
     inner, predicted = pixels.inner, pixels.mapped[pixels.inner]
-    for radius in counts.radii:
+    blocks, calibration = {}, {}
+    for radius in radii:
         # Eroded first: the edge of the data is no boundary.
         truth = (erode_boundaries(pixels.label, radius) if radius else pixels.label)[inner]
         if pixels.valid is not None:
             truth = np.where(pixels.valid[inner], truth, np.uint8(IGNORE))
-        counts.add(radius, pixels.window, truth, predicted)
+        blocks[radius] = _in_blocks(rasters.label, pixels.window, truth, predicted)
         if rasters.confidence is not None and pixels.confidence is not None:
             sure = rasters.confidence.of_class(pixels.confidence, predicted)
             known = (truth != IGNORE) & (predicted != IGNORE) & ~np.isnan(sure)
-            found = count_calibration(sure[known].astype(np.float64), (truth == predicted)[known])
-            counts.calibration[radius] = counts.calibration.get(radius, no_calibration()) + found
+            calibration[radius] = count_calibration(sure[known].astype(np.float64), (truth == predicted)[known])
+    boundary = None
     if distances:
         known_label = pixels.label if pixels.valid is None else np.where(pixels.valid, pixels.label, np.uint8(IGNORE))
-        outlines = count_boundaries(known_label, pixels.mapped, inner, len(rasters.label.schema), distances)
-        counts.boundary = outlines if counts.boundary is None else counts.boundary + outlines
+        boundary = count_boundaries(known_label, pixels.mapped, inner, len(rasters.label.schema), distances)
+    area = pixels.window.height * pixels.window.width
+    return _Part(area, blocks, calibration, boundary, pixels.unknown)
+
+
+def _in_blocks(
+    label: Label, window: Window, truth: NDArray[np.uint8], predicted: NDArray[np.uint8]
+) -> list[tuple[int, NDArray[np.int64]]]:
+    """The pixels of a window counted by blocks."""
+    columns = block_grid(label.height, label.width)[1]
+    return [
+        (
+            part.row // BLOCK * columns + part.col // BLOCK,
+            joint(truth[part.within(window)], predicted[part.within(window)], len(label.schema)),
+        )
+        for part in cells(window, BLOCK, BLOCK)
+    ]

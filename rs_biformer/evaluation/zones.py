@@ -26,7 +26,8 @@ from rs_biformer.raster.metadata import read_class_names
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.polygons import Features, PolygonOptions, Polygons
 from rs_biformer.raster.source import Source, is_georeferenced, require_same_grid
-from rs_biformer.raster.vector import Scores, require_class_map
+from rs_biformer.raster.tracing import Scores
+from rs_biformer.raster.vector import require_class_map
 from rs_biformer.schema import IGNORE
 
 _BLOCK = 512, 1024  # rows and columns that are counted at once

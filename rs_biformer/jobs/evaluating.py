@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from time import perf_counter
 from typing import Any
 
@@ -24,11 +25,13 @@ from rs_biformer.jobs.mapping import Tell, map_listed, quiet
 from rs_biformer.jobs.models import Loaded, load_model
 from rs_biformer.jobs.naming import map_layers
 from rs_biformer.jobs.truths import Say, Truths, silent
+from rs_biformer.predict.cluster import Cluster, connected
 from rs_biformer.raster.labelling import settle
 from rs_biformer.raster.labels import LabelOptions
-from rs_biformer.raster.paths import Location, PathLike
+from rs_biformer.raster.paths import Location, PathLike, absolute, locate
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import ClassSchema
+from rs_biformer.shares import executor
 
 Progress = Callable[[str, str], AbstractContextManager[Callable[[int, int], None] | None]]
 """(label, unit) -> a context that gives a callback (done, total)."""
@@ -95,18 +98,21 @@ def evaluate_maps(
     truths: Truths,
     schema: ClassSchema,
     rules: Rules,
+    cluster: Any = None,
     *,
     progress: Progress = no_progress,
     say: Say = silent,
 ) -> Evaluation:
     """Measure sets of maps against the same labels, and compare them where there are several.
 
+    cluster: whose workers read and count, as `shares.executor` takes it; this process without one.
+
     Raises ConfigError and RasterError like `evaluation.evaluate`, and ConfigError for sets without names of their own.
     """
     require_own_names([part.name for part in sets])
     results = []
     for part in sets:
-        with progress(part.name or "evaluate", "px") as update:
+        with executor(cluster) as shares, progress(part.name or "evaluate", "px") as update:
             found = evaluate_protocols(
                 part.maps,
                 truths.labels,
@@ -125,6 +131,7 @@ def evaluate_maps(
                 names=truths.names,
                 say=say,
                 progress=update,
+                shares=shares,
             )
         results += [replace(metrics, name=part.name, about=part.about) for metrics in found]
     return Evaluation(tuple(results), _compared(results), tuple(sets), truths, rules)
@@ -166,30 +173,51 @@ def evaluate_models(
     pixels = _check_pairs(truths, schema, rules)
     layers = map_layers([layer] if layer else [])
     read = [*truths.labels, rules.area, *(one.path for one in loaded.values())]
-    sets = []
-    for name in list(loaded):
-        one = loaded.pop(name)  # held no longer than needed: it may fill a GPU
-        if one.meta.shared_ground:
-            say(f"note: {one.path or name} was trained on splits that overlap on the ground: {one.meta.shared_ground}")
-        folder = Path(maps) / name if len(models) > 1 else Path(maps)
-        started = perf_counter()
-        report = map_listed(
-            truths.scenes,
-            one,
-            folder,
-            layers=layers,
-            fitting=fitting,
-            on_failure="stop",
-            tell=tell,
-            read=read,
-            **prediction,
-        )
-        seconds = perf_counter() - started
-        speed = f"{pixels / seconds / 1e6:.2f} Mpx/s, reading and writing included ({seconds:.0f} s)"
-        certain = tuple(done.maps[layer] for done in report.mapped) if layer else None
-        classes = tuple(done.maps["classes"] for done in report.mapped)
-        sets.append(MapSet(name, classes, certain, kept, {**one.facts, "speed here": speed}))
-    return evaluate_maps(sets, truths, schema, rules, progress=progress, say=say)
+    cluster = prediction.pop("cluster", None)
+    with connected(cluster, next(iter(loaded.values())).model) as connection:
+        sets = []
+        for name in list(loaded):
+            one = loaded.pop(name)  # held no longer than needed: it may fill a GPU
+            if one.meta.shared_ground:
+                ground = one.meta.shared_ground
+                say(f"note: {one.path or name} was trained on splits that overlap on the ground: {ground}")
+            started = perf_counter()
+            report = map_listed(
+                truths.scenes,
+                one,
+                Path(maps) / name if len(models) > 1 else maps,
+                layers=layers,
+                fitting=fitting,
+                on_failure="stop",
+                tell=tell,
+                read=read,
+                cluster=connection,
+                **prediction,
+            )
+            seconds = perf_counter() - started
+            speed = f"{pixels / seconds / 1e6:.2f} Mpx/s, reading and writing included ({seconds:.0f} s)"
+            certain = tuple(done.maps[layer] for done in report.mapped) if layer else None
+            classes = tuple(done.maps["classes"] for done in report.mapped)
+            sets.append(MapSet(name, classes, certain, kept, {**one.facts, "speed here": speed}))
+        seeing = _seeing(connection, Path(maps), truths, say)
+        return evaluate_maps(sets, truths, schema, rules, cluster=seeing, progress=progress, say=say)
+
+
+def _seeing(connection: Cluster | None, maps: Path, truths: Truths, say: Say) -> Cluster | None:
+    """The cluster, if its workers see the maps that were made and the labels; else nothing, and a line about it.
+
+    A folder of this name may well be another one on each machine, so a file is looked for that has no other's name.
+    """
+    if connection is None:
+        return None
+    with NamedTemporaryFile(prefix=".rs_biformer_", dir=maps) as probe:
+        labels = [locate(absolute(locate(path))) for path in truths.labels]
+        why_not = connection.unseen([Path(probe.name), *labels])
+        if why_not is None:
+            return connection
+        what = why_not if probe.name not in why_not else f"workers do not see the folder {maps}"
+    say(f"note: the maps are compared here and not on the cluster: {what}")
+    return None
 
 
 def compare_results(

@@ -1,9 +1,10 @@
 """Many scenes -> their maps: all are checked before the first, and one that fails does not stop the others."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,15 +15,15 @@ from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Pl
 from rs_biformer.jobs.fitting import AS_TRAINED, Fitting, parted
 from rs_biformer.jobs.models import Loaded, load_model
 from rs_biformer.jobs.naming import map_layers, map_paths, map_patterns
-from rs_biformer.predict.cluster import connect
 from rs_biformer.predict.fit import open_scenes
-from rs_biformer.predict.mapping import map_scene
+from rs_biformer.predict.mapping import Runner, map_scene, open_runner
 from rs_biformer.predict.options import Options
 from rs_biformer.predict.plan import Plan
 from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.paths import PathLike, without_access
 from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
+from rs_biformer.shares import in_order
 
 if TYPE_CHECKING:
     from rs_biformer.checkpoint import TrainedModel
@@ -137,36 +138,98 @@ def map_listed(
 
     read: what else is read and must stay as it is.
     """
-    refuse_overwriting(
-        [*(image for files in listed for image in files.images), loaded.path, fitting.area, *read],
-        [path for files in listed for path in map_paths(out, files.name, layers).values()],
-    )
     chosen = Options.of(**{"window": loaded.meta.window, **options})
-    scenes = open_scenes([files.images for files in listed], **fitting.of(loaded.meta))
-    tell(Checked(len(scenes)))
+    every = [map_paths(out, files.name, layers) for files in listed]
+    done = _finished(every) if skip_existing else [False] * len(listed)
+    todo = [place for place, there in enumerate(done) if not there]
+    refuse_overwriting(
+        [*(image for place in todo for image in listed[place].images), loaded.path, fitting.area, *read],
+        [path for place in todo for path in every[place].values()],
+    )
+    scenes = open_scenes([listed[place].images for place in todo], **fitting.of(loaded.meta))
+    tell(Checked(len(listed)))
     mapped: list[Mapped] = []
-    skipped: list[Skipped] = []
+    skipped = [Skipped(files.name, maps) for files, maps, there in zip(listed, every, done, strict=True) if there]
     failed: list[Failed] = []
+    for one in skipped:
+        tell(one)
     with ExitStack() as stack:
-        if chosen.compute.cluster is not None:
-            cluster = stack.enter_context(connect(chosen.compute.cluster, loaded.model))
-            chosen = replace(chosen, compute=replace(chosen.compute, cluster=cluster))
-        for number, (files, scene) in enumerate(zip(listed, scenes, strict=True), 1):
-            maps = map_paths(out, files.name, layers)
-            if skip_existing and all(path.exists() for path in maps.values()):
-                skipped.append(Skipped(files.name, maps))
-                tell(skipped[-1])
-                continue
+        runner = None
+        if todo:
+            runner = stack.enter_context(open_runner(loaded.model, len(loaded.schema), layers, chosen))
+
+        def attempt(place: int, scene: Scene, hear: Tell) -> Outcome:
             try:
-                mapped.append(_map(loaded, files, scene, maps, chosen, (number, len(listed)), tell))
-                tell(mapped[-1])
+                where = (place + 1, len(listed))
+                return _map(loaded, listed[place], scene, every[place], chosen, where, hear, runner)
             except (RsBiformerError, OSError) as error:
-                first = not mapped and not failed
-                if on_failure == "stop" or len(listed) == 1 or (first and isinstance(error, ConfigError)):
-                    raise
-                failed.append(Failed(files.name, error))
-                tell(failed[-1])
+                return error
+
+        outcomes = stack.enter_context(closing(_outcomes(list(zip(todo, scenes, strict=True)), attempt, runner, tell)))
+        for place, outcome in zip(todo, outcomes, strict=True):
+            if isinstance(outcome, Mapped):
+                mapped.append(outcome)
+                tell(outcome)
+                continue
+            first = not mapped and not failed
+            if on_failure == "stop" or len(listed) == 1 or (first and isinstance(outcome, ConfigError)):
+                raise outcome
+            failed.append(Failed(listed[place].name, outcome))
+            tell(failed[-1])
     return MappingReport(tuple(mapped), tuple(skipped), tuple(failed))
+
+
+Outcome = Mapped | RsBiformerError | OSError
+
+_SMALL_PIXELS = 2**22
+"""Of a scene that leaves most workers of a cluster idle."""
+
+_SIDE_BY_SIDE = 32
+"""Small scenes that are mapped at a time, at most: the caller holds the maps of each."""
+
+
+def _outcomes(
+    scenes: Sequence[tuple[int, Scene]],
+    attempt: Callable[[int, Scene, Tell], Outcome],
+    runner: Runner | None,
+    tell: Tell,
+) -> Generator[Outcome]:
+    """What became of each scene, in their order. The events of each are told before.
+
+    On a cluster several small scenes are mapped at a time, as each is work for one worker. Theirs are told together,
+    once it is their turn, so that whoever listens hears of one scene after the other.
+    """
+    at_a_time = 1 if runner is None else min(runner.side_by_side, _SIDE_BY_SIDE)
+    pool = ThreadPoolExecutor(at_a_time, thread_name_prefix="scene")
+
+    def submit(item: tuple[int, Scene]) -> Any:
+        heard: list[Event] = []
+        if at_a_time == 1 or item[1].height * item[1].width > _SMALL_PIXELS:
+            return _InTurn(lambda: (heard, attempt(*item, tell)))
+        return pool.submit(lambda: (heard, attempt(*item, heard.append)))
+
+    try:
+        for heard, outcome in in_order(submit, scenes, at_a_time):
+            for event in heard:
+                tell(event)
+            yield outcome
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _InTurn:
+    """What is done by who asks for the result."""
+
+    result: Callable[[], tuple[list[Event], Outcome]]
+
+
+def _finished(every: Sequence[Mapping[str, Path]]) -> list[bool]:
+    """Of each scene, whether all its maps are there: one look at each folder, however many maps lie in it."""
+    names: dict[Path, set[str]] = {}
+    for folder in {path.parent for maps in every for path in maps.values()}:
+        names[folder] = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return [all(path.name in names[path.parent] for path in maps.values()) for maps in every]
 
 
 def _map(
@@ -177,6 +240,7 @@ def _map(
     options: Options,
     place: tuple[int, int],
     tell: Tell,
+    runner: Runner | None,
 ) -> Mapped:
     """Map one scene. place: its number, and of how many."""
     plans: list[Plan] = []
@@ -198,6 +262,7 @@ def _map(
             on_plan=planned,
             progress=lambda done, total: tell(Advanced(files.name, done, total)),
             tags=loaded.tags,
+            runner=runner,
         )
     return Mapped(
         name=files.name,

@@ -32,7 +32,8 @@ from rs_biformer.raster.paths import Location, PathLike, folder_of, is_remote, s
 from rs_biformer.raster.polygons import Features, Polygons, is_vector, plain_value
 from rs_biformer.raster.source import Source, ground_sample_distance
 from rs_biformer.raster.style import write_unless_edited
-from rs_biformer.raster.vector import Scores, require_class_map
+from rs_biformer.raster.tracing import Scores
+from rs_biformer.raster.vector import require_class_map
 from rs_biformer.schema import IGNORE
 
 if TYPE_CHECKING:

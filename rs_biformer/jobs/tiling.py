@@ -53,6 +53,7 @@ def create_tile_index(
     seed: int = 0,
     options: TileOptions | None = None,
     workers: int = 1,
+    cluster: Any = None,
     progress: Progress | None = None,
 ) -> tuple[TileIndex, dict[str, Any]]:
     """Cut labelled scenes into windows and index them in the folder `out`; `rs-biformer tile` calls this.
@@ -66,7 +67,8 @@ def create_tile_index(
     split: the rule by which scenes train, validate and test, as `--split` takes it: `["blocks:0.7,0.15,0.15"]`; lists
         of pairs and official downloads bring theirs along.
     block_size, buffer: of spatial blocks, in pixels (4 windows and half a window). seed: which blocks go where.
-    options: what the windows are. workers: processes. progress: told slabs of rows done and in all.
+    options: what the windows are. workers: processes. cluster: `dask` or the address of a Dask scheduler,
+        whose workers read the scenes instead, see docs/cluster.md. progress: told slabs of rows done and in all.
 
     Returns the index and its summary, plain lists and numbers. Raises ConfigError and RasterError.
     """
@@ -99,6 +101,7 @@ def create_tile_index(
         options=options,
         blocks=blocks,
         workers=workers,
+        cluster=cluster,
         progress=progress,
     )
 

@@ -3,31 +3,32 @@
 A task is a run of strips. It begins with the windows above it that reach into it, so every pixel is summed from the
 same windows in the same order wherever a run begins, and the bytes are those of one process. The paths of the scene and
 its plan travel with a task; the model is sent once to each worker, also to those that join later or are started again.
-Dask repeats what a lost worker had in hand.
-
-Dask is an optional extra, imported only where a cluster is asked for; what runs on a worker is in worker.py.
+Dask repeats what a lost worker had in hand. The connection itself is that of all shares (shares/cluster.py); what
+runs on a worker is in worker.py.
 """
 
 import copy
 import hashlib
-import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import chain, islice
-from typing import Any, Self
+from itertools import islice
+from threading import Lock
+from typing import Any
 
 from numpy.typing import NDArray
 
-from rs_biformer.errors import ConfigError, RsBiformerError
-from rs_biformer.machine import machine_cores
+from rs_biformer.errors import ConfigError
 from rs_biformer.predict.backends import backend_of, is_module
 from rs_biformer.predict.engine import Done
+from rs_biformer.predict.ensemble import backend_names, is_movable, members_of
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Run
 from rs_biformer.predict.recipe import Device, Recipe
 from rs_biformer.predict.resume import model_identity
 from rs_biformer.raster.scene import Scene
+from rs_biformer.shares.cluster import Connection, cluster_errors, line_of, outcome
+from rs_biformer.shares.cluster import connect as open_connection
 
 Maps = dict[str, NDArray[Any]]
 
@@ -46,8 +47,8 @@ IN_FLIGHT = 2
 RESULT_BYTES = 256 * 2**20
 """Bytes of a task's result, at most, or one strip."""
 
-PATIENCE = 600
-"""Seconds that the first worker may take to appear: a batch system starts it when it can."""
+GOES_ON = "the same command goes on from what is finished"
+"""What to do when the cluster is lost."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Workers:
         return " and ".join(self.kinds)
 
 
-class Cluster:
-    """A connection to a Dask cluster; a context manager.
+class Cluster(Connection):
+    """A connection to a Dask cluster that infers, too; a context manager.
 
     Keep one open for many scenes: it knows which models the workers have, and takes them back when it is closed.
 
@@ -72,17 +73,15 @@ class Cluster:
     """
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        super().__init__(client)
         self._models: set[str] = set()
-
-    def __enter__(self) -> Self:
-        return self
+        self._sending = Lock()  # scenes may be mapped side by side
 
     def __exit__(self, *_: object) -> None:
         for name in self._models:
-            if self._client.status == "running":  # where the scheduler is gone, so are the models
+            if self.client.status == "running":  # where the scheduler is gone, so are the models
                 with suppress(Exception):  # a worker that is just starting has none
-                    self._client.unregister_worker_plugin(name)
+                    self.client.unregister_worker_plugin(name)
         self._models.clear()
 
     def survey(self, device: Device, model: Any) -> Workers:
@@ -92,25 +91,17 @@ class Cluster:
 
         Raises ConfigError when no worker appears, or one has other versions or no such device.
         """
-        from rs_biformer.predict.worker import describe, require_versions, versions
+        from rs_biformer.predict.worker import describe, versions
+        from rs_biformer.shares.worker import require_versions
 
-        name = backend_of(model).NAME
-        with _cluster_errors():
-            self._wait()
-            found = self._client.run(describe, name, str(device), is_module(model))
+        names = backend_names(model)
+        self.wait()
+        with cluster_errors(again=GOES_ON):
+            found = self.client.run(describe, names, str(device), is_movable(model))
         for address, facts in found.items():
-            require_versions(versions(name), facts.versions, address)
+            require_versions(versions(names), facts.versions, address)
         kinds = tuple(sorted({facts.hardware for facts in found.values()}))
         return Workers(len(found), kinds, all(facts.bf16 for facts in found.values()))
-
-    def _wait(self) -> None:
-        try:
-            self._client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError:
-            address = self._client.scheduler.address
-            raise ConfigError(
-                f"{address} has no worker after {PATIENCE} s; start some with: dask worker {address}"
-            ) from None
 
     def infer(
         self,
@@ -122,12 +113,13 @@ class Cluster:
         layers: Layers,
         missing: Iterable[tuple[int, int]],
         kinds: tuple[str, ...] = (),
+        identity: str | None = None,
     ) -> Generator[Done]:
         """The strips `missing`, each (lane, index), with their maps, in the order in which they are finished.
 
         model: a callable that pickles. recipe, device: how each worker runs it. scene: its paths lead to the same
         files on the workers. layers: the maps that are made. kinds: the survey's, which a worker that joins later
-        must be of as well; any will do where none are given.
+        must be of as well; any will do where none are given. identity: the model's, where it was worked out before.
 
         Close it (`contextlib.closing`) when it is not read to its end, so that the workers stop.
 
@@ -135,51 +127,51 @@ class Cluster:
         gone, or a task was the end of every worker that had it.
         """
         from rs_biformer.predict.worker import Wanted, infer_run, versions
+        from rs_biformer.shares.worker import Seen
 
         missing = list(missing)
-        name = self._send(model, recipe, device)
-        runs = plan.runs(missing, run_length(plan, len(missing), self._workers(), layers.pixel_bytes))
+        name = self._send(model, recipe, device, identity)
+        runs = plan.runs(missing, run_length(plan, len(missing), self.workers(), layers.pixel_bytes))
 
-        run_by = backend_of(model).NAME
-        wanted = Wanted(run_by, versions(run_by), kinds)
+        names = backend_names(model)
+        wanted = Wanted(names, versions(names), kinds)
+        files = Seen.of([path for path in (*scene.paths, scene.area) if path is not None])
 
         def submit(run: Run) -> Any:
-            return self._client.submit(infer_run, name, scene, plan, layers, run, wanted, pure=False)
+            return self.client.submit(infer_run, name, scene, files, plan, layers, run, wanted, pure=False)
 
         for run, strips in self._stream(submit, runs):
             for index, maps in zip(range(run.first, run.stop), strips, strict=True):
                 yield plan.strip(run.lane, index), maps
 
-    def _send(self, model: Any, recipe: Recipe, device: Device) -> str:
+    def _send(self, model: Any, recipe: Recipe, device: Device, identity: str | None) -> str:
         """Give the model to the workers unless they have it; its name there."""
         from rs_biformer.predict.worker import SentModel
 
-        identity, packed = model_identity(model), b""
+        identity, packed = identity or model_identity(model), b""
         if identity is None:
             packed = _packed(model, recipe, str(device))
             identity = hashlib.sha256(packed).hexdigest()
         statistics = recipe.normalisation and model_identity(recipe.normalisation)
         # With the client in the name nobody else takes the model away.
-        name = f"{self._client.id} {identity} {statistics} {replace(recipe, normalisation=None)} {device}"
-        if name not in self._models:
-            with _cluster_errors():
-                self._client.register_plugin(SentModel(packed or _packed(model, recipe, str(device))), name=name)
-            self._models.add(name)
+        name = f"{self.client.id} {identity} {statistics} {replace(recipe, normalisation=None)} {device}"
+        with self._sending:
+            if name not in self._models:
+                with cluster_errors(again=GOES_ON):
+                    self.client.register_plugin(SentModel(packed or _packed(model, recipe, str(device))), name=name)
+                self._models.add(name)
         return name
-
-    def _workers(self) -> int:
-        return max(1, len(self._client.nthreads()))
 
     def _stream(self, submit: Callable[[Run], Any], runs: list[Run]) -> Iterator[tuple[Run, list[Maps]]]:
         """Runs and their results as they come. No more are sent out than the workers can soon begin."""
         from distributed import as_completed
 
-        waiting, sent = iter(runs), as_completed([], loop=self._client.loop)
+        waiting, sent = iter(runs), as_completed([], loop=self.client.loop)
         running: dict[Any, Run] = {}
 
         def send() -> None:
-            with _cluster_errors():
-                for run in islice(waiting, max(0, IN_FLIGHT * self._workers() - len(running))):
+            with cluster_errors(again=GOES_ON):
+                for run in islice(waiting, max(0, IN_FLIGHT * self.workers() - len(running))):
                     future = submit(run)
                     running[future] = run
                     sent.add(future)
@@ -187,7 +179,7 @@ class Cluster:
         try:
             send()
             for future in sent:
-                result = _result(future)
+                result = outcome(future, GOES_ON)
                 run = running.pop(future)
                 del future  # or the worker would keep the result
                 send()
@@ -195,7 +187,7 @@ class Cluster:
                 del result
         finally:
             if running:
-                self._client.cancel(list(running), force=True)
+                self.client.cancel(list(running), force=True)
 
 
 @contextmanager
@@ -209,19 +201,22 @@ def connect(cluster: Any, model: Any = None) -> Iterator[Cluster]:
 
     Raises ConfigError when Dask is not installed or no scheduler answers.
     """
-    distributed = _import_distributed()
-    with ExitStack() as stack:
-        if isinstance(cluster, Cluster):
-            yield cluster
-            return
-        if isinstance(cluster, str):
-            address = cluster
-            if cluster.partition(":")[0] == "dask":
-                address = stack.enter_context(_local_cluster(distributed, cluster, model))
-            cluster = stack.enter_context(_client(distributed, address))
-        if not isinstance(cluster, distributed.Client):
-            raise ConfigError(f"cluster is {cluster!r}; it must be dask, tcp://host:port or a distributed.Client")
-        yield stack.enter_context(Cluster(cluster))
+    here = backend_of(model)
+    threads = 2 if here.threads() > 1 else 1  # as many or as few as here, see Backend.hardware
+    # Workers of one machine would all take its first GPU, and without a cluster all its GPUs are used anyway.
+    alone = any("cuda" in str(device) for device in here.pick_devices("auto"))
+    with open_connection(cluster, Cluster, 1 if alone else None, threads) as connection:
+        yield connection
+
+
+@contextmanager
+def connected(cluster: Any, model: Any = None) -> Iterator[Cluster | None]:
+    """One connection for several jobs, as `connect` gives it; None for none."""
+    if cluster is None:
+        yield None
+        return
+    with connect(cluster, model) as connection:
+        yield connection
 
 
 def run_length(plan: Plan, strips: int, workers: int, pixel_bytes: int) -> int:
@@ -240,105 +235,15 @@ def run_length(plan: Plan, strips: int, workers: int, pixel_bytes: int) -> int:
 def _packed(model: Any, recipe: Recipe, device: str) -> bytes:
     import cloudpickle
 
-    if is_module(model) and any(one.device.type != "cpu" for one in chain(model.parameters(), model.buffers())):
-        model = copy.deepcopy(model).cpu()  # the workers may have no such device
+    parts = [part for member in members_of(model) if is_module(member) for part in (member.parameters, member.buffers)]
+    if any(tensor.device.type != "cpu" for part in parts for tensor in part()):
+        model = copy.deepcopy(model)  # the workers may have no such device
+        for member in filter(is_module, members_of(model)):
+            member.cpu()
     try:
         packed: bytes = cloudpickle.dumps((model, recipe, device))
         return packed
     except Exception as error:  # whatever an object's own __reduce__ raises
         raise ConfigError(
-            f"the model cannot be sent to the workers ({_line(error)}); give one that pickles, such as a module"
+            f"the model cannot be sent to the workers ({line_of(error)}); give one that pickles, such as a module"
         ) from error
-
-
-def _result(future: Any) -> Any:
-    """The result of a finished task, or an error that says whose it is: the task's own, or the cluster's."""
-    from distributed import KilledWorker
-
-    raised = future.status == "error"
-    try:
-        with _cluster_errors(raised):
-            return future.result()
-    except KilledWorker as error:
-        raise RsBiformerError(
-            f"{error.allowed_failures + 1} workers died one after the other at the same strips, most likely for want "
-            "of memory: give them more and the same command goes on, or start over with a smaller --batch-size"
-        ) from None
-
-
-@contextmanager
-def _cluster_errors(own: bool = False) -> Iterator[None]:
-    """Say in one line what happened to the cluster. `own`: errors are those of the work, and pass through."""
-    from concurrent.futures import CancelledError
-
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the workers cannot import {error.name}: install the same packages there, and the one with your model"
-        ) from error
-    except (OSError, CancelledError, RuntimeError) as error:
-        if own:
-            raise
-        why = getattr(error, "reason", None) or _line(error)
-        raise RsBiformerError(
-            f"the cluster was lost ({why}); the same command goes on from what is finished"
-        ) from error
-
-
-# A terminal sends Ctrl-C to the workers as well. It is for the command to end them.
-_LEAVE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-
-
-@contextmanager
-def _local_cluster(distributed: Any, name: str, model: Any) -> Iterator[Any]:
-    here = backend_of(model)
-    threads = 2 if here.threads() > 1 else 1  # as many or as few as here, see Backend.hardware
-    # Workers of one machine would all take its first GPU, and without a cluster all its GPUs are used anyway.
-    alone = any("cuda" in str(device) for device in here.pick_devices("auto"))
-    count = name.partition(":")[2] or str(1 if alone else max(1, machine_cores() // threads))
-    if not count.isdecimal() or int(count) < 1:
-        raise ConfigError(f"cluster is {name!r}; write dask, or dask:4 for four workers")
-    with distributed.LocalCluster(
-        n_workers=int(count),
-        threads_per_worker=threads,
-        processes=True,
-        memory_limit=None,  # the plan bounds what a worker takes
-        dashboard_address="127.0.0.1:0",
-        preload=[_LEAVE_CTRL_C],
-        silence_logs=logging.CRITICAL,
-    ) as cluster:
-        yield cluster
-
-
-@contextmanager
-def _client(distributed: Any, address: Any) -> Iterator[Any]:
-    log = logging.getLogger("distributed.client")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # what it tells in many lines is raised in one
-    try:
-        with _connected(distributed, address) as client:
-            yield client
-    finally:
-        log.setLevel(level)
-
-
-def _connected(distributed: Any, address: Any) -> Any:
-    try:
-        return distributed.Client(address, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no Dask scheduler answers at {address} ({_line(error)}); start one with: dask scheduler"
-        ) from None
-
-
-def _import_distributed() -> Any:
-    try:
-        import distributed
-    except ImportError:
-        raise ConfigError("Dask is not installed; get it with: pip install 'rs_biformer[cluster]'") from None
-    return distributed
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -49,7 +49,9 @@ def _strips(
     sweep = Sweep(plan, run.lane, layers, arrays)
     begun: Strip | None = None
     inferred = 0
-    items = read_ahead(read_run(source, plan, run, arrays.staged), plan.read_ahead)
+    items = read_run(source, plan, run, arrays.staged)
+    if plan.window_count > plan.batch_size:  # of a single batch there is nothing to read ahead of
+        items = read_ahead(items, plan.read_ahead)
     with closing(items):
         for item in items:
             if item.strip is not begun:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.predict.arrays import Array, library_of
-from rs_biformer.predict.backends import Backend, backend_of, is_module
+from rs_biformer.predict.backends import Backend, backend, backend_of, is_module
 from rs_biformer.predict.onnx import OnnxModel
 from rs_biformer.predict.recipe import Device, Model, Recipe, Worker
 from rs_biformer.predict.tta import averaged
@@ -33,7 +33,7 @@ class Ensemble:
 
     def make_backend(self) -> Backend:
         """What runs the models, each by its own library; see backends.py."""
-        return _Together(self.members)
+        return _Together([backend_of(member).NAME for member in self.members], self.members)
 
 
 def members_of(model: Model) -> tuple[Model, ...]:
@@ -41,45 +41,65 @@ def members_of(model: Model) -> tuple[Model, ...]:
     return model.members if isinstance(model, Ensemble) else (model,)
 
 
+def backend_names(model: Model) -> tuple[str, ...]:
+    """The NAME of the back end of each model of an ensemble, or of the one: all that a survey of workers needs."""
+    return tuple(backend_of(member).NAME for member in members_of(model))
+
+
+def named_backend(names: Sequence[str]) -> Backend:
+    """The back end that runs models of these back ends together, where the models themselves are not at hand."""
+    return backend(names[0]) if len(names) == 1 else _Together(names, [None] * len(names))
+
+
+def is_movable(model: Model) -> bool:
+    """Whether all that torch runs of a model can be brought to a GPU."""
+    return all(is_module(member) for member in members_of(model) if not isinstance(member, OnnxModel))
+
+
 class _Together:
-    """The back ends of several models as one. A device is that of torch, where a model needs it."""
+    """The back ends of several models as one. A device is that of torch, where a model needs it.
+
+    names: of the back ends. members: the models; None for each where they are not at hand.
+    """
 
     NAME = "ensemble"
 
-    def __init__(self, members: Sequence[Model]) -> None:
+    def __init__(self, names: Sequence[str], members: Sequence[Model | None]) -> None:
         self._members = members
-        self._backends = [backend_of(member) for member in members]
+        self._exported = [name == OnnxModel.backend for name in names]
+        self._backends = [backend(name) for name in names]
         # The one whose arrays and devices are those of all: torch's where there is any.
-        self._leader = min(zip(self._backends, members, strict=True), key=lambda pair: _is_exported(pair[1]))[0]
+        self._leader = self._backends[min(range(len(names)), key=self._exported.__getitem__)]
 
     def software(self) -> str:
-        return ", ".join(dict.fromkeys(backend.software() for backend in self._backends))
+        return ", ".join(dict.fromkeys(one.software() for one in self._backends))
 
     def threads(self) -> int:
         return self._leader.threads()
 
     def use_threads(self, count: int) -> None:
-        for backend in self._backends:
-            backend.use_threads(count)
+        for one in self._backends:
+            one.use_threads(count)
 
     def pick_devices(self, names: Device | Sequence[Device], movable: bool = True) -> list[Any]:
-        own = [member for member in self._members if not _is_exported(member)]
-        return self._leader.pick_devices(names, all(map(is_module, own)))
+        return self._leader.pick_devices(names, movable)
 
     def good_at_bf16(self, device: Any) -> bool:
         return self._leader.good_at_bf16(device)
 
     def hardware(self, device: Any, threads: int, model: Any = None) -> str:
-        pairs = zip(self._backends, self._members, strict=True)
-        kinds = [backend.hardware(self._device_of(member, device), threads, member) for backend, member in pairs]
+        kinds = [
+            one.hardware(self._device_of(exported, device), threads, member)
+            for one, exported, member in zip(self._backends, self._exported, self._members, strict=True)
+        ]
         return " with ".join(dict.fromkeys(kinds))
 
     def prepare(self, recipe: Recipe, model: Any, device: Any, copy: bool = False) -> Worker:
         own = replace(recipe, models=1, disagreement=False)
         as_exported = replace(own, precision="32", compile=False)  # a file computes in the numbers that it has
         workers = [
-            backend.prepare(as_exported if _is_exported(member) else own, member, self._device_of(member, device), copy)
-            for backend, member in zip(self._backends, self._members, strict=True)
+            one.prepare(as_exported if exported else own, member, self._device_of(exported, device), copy)
+            for one, exported, member in zip(self._backends, self._exported, self._members, strict=True)
         ]
         arrays = next(worker.arrays for worker, one in zip(workers, self._backends, strict=True) if one is self._leader)
 
@@ -97,15 +117,11 @@ class _Together:
 
         return Worker(predict, arrays)
 
-    def _device_of(self, member: Model, device: Any) -> Any:
+    def _device_of(self, exported: bool, device: Any) -> Any:
         """The device of a member: what runs exported models takes the CPU, or a GPU where it has one."""
-        if not _is_exported(member) or all(map(_is_exported, self._members)):
+        if not exported or all(self._exported):
             return device
         return "cpu" if str(device).startswith("cpu") else "auto"
-
-
-def _is_exported(model: Model) -> bool:
-    return isinstance(model, OnnxModel)
 
 
 def _stacked(values: Iterable[Array]) -> Array:

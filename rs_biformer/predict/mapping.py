@@ -1,8 +1,8 @@
 """From a scene of any size and any model to its maps: plan, infer here or on a cluster, write what is missing."""
 
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from rs_biformer.background import WriteBehind
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.machine import machine_memory
-from rs_biformer.predict.backends import backend_of, eval_mode, is_module, needing_torch
+from rs_biformer.predict.backends import backend_of, eval_mode, needing_torch
 from rs_biformer.predict.cluster import Cluster, connect
 from rs_biformer.predict.engine import Done, infer_runs
-from rs_biformer.predict.ensemble import members_of
+from rs_biformer.predict.ensemble import is_movable, members_of
 from rs_biformer.predict.options import Compute, Options, Windows
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Strip, make_plan
 from rs_biformer.predict.recipe import Device, Model, Recipe, Worker
-from rs_biformer.predict.resume import fingerprint
+from rs_biformer.predict.resume import fingerprint, model_identity
 from rs_biformer.predict.shortage import memory_errors
 from rs_biformer.raster import metadata
 from rs_biformer.raster.gdal import CACHE_BYTES, set_cache
@@ -128,44 +128,39 @@ def map_scene(
     on_plan: Callable[[Plan], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     tags: Mapping[str, str] | None = None,
+    runner: "Runner | None" = None,
 ) -> None:
-    """`predict_scene` with its maps by name, `classes` and any of outputs.SCORES, and its options in their groups."""
+    """`predict_scene` with its maps by name, `classes` and any of outputs.SCORES, and its options in their groups.
+
+    runner: that of `open_runner` for the same model, layers and options, where several scenes are mapped.
+    """
     windows, compute, output = options.windows, options.compute, options.output
     count = classes if isinstance(classes, int) else len(classes)
-    disagreement = "disagreement" in paths
     models = len(members_of(model))
-    if models > 1 and compute.cluster is not None:
-        raise ConfigError("a cluster maps with one model; leave out --cluster, or map with each model by itself")
-    recipe = Recipe(
-        count, normalisation, compute.precision, windows.tta, windows.scales, disagreement, compute.compile, models
-    )
+    recipe = _recipe(model, count, tuple(paths), options, normalisation)
     layers = Layers(tuple(paths), count, output.probability_dtype)
     schema = classes if isinstance(classes, ClassSchema) else None
-    devices = backend_of(model).pick_devices(compute.device, is_module(model)) if compute.cluster is None else []
+    devices = _devices(model, compute) if runner is None else runner.devices
 
     with ExitStack() as stack:
-        for member in members_of(model):
-            stack.enter_context(eval_mode(member))
         source = scene if isinstance(scene, Scene) else stack.enter_context(Scene(scene))
         refuse_overwriting([*source.paths, source.area, getattr(model, "path", None)], paths.values())
         _require_bands(source, getattr(model, "normalisation", None) or normalisation)
         plan = _plan(source, layers, windows, compute, models, devices)
         _require_memory(plan, len(devices), compute.max_memory)
         stack.enter_context(memory_errors(plan, devices[0] if devices else None))
-        executor: _Here | _Away
-        if compute.cluster is None:
-            executor = _Here(model, recipe, devices)
-            plan = replace(plan, batch_size=executor.largest_batch(source, plan))
-        else:
-            executor = _Away(model, recipe, compute.device, stack.enter_context(connect(compute.cluster, model)))
+        if runner is None:
+            runner = stack.enter_context(_opened(model, recipe, devices, compute))
+        plan = replace(plan, batch_size=runner.largest_batch(source, plan))
         if on_plan is not None:
             on_plan(plan)
         set_cache(plan.memory.cache)
         stack.callback(set_cache, CACHE_BYTES)
         notes = _tags(plan, windows) | metadata.date_tags(source.path) | dict(tags or {})
-        state = fingerprint(source, model, plan, executor.recipe, executor.hardware) if output.resume else None
+        known = runner.recipe, runner.hardware, runner.identity
+        state = fingerprint(source, model, plan, *known) if output.resume else None
         maps = _open_maps(stack, source, paths, layers, schema, notes, state, output.restart)
-        _fill(maps, executor, source, plan, layers, progress)
+        _fill(maps, runner, source, plan, layers, progress)
         source.require_unchanged()
         for writer in maps.values():  # all of them before the first staging folder goes
             writer.complete()
@@ -196,22 +191,73 @@ def _plan(
     )
 
 
+@contextmanager
+def open_runner(
+    model: Model,
+    count: int,
+    layers: Sequence[str],
+    options: Options,
+    normalisation: "Normalisation | None" = None,
+) -> "Iterator[Runner]":
+    """What infers, for many scenes: the model is looked through, put into eval mode and brought to its devices once.
+
+    count: of classes. layers: the maps that are made of each scene. Raises like `map_scene`.
+    """
+    recipe = _recipe(model, count, layers, options, normalisation)
+    with _opened(model, recipe, _devices(model, options.compute), options.compute) as runner:
+        yield runner
+
+
+def _recipe(
+    model: Model, count: int, layers: Sequence[str], options: Options, normalisation: "Normalisation | None"
+) -> Recipe:
+    windows, compute, models = options.windows, options.compute, len(members_of(model))
+    differing = "disagreement" in layers
+    return Recipe(
+        count, normalisation, compute.precision, windows.tta, windows.scales, differing, compute.compile, models
+    )
+
+
+def _devices(model: Model, compute: Compute) -> list[Any]:
+    """Of this machine; none where a cluster's are used."""
+    return [] if compute.cluster is not None else backend_of(model).pick_devices(compute.device, is_movable(model))
+
+
+@contextmanager
+def _opened(model: Model, recipe: Recipe, devices: Sequence[Any], compute: Compute) -> "Iterator[Runner]":
+    with ExitStack() as stack:
+        for member in members_of(model):
+            stack.enter_context(eval_mode(member))
+        if compute.cluster is None:
+            yield _Here(model, recipe, devices)
+        else:
+            yield _Away(model, recipe, compute.device, stack.enter_context(connect(compute.cluster, model)))
+
+
 class _Here:
     """Inference by the devices of this machine."""
+
+    side_by_side = 1
+    """Scenes that may be mapped at a time: one keeps the machine busy."""
 
     def __init__(self, model: Model, recipe: Recipe, devices: Sequence[Any]) -> None:
         backend = backend_of(model)
         self.recipe = recipe.settled(model, all(map(backend.good_at_bf16, devices)))
         threads = backend.threads()
         self.hardware = " and ".join(sorted({backend.hardware(device, threads, model) for device in devices}))
-        self._model, self._devices, self._backend = model, devices, backend
+        self._model, self.devices, self._backend = model, devices, backend
+
+    @cached_property
+    def identity(self) -> str | None:
+        """The model's, which takes as long as to read its weights once."""
+        return model_identity(self._model)
 
     @cached_property
     def _workers(self) -> list[Worker]:
         """The model on each device: itself on the first, a copy on the others."""
         return [
             self._backend.prepare(self.recipe, self._model, device, copy=number > 0)
-            for number, device in enumerate(self._devices)
+            for number, device in enumerate(self.devices)
         ]
 
     def largest_batch(self, source: Scene, plan: Plan) -> int:
@@ -227,8 +273,8 @@ class _Here:
     def infer(
         self, source: Scene, plan: Plan, layers: Layers, missing: Sequence[Place], tick: Callable[[int], None]
     ) -> Generator[Done]:
-        share = -(-len(missing) // len(self._devices))
-        runs = plan.runs(missing, at_most=share if len(self._devices) > 1 else None)
+        share = -(-len(missing) // len(self.devices))
+        runs = plan.runs(missing, at_most=share if len(self.devices) > 1 else None)
         return infer_runs(source, plan, self._workers[: len(runs)], runs, layers, tick)
 
 
@@ -242,12 +288,27 @@ class _Away:
         self.recipe, self.hardware = recipe.settled(model, found.bf16), found.hardware
         self._kinds = found.kinds
         self._model, self._device, self._cluster = model, device, cluster
+        self.devices: list[Any] = []
+
+    @property
+    def side_by_side(self) -> int:
+        """Scenes that may be mapped at a time, if each is work for one worker."""
+        return 2 * self._cluster.workers()
+
+    @cached_property
+    def identity(self) -> str | None:
+        """The model's."""
+        return model_identity(self._model)
+
+    def largest_batch(self, source: Scene, plan: Plan) -> int:
+        """The plan's: what a worker cannot hold it tells."""
+        return plan.batch_size
 
     def infer(
         self, source: Scene, plan: Plan, layers: Layers, missing: Sequence[Place], tick: Callable[[int], None]
     ) -> Generator[Done]:
         of_workers = self._cluster.infer(
-            self._model, self.recipe, self._device, source, plan, layers, missing, self._kinds
+            self._model, self.recipe, self._device, source, plan, layers, missing, self._kinds, self.identity
         )
         with closing(of_workers) as finished:
             for strip, made in finished:
@@ -255,9 +316,13 @@ class _Away:
                 yield strip, made
 
 
+Runner = _Here | _Away
+"""What infers the strips of scenes."""
+
+
 def _fill(
     maps: dict[str, MapWriter],
-    executor: _Here | _Away,
+    runner: Runner,
     source: Scene,
     plan: Plan,
     layers: Layers,
@@ -282,7 +347,7 @@ def _fill(
     if not missing:
         return
     with (
-        closing(executor.infer(source, plan, layers, missing, tick)) as finished,
+        closing(runner.infer(source, plan, layers, missing, tick)) as finished,
         WriteBehind(plan.write_behind) as out,
     ):
         for strip, made in finished:

@@ -64,7 +64,9 @@ def read_run(source: Readable, plan: Plan, run: Run, staged: Stage = as_they_are
     """
     top = plan.strip(run.lane, run.first).output.row
     rows = _Rows(plan)
-    parts = read_ahead(_read_parts(source, plan, run), 1)
+    parts = _read_parts(source, plan, run)
+    if plan.window_count > plan.batch_size:
+        parts = read_ahead(parts, 1)
     with closing(parts):
         for strip, part in parts:
             rows.add(part, strip.output.row)

@@ -31,18 +31,19 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def fingerprint(
-    scene: Scene, model: Callable[..., Any], plan: Plan, recipe: Recipe, hardware: str
+    scene: Scene, model: Callable[..., Any], plan: Plan, recipe: Recipe, hardware: str, known: str | None = None
 ) -> dict[str, str] | None:
     """What decides every byte of the maps of `scene` by `model`; None for a model that has no identity.
 
-    recipe: with a precision that is settled, not `auto`. hardware: what the back end says of the device.
+    recipe: with a precision that is settled, not `auto`. hardware: what the back end says of the device. known: the
+    model's identity, where it was worked out before.
 
     A module is known by its weights, an object with an attribute `fingerprint` (a line of text, such as the digest of
     its file) by that. Any other callable could be anything in the next process.
 
     Raises RasterError when a file of the scene cannot be opened.
     """
-    identity = model_identity(model)
+    identity = known or model_identity(model)
     if identity is None:
         return None
     return {

@@ -6,27 +6,27 @@ Imports Dask, so only cluster.py imports this, where a cluster was asked for.
 import ctypes
 import os
 import pickle
-import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
 from numpy.typing import NDArray
 
-import rs_biformer
-from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.predict.backends import backend, backend_of, is_module
+from rs_biformer.errors import ConfigError
+from rs_biformer.predict.backends import backend, backend_of
 from rs_biformer.predict.engine import infer_strips
+from rs_biformer.predict.ensemble import is_movable, named_backend
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Run
 from rs_biformer.predict.recipe import Worker as Prepared
 from rs_biformer.predict.shortage import memory_errors
 from rs_biformer.raster.gdal import set_cache
 from rs_biformer.raster.scene import Scene
+from rs_biformer.shares.worker import Seen, errors_alone, require_versions
+from rs_biformer.shares.worker import versions as of_shares
 
 _Ready = tuple[Prepared, Any, Any]  # the model made ready, its device, itself
 
@@ -46,10 +46,10 @@ class Facts:
 class Wanted:
     """What a worker must be to take part: the caller's versions, and one of the kinds of hardware of the survey.
 
-    backend: that runs the model, by name. kinds: none where any will do.
+    backends: that run the model, by name, see `ensemble.backend_names`. kinds: none where any will do.
     """
 
-    backend: str
+    backends: tuple[str, ...]
     versions: dict[str, str]
     kinds: tuple[str, ...] = ()
 
@@ -79,7 +79,7 @@ class SentModel(WorkerPlugin):
                 assert self._packed is not None
                 model, recipe, name = pickle.loads(self._packed)
                 run_by = backend_of(model)
-                device = run_by.pick_devices(name, is_module(model))[0]
+                device = run_by.pick_devices(name, is_movable(model))[0]
                 self._ready = run_by.prepare(recipe, model, device), device, model
                 self._packed = None  # not before: the next task must be able to try again
             yield self._ready
@@ -98,54 +98,43 @@ def _keep_memory() -> None:
 
 
 def infer_run(
-    model: str, scene: Scene, plan: Plan, layers: Layers, run: Run, wanted: Wanted
+    model: str, scene: Scene, files: Seen, plan: Plan, layers: Layers, run: Run, wanted: Wanted
 ) -> list[dict[str, NDArray[Any]]]:
-    """A task: the maps of the strips of a run, by the model that was sent under this name.
+    """A task: the maps of the strips of a run, by the model that was sent under this name. files: of the scene.
 
     Raises ConfigError on a worker that joined after the survey and is not what the others are.
     """
     worker = get_worker()
-    run_by, threads = backend(wanted.backend), worker.state.nthreads
-    require_versions(wanted.versions, versions(wanted.backend), worker.address)
+    run_by, threads = named_backend(wanted.backends), worker.state.nthreads
+    require_versions(wanted.versions, versions(wanted.backends), worker.address)
     sent = worker.plugins[model]
     assert isinstance(sent, SentModel)
-    require_files(scene, worker.address)
+    files.require(worker.address)
     set_cache(plan.memory.cache)
     run_by.use_threads(threads)
-    with scene, sent.in_hand() as (prepared, device, itself):
-        require_kind(wanted.kinds, run_by.hardware(device, threads, itself), worker.address)
+    with errors_alone(), scene, sent.in_hand() as (prepared, device, itself):
+        require_kind(wanted.kinds, backend_of(itself).hardware(device, threads, itself), worker.address)
         with memory_errors(plan, device):
             return [maps for _, maps in infer_strips(scene, plan, prepared, run, layers)]
 
 
-def describe(name: str, device: str, movable: bool, dask_worker: Worker) -> Facts:
+def describe(names: tuple[str, ...], device: str, movable: bool, dask_worker: Worker) -> Facts:
     """What this worker is, as an answer to the survey of the cluster. Dask fills in `dask_worker` by its name.
 
-    name: of the back end that is to run the model. movable: whether the model can go to a GPU.
+    names: of the back ends that are to run the model. movable: whether the model can go to a GPU.
     """
-    run_by = backend(name)
+    run_by = named_backend(names)
     place = run_by.pick_devices(device, movable)[0]
-    return Facts(versions(name), run_by.hardware(place, dask_worker.state.nthreads), run_by.good_at_bf16(place))
+    return Facts(versions(names), run_by.hardware(place, dask_worker.state.nthreads), run_by.good_at_bf16(place))
 
 
-def require_files(scene: Scene, address: str) -> None:
-    """Raise RasterError when a worker has no file where the command that sent the task has one."""
-    missing = [path for path in scene.paths if isinstance(path, Path) and not path.exists()]
-    if missing:
-        raise RasterError(
-            f"worker {address} cannot open {missing[0]}, which is there where the command runs; workers need the "
-            "scenes under the same paths, on a file system that all share, or as URLs (see docs/cluster.md)"
-        )
-
-
-def versions(name: str = "torch") -> dict[str, str]:
-    """What both ends must have alike: pickles are read by Python and the package, bytes come from the back end."""
-    library, version = backend(name).software().split()
-    return {
-        "rs_biformer": rs_biformer.__version__,
-        library: version,
-        "python": ".".join(platform.python_version_tuple()[:2]),
-    }
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """What both ends must have alike: what all shares need (`shares.worker.versions`), and the back ends."""
+    found = dict(of_shares())
+    for name in names:
+        library, own = backend(name).software().split()
+        found[library] = own
+    return found
 
 
 def require_kind(kinds: tuple[str, ...], found: str, address: str) -> None:
@@ -154,15 +143,4 @@ def require_kind(kinds: tuple[str, ...], found: str, address: str) -> None:
         raise ConfigError(
             f"the worker at {address} joined with {found}, and the map was begun on {' and '.join(kinds)}, whose last "
             "bits differ; stop it and the same command goes on, or start over with all workers there (--restart)"
-        )
-
-
-def require_versions(wanted: dict[str, str], found: dict[str, str], address: str) -> None:
-    """Raise ConfigError when a worker's versions are not those of the caller."""
-    wrong = [f"{name} {found.get(name, 'absent')} and not {version}" for name, version in wanted.items()]
-    wrong = [line for line, name in zip(wrong, wanted, strict=True) if found.get(name) != wanted[name]]
-    if wrong:
-        raise ConfigError(
-            f"the worker at {address} has {', '.join(wrong)}: install the same everywhere (pip install -c "
-            "constraints.txt) and start the workers again"
         )

@@ -124,7 +124,12 @@ def merge(classes: NDArray[np.uint8], above: NDArray[np.int64], patches: Patches
 def sieve(
     slabs: Iterable[NDArray[np.uint8]], row_areas: NDArray[np.float64], min_area: float
 ) -> Iterator[NDArray[np.uint8]]:
-    """The same slabs without patches smaller than `min_area`, each slab as soon as all its patches are settled.
+    """`sieved` for slabs of class indices (h, w)."""
+    return sieved(map(find_patches, slabs), row_areas, min_area)
+
+
+def sieved(slabs: Iterable[Patches], row_areas: NDArray[np.float64], min_area: float) -> Iterator[NDArray[np.uint8]]:
+    """The slabs (h, w) of these patches without those smaller than `min_area`, each as soon as all of it is settled.
 
     A small patch takes the class with which it shares the longest border (of equal ones the lowest index). Only large
     neighbours count at first; small patches that touch none then join those absorbed before them, from the outside
@@ -132,7 +137,7 @@ def sieve(
     one patch of its commonest class if it is large enough together, and masked otherwise. Masked pixels stay masked
     and take no part. The result does not depend on the height of the slabs.
 
-    slabs: class index (h, w) from the top down, all of one width. row_areas: area of a pixel in each row of the whole
+    slabs: from the top down, all of one width. row_areas: area of a pixel in each row of the whole
     map, in the unit of `min_area`. Memory: the runs of slabs that wait for a small patch, or for a group of them.
     """
     state = _Sieve(row_areas, min_area)
@@ -155,8 +160,7 @@ class _Sieve:
         self._borders = np.zeros((3, 0), np.int64)  # an unsettled patch, its neighbour's code, pixel edges in common
         self._slabs: deque[tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int64]]] = deque()  # lengths, codes
 
-    def add(self, slab: NDArray[np.uint8]) -> None:
-        patches = find_patches(slab)
+    def add(self, patches: Patches) -> None:
         rows = self._row + patches.starts // patches.shape[1]
         areas = sum_by(patches.numbers, patches.lengths * self._row_areas[rows], len(patches.classes))
         self._row += patches.shape[0]

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,7 +117,8 @@ class Scene(Closing):
         self.area = self._area.path
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_area": None}  # opened again by who needs it
+        area = self.area.absolute() if isinstance(self.area, Path) else self.area
+        return {**vars(self), "area": area, "_area": None}  # opened again by who needs it, wherever that is
 
     def _inside(self, window: Window) -> NDArray[np.bool_] | None:
         if self.area is None:
@@ -205,12 +208,12 @@ class Scene(Closing):
     def transform(self) -> Affine:
         return self._grid.transform
 
-    @property
+    @cached_property
     def gsd(self) -> float | None:
         """Metres per pixel on the ground at the scene's centre; None where nothing says where the scene lies."""
         return ground_sample_distance(self.crs, self.transform, self.height, self.width)
 
-    @property
+    @cached_property
     def pixel_sides(self) -> tuple[float, float] | None:
         """Width and height of a pixel on the ground in metres; None like `gsd`."""
         return pixel_sides(self.crs, self.transform, self.height, self.width)

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Sequence
 from copy import copy
+from functools import lru_cache
 from math import atan, cos, exp, hypot, pi, radians, sin, sqrt
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -349,7 +350,7 @@ def ground_sample_distance(crs: CRS | None, transform: Affine, height: int, widt
         mean_radius = radius * (1 - flattening) / (1 - squared * sin(latitude) ** 2)
         return pixel * unit * mean_radius * sqrt(cos(latitude)) if abs(latitude) < pi / 2 else None
     metres: float = pixel * crs.linear_units_factor[1]
-    projection = horizontal(crs).to_dict()
+    projection = _projection(crs)
     if projection.get("proj") in ("merc", "webmerc"):
         true = radians(projection.get("lat_ts", 0.0))
         northing = middle * crs.linear_units_factor[1] / (projection.get("k", 1.0) * cos(true))
@@ -376,6 +377,13 @@ def pixel_sides(crs: CRS | None, transform: Affine, height: int, width: int) -> 
         latitude = float((matrix(transform) @ (width / 2, height / 2, 1))[1]) * crs.units_factor[1]
         ratio *= cos(latitude)
     return gsd * sqrt(ratio), gsd / sqrt(ratio)
+
+
+@lru_cache(maxsize=64)
+def _projection(crs: CRS) -> dict[str, Any]:
+    """The parameters of PROJ, which takes milliseconds to spell them: thousands of scenes share a few."""
+    found: dict[str, Any] = horizontal(crs).to_dict()
+    return found
 
 
 def _ellipsoid(crs: CRS) -> tuple[float, float]:

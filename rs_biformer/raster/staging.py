@@ -131,7 +131,8 @@ def open_folder(folder: Path, state: Mapping[str, Any], *, restart: bool, target
         if found != wanted or restart:
             discard(folder, target)
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / _STATE, json.dumps(wanted))
+            # One that a power cut damages is none, and the map is begun anew: to wait for the disk buys nothing.
+            write_text(folder / _STATE, json.dumps(wanted), sync=False)
         write_text(folder / _OWNER, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), sync=False)
     except BaseException:
         close_folder(folder, lock, keep=True, target=target)

@@ -106,7 +106,7 @@ def write_unless_edited(path: Path, text: str) -> bool:
     with raster_errors(path, "written"):
         if path.exists() and not (_is_untouched(path, text) and _draws_a_raster(path) == (_RASTER in text)):
             return False
-        write_text(path, f"{text}<!-- rs_biformer {_checksum(text)} -->\n")
+        write_text(path, f"{text}<!-- rs_biformer {_checksum(text)} -->\n", sync=False)  # cheap to make again
     return True
 
 
@@ -188,4 +188,6 @@ def _dataset(path: Path) -> Element:
 
 def _write(path: Path, document: Element) -> None:
     ElementTree.indent(document)
-    write_text(path, ElementTree.tostring(document, encoding="unicode") + "\n")
+    # Names are cheap to make again; a CRS is part of the map.
+    sync = document.find("SRS") is not None
+    write_text(path, ElementTree.tostring(document, encoding="unicode") + "\n", sync=sync)

@@ -1,45 +1,54 @@
 """A class map -> polygons, slab by slab: GeoPackage, FlatGeobuf, GeoParquet or GeoJSON.
 
-Slabs of rows are read, sieved (patches.py), traced to lines (outlines.py), which are simplified (simplify.py), and
-polygons are written (features.py) as soon as no later slab can add to them. Memory holds one slab, the outlines of the
-polygons that reach its last row, and the runs of slabs in which a small patch is not settled yet.
+Slabs of rows are read, sieved (patches.py), traced to lines (outlines.py), which are simplified (simplify.py), each by
+itself (tracing.py), and polygons are written (features.py) as soon as no later slab can add to them. Memory holds one
+slab, the outlines of the polygons that reach its last row, and the runs of slabs in which a small patch is not settled
+yet; on a cluster, the slabs that are on their way as well.
 """
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.files import temporary_folder
-from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.features import ClassPolygons, layer_name, require_format, write_features
 from rs_biformer.raster.georeference import Placing
 from rs_biformer.raster.ground import ground_areas, pixel_areas
 from rs_biformer.raster.legend import Legend
-from rs_biformer.raster.metadata import ScoreScale, read_class_names
-from rs_biformer.raster.mosaic import join_maps
-from rs_biformer.raster.outlines import Lines, Outlines, beside, outlines_of, polygons, trace
+from rs_biformer.raster.metadata import read_class_names
+from rs_biformer.raster.outlines import Lines, Outlines, beside, outlines_of, polygons
 from rs_biformer.raster.overwriting import refuse_overwriting
-from rs_biformer.raster.patches import Patches, find_patches, merge, sieve, sum_by
+from rs_biformer.raster.patches import Patches, merge, sieved
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.remarks import about_place
-from rs_biformer.raster.simplify import simplified
 from rs_biformer.raster.source import Source, require_same_grid
+from rs_biformer.raster.tracing import (
+    Joined,
+    Rows,
+    Scores,
+    Traced,
+    changed_slabs,
+    patches_of_rows,
+    shares_of,
+    trace_rows,
+    trace_slab,
+)
 from rs_biformer.schema import IGNORE
+from rs_biformer.shares import Executor, executor
 
 _LOG = logging.getLogger(__name__)
 
 _FARTHEST = 1e6  # pixels that a line may be moved
 _SLAB_PIXELS = 2**22
 _SLAB_ROWS = (16, 1024)
-_SLAB_BORDERS = 2**20
-"""Pixel edges between classes in a slab: memory grows with them, and a map of noise has two per pixel."""
 
 
 def vectorize(
@@ -51,6 +60,7 @@ def vectorize(
     min_area: float = 0.0,
     simplify: float = 1.0,
     rows: int | None = None,
+    cluster: Any = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write the patches of a class map, or of several on one grid, as polygons and return their number.
@@ -70,7 +80,9 @@ def vectorize(
     in patches.py); in the units of `area`. simplify: pixels by which an outline may leave the edges of the pixels; 0
     keeps every corner. The frame of the map and the points where three classes meet stay. rows: height of a slab; the
     default depends on the map alone. With `simplify=0` the polygons are the same for every height; otherwise the points
-    where borders pass from one slab to the next stay as well. progress: called with rows done and all rows.
+    where borders pass from one slab to the next stay as well. cluster: whose workers read and trace the slabs, as
+    `shares.executor` takes it; this process without one, with the same bytes. progress: called with rows done and all
+    rows.
 
     Raises RasterError when a raster cannot be read, is no class map or not on its grid, when a map without a CRS is to
     become GeoJSON, or the disk is full; ConfigError when an option cannot be meant.
@@ -88,32 +100,31 @@ def vectorize(
     if not maps or len(certain) not in (0, len(maps)):
         raise ConfigError(f"{len(maps)} map(s) and {len(certain)} confidence(s); give one for each map, or none")
     refuse_overwriting([*maps, *certain], [out])
+    joined, scores = Joined.of(maps), Joined.of(certain) if certain else None
     with ExitStack() as stack:
-        folder = stack.enter_context(temporary_folder())
-        source = stack.enter_context(closing(Source(_joined(maps, folder / "maps.vrt"))))
+        source = stack.enter_context(joined.opened())
         placing = Placing.of(source.crs, source.transform, source.gcps)
         placing = placing.in_metres() if out.suffix.lower() in (".gpkg", ".fgb") else placing
         require_format(out, placing.crs, maps[0])
         require_class_map(source)
         _tell(maps[0], source, placing)
-        scores = None
-        if certain:
-            scores = Scores(stack.enter_context(closing(Source(_joined(certain, folder / "confidence.vrt")))))
-            require_same_grid(source, scores.source)
-        height = rows or int(np.clip(_SLAB_PIXELS // source.width, *_SLAB_ROWS))
-        slabs: Iterable[NDArray[np.uint8]] = _slabs(source, height)
+        watched = [source]
+        if scores is not None:
+            watched.append(Scores(stack.enter_context(scores.opened())).source)
+            require_same_grid(*watched)
+        areas = None
         if min_area > 0:
-            areas = pixel_areas(source.crs, placing.transform, source.height, source.width)
-            if source.crs is None and placing.crs is not None:
-                areas = pixel_areas(placing.crs, placing.transform, source.height, source.width)
-            slabs = sieve(slabs, areas, min_area)
+            crs = placing.crs if source.crs is None else source.crs
+            areas = pixel_areas(crs, placing.transform, source.height, source.width)
+        slabs = rows or int(np.clip(_SLAB_PIXELS // source.width, *_SLAB_ROWS))
+        tasks = list(shares_of(joined, scores, (source.height, source.width), slabs, simplify))
+        shares = stack.enter_context(executor(cluster))
+        lines = stack.enter_context(closing(_traced(shares, tasks, areas, min_area)))
         legend = Legend.of(maps[0], read_class_names(source.path))
-        features = _features(source, placing, legend.names, slabs, scores, simplify, progress)
-        watched = [source, *([scores.source] if scores is not None else [])]
-        features = _of_unchanged(watched, features)
+        features = _features(lines, source.height, placing, legend.names, scores is not None, progress)
         return write_features(
             out,
-            features,
+            _of_unchanged(watched, features),
             placing.crs,
             with_confidence=scores is not None,
             layer=layer or layer_name(out),
@@ -121,15 +132,26 @@ def vectorize(
         )
 
 
+def _traced(
+    shares: Executor, tasks: Sequence[Rows], areas: NDArray[np.float64] | None, min_area: float
+) -> Generator[Traced]:
+    """The slabs of a map, traced by `shares`; sieved before where the areas of pixels are given, row by row."""
+    if areas is None:
+        with closing(shares.map(trace_rows, tasks)) as traced:
+            yield from chain.from_iterable(traced)
+        return
+    with closing(shares.map(patches_of_rows, tasks)) as found:
+        slabs = sieved(chain.from_iterable(found), areas, min_area)
+        changed = changed_slabs(slabs, tasks[0].scores, len(areas), tasks[0].tolerance)
+        with closing(shares.map(trace_slab, changed)) as lines:
+            yield from lines
+
+
 def _of_unchanged(sources: Sequence[Source], features: Iterable[ClassPolygons]) -> Iterator[ClassPolygons]:
     """The features, if at the last of them the rasters are still those that they were."""
     yield from features
     for source in sources:
         source.require_unchanged()
-
-
-def _joined(paths: Sequence[PathLike], vrt: Path) -> PathLike:
-    return paths[0] if len(paths) == 1 else join_maps(paths, vrt)
 
 
 def _tell(path: PathLike, source: Source, placing: Placing) -> None:
@@ -150,45 +172,19 @@ def require_class_map(source: Source) -> None:
         )
 
 
-def _slabs(source: Source, rows: int) -> Iterator[NDArray[np.uint8]]:
-    """The map from the top down, IGNORE where it is masked; a slab with a great many borders comes in parts."""
-    for window in cover(Window(0, 0, source.height, source.width), rows):
-        pixels = source.read([1], window)
-        slab = np.where(source.valid([1], pixels, window), pixels[0], np.uint8(IGNORE))
-        borders = int(np.count_nonzero(slab[1:] != slab[:-1]) + np.count_nonzero(slab[:, 1:] != slab[:, :-1]))
-        yield from np.array_split(slab, min(len(slab), 1 + borders // _SLAB_BORDERS))
-
-
-class Scores:
-    """A raster of one number per pixel, in the scale that the file declares."""
-
-    def __init__(self, source: Source) -> None:
-        if source.count != 1:
-            raise RasterError(f"{source.path} has {source.count} bands; a confidence map has one, cut it out first")
-        self.source = source
-        self._quantity = ScoreScale(source.path)
-
-    def read(self, window: Window) -> NDArray[np.float64]:
-        """A window of the raster (h, w), NaN where it is masked."""
-        pixels = self.source.read([1], window)
-        values = self._quantity(pixels[0][None])[0]
-        return np.where(self.source.valid([1], pixels, window), values, np.nan)
-
-
 def _features(
-    source: Source,
+    slabs: Iterable[Traced],
+    height: int,
     placing: Placing,
     names: Mapping[int, str],
-    slabs: Iterable[NDArray[np.uint8]],
-    scores: Scores | None,
-    tolerance: float,
+    with_confidence: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[ClassPolygons]:
-    builder, row = FaceBuilder(source.height, tolerance), 0
+    """The polygons of a map of so many rows, whose slabs come from the top down."""
+    builder, row = FaceBuilder(height), 0
     for slab in slabs:
-        rows = Window(row, 0, len(slab), source.width)
-        outlines, classes, means = builder.add(slab, None if scores is None else scores.read(rows))
-        row += len(slab)
+        outlines, classes, means = builder.add(slab)
+        row += slab.patches.shape[0]
         if len(outlines):
             outlines = shapely.transform(outlines, placing.ground)
             # Where rows run north, what was counterclockwise on the screen runs the other way.
@@ -198,54 +194,41 @@ def _features(
                 classes,
                 [names.get(index, f"class {index}") for index in classes.tolist()],
                 ground_areas(outlines, placing.crs, placing.transform),
-                None if scores is None else means,
+                means if with_confidence else None,
             )
         if progress is not None:
-            progress(row, source.height)
+            progress(row, height)
 
 
 class FaceBuilder:
-    """Polygons of a map that comes slab by slab.
+    """Polygons of a map that comes slab by slab. height: rows of the map."""
 
-    height: rows of the map. tolerance: pixels, see `simplified`; 0 for exact outlines.
-    """
-
-    def __init__(self, height: int, tolerance: float) -> None:
-        self._height, self._tolerance = height, tolerance
+    def __init__(self, height: int) -> None:
+        self._height = height
         self._row = 0
-        self._values: NDArray[np.uint8] | None = None  # of the row above ...
-        self._above = np.zeros(0, np.int64)  # ... and the number of the open face of each pixel
+        self._above = np.zeros(0, np.int64)  # the number of the open face of each pixel of the row above
         self._classes = np.zeros(0, np.uint8)  # of the open faces
         self._sums, self._counts = np.zeros(0), np.zeros(0)
         self._lines: list[Outlines] = []  # of the open faces, by slab
 
-    def add(
-        self, values: NDArray[np.uint8], scores: NDArray[np.float64] | None = None
-    ) -> tuple[NDArray[np.object_], NDArray[np.uint8], NDArray[np.float64]]:
-        """The polygons that this slab completes, in pixels (x = column, y = row), their classes and mean scores.
-
-        values: class index (h, w), IGNORE where masked. scores: (h, w), NaN where masked.
-        """
-        patches = find_patches(values)
-        last = self._row + len(values) == self._height
-        lines = trace(values, self._values, last=last)
-        if self._tolerance > 0:
-            lines = simplified(lines, patches.shape, self._tolerance, last=last)
+    def add(self, slab: Traced) -> tuple[NDArray[np.object_], NDArray[np.uint8], NDArray[np.float64]]:
+        """The polygons that a slab completes, in pixels (x = column, y = row), their classes and mean scores."""
+        patches, lines = slab.patches, slab.lines
+        last = self._row + patches.shape[0] == self._height
         merged = merge(self._classes, self._above, patches, last=last)
         faces = self._faces_beside(lines, patches, merged.known)
         faces[faces >= 0] = merged.part[faces[faces >= 0]]
         new = outlines_of(lines, faces, self._row)
         new = new[(new.faces >= 0) & (merged.classes[new.faces] != IGNORE)]
-        sums, counts = _score_sums(patches, scores)
-        sums, counts = merged.total(self._sums, sums), merged.total(self._counts, counts)
+        sums, counts = merged.total(self._sums, slab.sums), merged.total(self._counts, slab.counts)
 
         done = ~merged.growing & (merged.classes != IGNORE)
         lots = [*(lot.of(merged.part[lot.faces]) for lot in self._lines), new]
         finished = Outlines.join([lot[done[lot.faces]] for lot in lots])
         number = np.where(done, np.cumsum(done), np.cumsum(merged.growing)) - 1
         self._lines = [rest.of(number[rest.faces]) for lot in lots if len((rest := lot[~done[lot.faces]]).faces)]
-        self._row += len(values)
-        self._values, self._above = values[-1].copy(), number[merged.last_row]
+        self._row += patches.shape[0]
+        self._above = number[merged.last_row]
         self._classes = merged.classes[merged.growing]
         self._sums, self._counts = sums[merged.growing], counts[merged.growing]
 
@@ -264,16 +247,3 @@ class FaceBuilder:
             above = (row < 0) & (column >= 0) & (column < width)
             faces[above] = self._above[column[above]]
         return faces
-
-
-def _score_sums(
-    patches: Patches, scores: NDArray[np.float64] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum and number of the scores in each patch."""
-    count = len(patches.classes)
-    if scores is None:
-        return np.zeros(count), np.zeros(count)
-    there = np.isfinite(scores.ravel())
-    sums = np.add.reduceat(np.where(there, scores.ravel(), 0), patches.starts)
-    counts = np.add.reduceat(there, patches.starts, dtype=np.float64)
-    return sum_by(patches.numbers, sums, count), sum_by(patches.numbers, counts, count)

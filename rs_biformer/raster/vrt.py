@@ -7,6 +7,7 @@ here: a VRT in a VRT is looked through as well, and a description under the name
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -30,6 +31,16 @@ _ours: set[Path] = set()
 def trust(path: Path) -> None:
     """Take a VRT that this package has written as it is: what it names was opened before."""
     _ours.add(path)
+
+
+@contextmanager
+def trusted(path: Path) -> Iterator[None]:
+    """`trust` for as long as the block runs, after which the name may be another's."""
+    trust(path)
+    try:
+        yield
+    finally:
+        _ours.discard(path)
 
 
 def may_name_servers() -> bool:

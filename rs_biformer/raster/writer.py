@@ -307,21 +307,58 @@ def write_chip(
     descriptions: Sequence[str] | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Write pixels (h, w) or (C, h, w) as a small compressed GeoTIFF that appears complete or not at all.
+    """Write `encode_chip` of the same arguments to a file that appears complete or not at all.
+
+    Raises RasterError when the file cannot be written.
+    """
+    place_chip(
+        path,
+        encode_chip(
+            array,
+            crs=crs,
+            transform=transform,
+            nodata=nodata,
+            colormap=colormap,
+            descriptions=descriptions,
+            mask=mask,
+        ),
+    )
+
+
+def place_chip(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write the bytes of a chip to a file that appears complete or not at all, and make its folder.
+
+    Raises RasterError when it cannot be written.
+    """
+    path = Path(path)
+    with raster_errors(path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _write_errors(path), replacing(path, sync=False) as partial:
+        partial.write_bytes(content)
+
+
+def encode_chip(
+    array: NDArray[Any],
+    *,
+    crs: CRS | str | None,
+    transform: Affine,
+    nodata: float | None = None,
+    colormap: Mapping[int, Sequence[int]] | None = None,
+    descriptions: Sequence[str] | None = None,
+    mask: NDArray[np.bool_] | None = None,
+) -> bytes:
+    """Pixels (h, w) or (C, h, w) as a small compressed GeoTIFF.
 
     colormap: value -> red, green, blue(, alpha), for one uint8 band. descriptions: a name per band. mask: the valid
     pixels (h, w), stored inside the file.
 
-    Raises RasterError when the file cannot be written.
+    Raises RasterError for what a GeoTIFF cannot hold.
     """
-    path = Path(path)
     pixels = array[None] if array.ndim == 2 else array
     count, height, width = pixels.shape
-    with raster_errors(path, "written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with gdal_env(), _write_errors(path), replacing(path, sync=False) as partial:
+    with gdal_env(), raster_errors("a chip", "encoded"), MemoryFile(ext=".tif") as memory:
         with open_raster(
-            partial,
+            memory.name,
             "w",
             driver="GTiff",
             height=height,
@@ -341,10 +378,12 @@ def write_chip(
             sink.write(pixels)
             if mask is not None:
                 sink.write_mask(mask)
-        with open_raster(partial) as file:  # closing drops the report of a full disk, see MapWriter
+        with open_raster(memory.name) as file:  # closing drops the report of what could not be written
             whole = np.array_equal(file.read().view(np.uint8), np.ascontiguousarray(pixels).view(np.uint8))
             if not whole or (mask is not None and not np.array_equal(file.read_masks(1) > 0, mask)):
                 raise OSError("the file does not hold what was written")
+        content: bytes = memory.read()
+        return content
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def test_a_second_run_writes_no_chip_and_changes_no_byte(index, tmp_path, monkey
     def refuse(*_args, **_options):
         raise AssertionError("a chip was written again")
 
-    monkeypatch.setattr(chips_module, "write_chip", refuse)
+    monkeypatch.setattr(chips_module, "place_chip", refuse)
     write_chips(index, tmp_path / "out")
     assert snapshot(tmp_path / "out") == before
 
@@ -177,15 +177,15 @@ def test_a_changed_scene_is_cut_again(scene, index, tmp_path, write_raster):
 
 
 def test_a_failure_in_the_middle_leaves_whole_chips_and_no_index(index, tmp_path, monkeypatch):
-    written = chips_module.write_chip
+    written = chips_module.place_chip
 
-    def fail_at_the_fifth(path, *args, calls=[], **options):  # noqa: B006 - it counts
+    def fail_at_the_fifth(path, content, calls=[]):  # noqa: B006 - it counts
         calls.append(path)
         if len(calls) == 5:
             raise RasterError("the disk is full")
-        written(path, *args, **options)
+        written(path, content)
 
-    monkeypatch.setattr(chips_module, "write_chip", fail_at_the_fifth)
+    monkeypatch.setattr(chips_module, "place_chip", fail_at_the_fifth)
     with pytest.raises(RasterError, match="the disk is full"):
         write_chips(index, tmp_path / "out")
     assert len(list((tmp_path / "out").rglob("*_r*.tif"))) == 4

@@ -30,6 +30,35 @@ def model():
     return pointwise_model(tiny_meta(window=64))
 
 
+def test_scenes_whose_maps_are_there_are_not_looked_at(scene, model, tmp_path, monkeypatch):
+    for name in ("in/a.tif", "in/b.tif", "in/c.tif"):
+        scene(name)
+    rs_biformer.map_scenes(tmp_path / "in", model, tmp_path / "out", layers=["margin"])
+    wanted = (tmp_path / "out" / "b_margin.tif").read_bytes()
+    (tmp_path / "out" / "b_margin.tif").unlink()
+    for gone in "ac":  # nothing is read of them: they need not even be rasters
+        (tmp_path / "in" / f"{gone}.tif").write_text("no raster")
+    told: list = []
+    report = rs_biformer.map_scenes(
+        tmp_path / "in", model, tmp_path / "out", layers=["margin"], skip_existing=True, tell=told.append
+    )
+    assert [one.name for one in report.skipped] == ["a", "c"] and [one.name for one in report.mapped] == ["b"]
+    assert (tmp_path / "out" / "b_margin.tif").read_bytes() == wanted
+    assert [(one.number, one.total) for one in told if isinstance(one, Planned)] == [(2, 3)]
+
+
+def test_the_model_is_looked_through_once_for_many_scenes(scene, model, tmp_path, monkeypatch):
+    from rs_biformer.predict import mapping
+
+    seen: list[int] = []
+    real = mapping.model_identity
+    monkeypatch.setattr(mapping, "model_identity", lambda one: (seen.append(1), real(one))[1])
+    for name in ("in/a.tif", "in/b.tif", "in/c.tif"):
+        scene(name)
+    rs_biformer.map_scenes(tmp_path / "in", model, tmp_path / "out")
+    assert seen == [1]
+
+
 def torn(path: Path) -> Path:
     """The scene without its last bytes: its header is whole."""
     path.write_bytes(path.read_bytes()[:-6000])

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 import rs_biformer
 from rs_biformer.checkpoint import TrainedModel
 from rs_biformer.errors import CheckpointError, ConfigError, RasterError, RsBiformerError
+from rs_biformer.jobs import ScenesFailed, map_scenes
+from rs_biformer.predict import Ensemble, predict_scene
 from rs_biformer.predict import cluster as cluster_module
-from rs_biformer.predict import predict_scene
 from rs_biformer.predict.cluster import Cluster, connect, run_length
 from rs_biformer.predict.engine import infer_strips
 from rs_biformer.predict.forward import hardware, prepare
@@ -298,9 +299,9 @@ def test_the_survey_tells_what_the_workers_are(cluster):
 def test_a_worker_with_other_versions_is_refused_before_it_is_given_work(cluster, scene, monkeypatch):
     from rs_biformer.predict import worker
 
-    ours = worker.versions()
+    ours = worker.versions(("torch",))
 
-    def describe(name: str, device: str, movable: bool, dask_worker: object) -> worker.Facts:
+    def describe(names: tuple[str, ...], device: str, movable: bool, dask_worker: object) -> worker.Facts:
         return worker.Facts(ours | {"torch": "1.0"}, "cpu", False)
 
     monkeypatch.setattr(worker, "describe", describe)
@@ -313,8 +314,8 @@ def test_a_worker_with_other_versions_is_refused_before_it_is_given_work(cluster
 def test_a_worker_that_joins_with_other_versions_is_refused_as_well(cluster, scene, monkeypatch):
     from rs_biformer.predict import worker
 
-    both = iter([worker.versions() | {"torch": "1.0"}])
-    monkeypatch.setattr(worker, "versions", lambda name, ours=worker.versions: next(both, None) or ours(name))
+    both = iter([worker.versions(("torch",)) | {"torch": "1.0"}])
+    monkeypatch.setattr(worker, "versions", lambda names, ours=worker.versions: next(both, None) or ours(names))
     with pytest.raises(ConfigError, match=r"and not 1.0: install the same everywhere"):
         together(cluster, network(), scene, plan_of(scene))
 
@@ -379,7 +380,7 @@ def test_an_address_where_nobody_answers_is_refused():
 
 @pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP address:RuntimeWarning")  # a machine without network
 def test_a_scheduler_without_workers_is_not_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr(cluster_module, "PATIENCE", 0.2)
+    monkeypatch.setattr("rs_biformer.shares.cluster.PATIENCE", 0.2)
     with (
         distributed.LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as local,
         distributed.Client(local, set_as_default=False) as client,
@@ -424,6 +425,51 @@ def test_a_scene_mapped_on_a_cluster_has_the_bytes_of_one_that_is_not(client, sc
         assert one.read_bytes() == other.read_bytes()
     assert told == sorted(told)
     assert told[-1][0] == told[-1][1]
+
+
+def test_an_ensemble_on_a_cluster_has_the_bytes_of_one_that_is_not(client, scene, tmp_path):
+    members = [TrainedModel(network(), tiny_meta(window=WINDOW, schema=FOUR)) for _ in range(2)]
+    torch.nn.init.normal_(members[1].network[0].weight)
+    options = dict(classes=FOUR, window=WINDOW, batch_size=4)
+    for name, where in (("here", {}), ("there", {"cluster": client})):
+        maps = {layer: tmp_path / name / f"{layer}.tif" for layer in ("confidence", "disagreement")}
+        predict_scene(Ensemble(members), scene, tmp_path / name / "map.tif", **maps, **options, **where)
+    for path in (tmp_path / "here").iterdir():
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
+    alone = predict_scene(members[0], scene, tmp_path / "one.tif", **options)
+    assert alone.read_bytes() != (tmp_path / "here" / "map.tif").read_bytes()
+
+
+def test_small_scenes_are_mapped_side_by_side_and_told_one_after_the_other(client, write_raster, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        write_raster(f"in/{number}.tif", rng.integers(1, 256, (3, 40, 50)).astype(np.uint8), photometric="rgb")
+    (tmp_path / "in" / "5.tif").write_bytes((tmp_path / "in" / "5.tif").read_bytes()[:-3000])  # its header is whole
+    model = TrainedModel(Slow(0.1), tiny_meta(window=WINDOW * 4, schema=FOUR))
+    events: dict[str, list] = {}
+    for name, where in (("here", {}), ("there", {"cluster": client})):
+        events[name] = []
+        with pytest.raises(ScenesFailed, match="1 of 8 scenes are not mapped.*5"):
+            map_scenes(
+                tmp_path / "in", model, tmp_path / name, window=WINDOW * 4, tell=events[name].append,
+                allow_gsd_mismatch=True, device="cpu", **where,
+            )  # fmt: skip
+    told = {name: [(type(one).__name__, getattr(one, "name", "")) for one in events[name]] for name in events}
+    assert told["here"] == told["there"]
+    assert (tmp_path / "here" / "7_classes.tif").is_file()
+    for path in (tmp_path / "here").iterdir():
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
+
+
+def test_an_ensemble_is_surveyed_by_all_its_back_ends(cluster, monkeypatch):
+    from rs_biformer.predict import ensemble, worker
+
+    found = cluster.survey("cpu", Ensemble([network(), network()]))
+    assert found.kinds == (hardware(CPU, 1),)
+    assert worker.versions(("torch",))["torch"] == torch.__version__
+    assert ensemble.is_movable(Ensemble([network(), network()]))
+    assert not ensemble.is_movable(Ensemble([network(), lambda batch: batch]))
 
 
 def test_what_a_cluster_left_unfinished_is_finished_without_it(client, scene, tmp_path, monkeypatch):
@@ -484,7 +530,7 @@ def test_the_strips_of_a_worker_that_was_killed_are_made_again(scene, workers: i
 
 
 def processes(cluster: Cluster) -> list[int]:
-    return sorted(cluster._client.run(os.getpid).values())
+    return sorted(cluster.client.run(os.getpid).values())
 
 
 class Fatal(nn.Module):
@@ -535,16 +581,3 @@ def test_a_scheduler_started_by_hand_is_found_and_its_loss_is_told(scheduler, sc
         process.kill()
         with pytest.raises(RsBiformerError, match=r"cluster was lost \(scheduler-connection-lost\); the same command"):
             list(strips)
-
-
-def test_a_worker_that_cannot_see_a_file_is_named_with_the_rule(write_raster):
-    from rs_biformer.predict.worker import require_files  # needs the optional dask
-
-    path = write_raster("a.tif", np.ones((3, 8, 8), np.uint8))
-    with Scene(path) as scene:
-        require_files(scene, "tcp://10.0.0.7:4711")
-        path.unlink()
-        with pytest.raises(
-            RasterError, match=r"worker tcp://10\.0\.0\.7:4711 cannot open .*a\.tif.* under the same paths"
-        ):
-            require_files(scene, "tcp://10.0.0.7:4711")

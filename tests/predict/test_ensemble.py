@@ -171,8 +171,6 @@ def test_the_command_averages_files_of_every_form(write_raster, tmp_path, capsys
     capsys.readouterr()
     assert main(["predict", *models, str(one), str(scene), "--out", str(tmp_path / "c")]) == 2
     assert "one.ckpt is given twice" in capsys.readouterr().err
-    assert main(["predict", *models, str(scene), "--out", str(tmp_path / "c"), "--cluster", "dask"]) == 2
-    assert "a cluster maps with one model" in capsys.readouterr().err and not list((tmp_path / "c").glob("*.tif"))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from rs_biformer.cli import vectorize as command
 from rs_biformer.errors import ConfigError, RasterError
-from rs_biformer.raster import vector
+from rs_biformer.raster import tracing
 from rs_biformer.raster.gdal import open_raster
 from rs_biformer.raster.ground import ground_areas
 from rs_biformer.raster.vector import vectorize
@@ -395,7 +395,7 @@ def test_a_disk_that_fills_up_is_an_error_and_nothing_is_left(tmp_path, suffix):
 def test_a_map_of_noise_is_taken_in_lower_bands(tmp_path, monkeypatch):
     path = write(tmp_path / "map.tif", blobs(0, 30, 20))
     vectorize(path, tmp_path / "a.parquet", simplify=0)
-    monkeypatch.setattr(vector, "_SLAB_BORDERS", 100)
+    monkeypatch.setattr(tracing, "_SLAB_BORDERS", 100)
     seen: list[int] = []
     vectorize(path, tmp_path / "b.parquet", simplify=0, progress=lambda done, _: seen.append(done))
     assert len(seen) > 5 and seen[-1] == 30

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from rs_biformer.data.parallel import ordered_map
+from rs_biformer.shares import Here
 
 PARENT = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from rs_biformer.data.parallel import ordered_map
-from test_parallel import busy
+from rs_biformer.shares import Here
+from test_here import busy
 if __name__ == "__main__":
-    list(ordered_map(busy, [Path(sys.argv[1]) / str(number) for number in range(2)], 2))
+    list(Here(2).map(busy, [Path(sys.argv[1]) / str(number) for number in range(2)]))
 """
 
 
@@ -63,4 +63,4 @@ def test_workers_end_with_the_process_that_began_them(tmp_path, number):
 
 
 def test_results_come_in_the_order_of_the_tasks():
-    assert list(ordered_map(str, [3, 1, 2], 2)) == ["3", "1", "2"]
+    assert list(Here(2).map(str, [3, 1, 2])) == ["3", "1", "2"]
