@@ -40,6 +40,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "lite0 hybrid from stride 16": lambda: create_model("hybrid", classes=CLASSES, **FROM_STRIDE_16),
     "lite_hybrid": lambda: create_model("lite_hybrid", classes=CLASSES),
     "resnet50 hybrid, residual": lambda: create_model("hybrid", classes=CLASSES, cnn="resnet50"),
+    "resnet50 hybrid from stride 16": lambda: create_model(
+        "hybrid", classes=CLASSES, **FROM_STRIDE_16 | {"cnn": "resnet50", "width": 64}
+    ),
     "convnext_tiny hybrid": lambda: create_model("hybrid", classes=CLASSES, cnn="convnext_tiny"),
     "vit_small_patch16": lambda: create_model("vit_small_patch16_224", classes=CLASSES),
 }
