@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
-from math import atan, cos, exp, hypot, pi, radians, sin, sqrt
+from math import atan, cos, exp, hypot, isnan, pi, radians, sin, sqrt
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -430,8 +430,10 @@ def _largest_shift(one: Grid, other: Grid) -> float:
     if one.transform.is_degenerate:
         return 0.0 if one.transform.almost_equals(other.transform) else float("inf")
     corners = np.array([(col, row, 1) for col in (0, one.width) for row in (0, one.height)]).T
-    moved = np.linalg.inv(matrix(one.transform)) @ matrix(other.transform) @ corners
-    return float(np.abs(moved - corners).max())
+    with np.errstate(all="ignore"):
+        moved = np.linalg.inv(matrix(one.transform)) @ matrix(other.transform) @ corners
+        shift = float(np.abs(moved - corners).max())
+    return float("inf") if isnan(shift) else shift
 
 
 def matrix(transform: Affine) -> NDArray[np.float64]:

@@ -15,7 +15,9 @@ from rasterio.warp import transform
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
+from rs_biformer.raster.regrid import PixelGrid
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.source import grid_difference
 from rs_biformer.raster.writer import write_chip
 
 TEN_BY_TWELVE = Window(0, 0, 10, 12)
@@ -407,3 +409,10 @@ def test_reading_gives_no_warning_where_there_is_no_georeference(tmp_path, image
     assert not recwarn.list
     with pytest.warns(NotGeoreferencedWarning):
         rasterio.open(tmp_path / "a.tif").close()
+
+
+def test_a_grid_that_is_no_numbers_away_is_another_grid():
+    """Where the shift of a corner overflows, the grids are not the same."""
+    one = PixelGrid("one.tif", 10, 10, None, Affine(1e-200, 0, 5e5, 0, -1e-200, 5e6))
+    for other in (Affine(1e200, 0, 1e200, 0, -1e200, 1e200), Affine(float("inf"), 0, 0, 0, -1, 0)):
+        assert grid_difference(one, PixelGrid("other.tif", 10, 10, None, other)) is not None
