@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_checkpoint import pointwise_model, tiny_meta
 
 from rs_biformer.cli import main
 from rs_biformer.errors import ConfigError, RasterError, RsBiformerError
+from rs_biformer.jobs import evaluate_models, find_truths, load_model
+from rs_biformer.schema import PRESETS
 from rs_biformer.shares import cluster as cluster_module
 from rs_biformer.shares import connected, executor
 from rs_biformer.shares.cluster import Connection
@@ -231,3 +234,29 @@ def test_a_worker_that_is_killed_changes_nothing(city, short, monkeypatch):
             assert main([*command, "--cluster", "dask"]) == 0
             assert len([one for one in killed if one]) == number + 1
     assert made(city / "local") == made(city / "again")
+
+
+def test_maps_of_a_model_are_compared_by_workers_that_see_them_and_here_otherwise(client, write_raster, monkeypatch):
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, 6, (7, 9)).repeat(10, 0).repeat(10, 1)
+    colours = np.array(PRESETS["vaihingen"].colours, np.uint8)[index].transpose(2, 0, 1)
+    scene = write_raster("a.tif", rng.integers(1, 256, (3, 70, 90)).astype(np.uint8), photometric="rgb")
+    truths = find_truths([str(scene)], [str(write_raster("a_label.tif", colours, photometric="rgb"))])
+    model, read = load_model(pointwise_model(tiny_meta(window=64))), Connection.map
+    told: list[str] = []
+    counted: list[bool] = []
+
+    def figures(folder: str, **where: object) -> object:
+        found = evaluate_models({"m": model}, truths, scene.parent / folder, say=told.append, device="cpu", **where)
+        return found.results[0].scores.confusion.matrix.tolist()
+
+    monkeypatch.setattr(Connection, "map", lambda *given: (counted.append(True), read(*given))[1])
+    wanted = figures("local")
+    assert not counted and figures("seen", cluster=client) == wanted
+    assert len(counted) == 1 and not told
+    monkeypatch.setattr(Connection, "unseen", lambda self, files: f"worker tcp://10.0.0.7:1 cannot open {files[0]}")
+    assert figures("unseen", cluster=client) == wanted
+    assert len(counted) == 1
+    (line,) = told
+    assert line.startswith("note: the maps are compared here")
+    assert line.endswith(f"do not see the folder {scene.parent / 'unseen'}")
