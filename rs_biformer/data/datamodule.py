@@ -20,6 +20,7 @@ from rs_biformer.data.reader import CHUNK, SceneReader
 from rs_biformer.data.sampler import TrainSampler, ValidationSampler, balanced_weights
 from rs_biformer.errors import ConfigError
 from rs_biformer.geometry import Window
+from rs_biformer.machine import machine_cores
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class TileDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Share the memory out, and decode the scenes into it where that is asked for and fits."""
         here = 1 if self.trainer is None else self.trainer.num_devices  # processes of this machine, each with a reader
-        self.reader.limit(self.options.block_cache * 2**20 // (here * max(1, self.options.workers)))
+        self.reader.limit(self.options.block_cache * 2**20 // (here * max(1, self._workers)))
         if self.options.cache and not self._kept:
             self._kept = True  # or tried: once per run
             used = np.unique(np.concatenate([self.train.table.scene, self.val.table.scene])).tolist()
@@ -153,10 +154,15 @@ class TileDataModule(LightningDataModule):
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {
             "batch_size": self.options.batch_size,
-            "num_workers": self.options.workers,
+            "num_workers": self._workers,
             "pin_memory": on_gpu,
-            "persistent_workers": self.options.workers > 0,
+            "persistent_workers": self._workers > 0,
         }
+
+    @property
+    def _workers(self) -> int:
+        """Those asked for, and no more than there are cores: recipes are made for larger machines than some have."""
+        return min(self.options.workers, machine_cores())
 
 
 def _labelled(index: TileIndex) -> TileIndex:

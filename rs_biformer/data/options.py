@@ -14,7 +14,8 @@ class DataConfig:
     Args:
         index: Folder or file that `rs-biformer tile` wrote.
         batch_size: Windows per step and device.
-        workers: Processes that read windows; 0 reads in the training process. The result does not depend on it.
+        workers: Processes that read windows, no more than there are cores; 0 reads in the training process. The result
+            does not depend on it.
         samples_per_epoch: Windows drawn per epoch; null draws as many as there are training windows.
         balance: Strength of class-balanced sampling: 0 draws every window alike without repetition; s > 0 draws a
             window by the mean of frequency ** -s over its labelled pixels, so 1 makes rare classes about as frequent

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_index import write_tiny_index
 
+from rs_biformer.data import datamodule
 from rs_biformer.data import reader as reader_module
 from rs_biformer.data.augment import Augmentation
 from rs_biformer.data.datamodule import TileDataModule, without_overlap
@@ -38,6 +39,13 @@ def test_batches_do_not_depend_on_the_number_of_workers(index, workers):
     for one, other in zip(expected, found, strict=True):
         for name in ("image", "label", "valid"):
             assert torch.equal(one[name], other[name])
+
+
+def test_no_more_processes_read_than_there_are_cores(index, monkeypatch):
+    monkeypatch.setattr(datamodule, "machine_cores", lambda: 1)
+    module = TileDataModule(index, DataConfig(batch_size=4, workers=500))
+    assert module.train_dataloader().num_workers == 1
+    assert TileDataModule(index, DataConfig(batch_size=4, workers=0)).train_dataloader().num_workers == 0
 
 
 def test_a_batch_has_the_promised_shapes_and_dtypes(index):
@@ -137,6 +145,7 @@ def test_an_epoch_has_a_batch_for_every_device_or_is_refused(index):
 
 def test_processes_of_a_machine_share_its_memory_out(index, monkeypatch):
     taken = 2 * 128 * 160 * (3 + 2) + 128 * 160 * (3 + 2)  # three scenes of three bands, label and validity
+    monkeypatch.setattr(datamodule, "machine_cores", lambda: 2)
     monkeypatch.setattr(reader_module, "machine_memory", lambda: int(2.5 * taken / reader_module.CACHE_SHARE))
     for processes, fits in ((1, True), (2, True), (3, False)):
         module = TileDataModule(index, DataConfig(batch_size=4, workers=2, cache=True, block_cache=12))
