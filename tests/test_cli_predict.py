@@ -22,6 +22,7 @@ from rs_biformer.geometry import Window
 from rs_biformer.jobs import Loaded
 from rs_biformer.predict.options import Compute, Options, Output, Windows
 from rs_biformer.predict.plan import make_plan
+from rs_biformer.predict.quality import DEFAULT, Sight
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, PRESETS
 
@@ -335,7 +336,7 @@ def test_every_option_reaches_the_map_of_a_scene(rgb, pointwise, tmp_path, monke
     assert seen["paths"] == {layer: tmp_path / f"scene_{layer}.tif" for layer in ["classes", *layers]}
 
 
-def test_what_is_not_given_is_the_default_and_the_window_that_of_training(rgb, pointwise, tmp_path, monkeypatch):
+def test_what_is_not_given_is_the_default_and_the_model_tells_its_window(rgb, pointwise, tmp_path, monkeypatch):
     seen = {}
 
     def note(model, scene, paths, **given):
@@ -344,7 +345,8 @@ def test_what_is_not_given_is_the_default_and_the_window_that_of_training(rgb, p
 
     monkeypatch.setattr("rs_biformer.jobs.mapping.map_scene", note)
     run("predict", rgb(), "--checkpoint", "p.ckpt", "--out", tmp_path)
-    assert seen["options"] == Options(Windows(64))
+    assert seen["options"] == Options()
+    assert seen["sight"] == Sight(64, grows=True)
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
@@ -354,9 +356,11 @@ def test_the_help_tells_the_defaults(command):
     told = {action.dest: action.help for action in parser._actions}
     windows, compute, output = Windows(), Compute(), Output()
     for name, default in [
-        *((name, getattr(windows, name)) for name in ("overlap", "blend", "tta")),
+        *((name, getattr(windows, name)) for name in ("blend", "tta")),
         ("scales", 1),
-        *((name, getattr(compute, name)) for name in ("batch_size", "device", "precision")),
+        ("quality", DEFAULT),
+        ("batch_size", 64),
+        *((name, getattr(compute, name)) for name in ("device", "precision")),
         *([("probability_dtype", output.probability_dtype)] if command == "predict" else []),
     ]:
         assert f"({default}" in told[name], name

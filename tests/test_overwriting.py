@@ -63,7 +63,7 @@ WRITES = {
 NEITHER = set(
     "count measure min_distance parts "
     "repository private revision zones_layer fractional regrid license max_changed dtype mean std "
-    "help seed size gsd largest slope unit name window overlap bands nodata scale allow_dtype_mismatch "
+    "help seed quality size gsd largest slope unit name window overlap bands nodata scale allow_dtype_mismatch "
     "allow_shared_ground allow_huge block_size buffer tolerance max_unknown min_valid image eroded height "
     "chips workers label_as label_band label_nodata regrid_labels label_field label_layer label_crs "
     "buffer_labels label_order print_config fast find options pair map_numbers boundary samples title "

@@ -42,6 +42,7 @@ def predict(
     *,
     scores: Sequence[str] = (),
     area: str | None = None,
+    quality: str | None = None,
     overlap: float | None = None,
     views: str | None = None,
     bands: str | None = None,
@@ -51,6 +52,7 @@ def predict(
 ) -> list[str]:
     """Map a raster: FOLDER/map_classes.tif, and map_SCORE.tif for each of the scores.
 
+    quality: fast, balanced or best; it decides the overlap, too, unless one is given.
     pixels: `rescale` or `take` for a raster whose pixels have another size than those of training.
     """
     sizes = {"": [], "rescale": ["--rescale-gsd"], "take": ["--allow-gsd-mismatch"]}
@@ -62,6 +64,7 @@ def predict(
         *_typed("name", MAP_NAME),
         *(f"--{score}" for score in scores),
         *_typed("area", area),
+        *_typed("quality", quality),
         *_typed("overlap", None if overlap is None else f"{overlap:g}"),
         *_typed("tta", views),
         *_typed("bands", bands),

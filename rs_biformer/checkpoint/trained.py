@@ -22,6 +22,7 @@ from rs_biformer.documents import shown
 from rs_biformer.errors import CheckpointError
 from rs_biformer.files import replacing
 from rs_biformer.nn.archive import require_intact
+from rs_biformer.nn.context import sees_alike
 from rs_biformer.nn.meta_device import without_memory
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.nn.tensor_files import SUFFIX, read_tensors, write_tensors
@@ -54,6 +55,11 @@ class TrainedModel(nn.Module):
     @property
     def bands(self) -> tuple[str, ...]:
         return self.meta.bands
+
+    @property
+    def sees_further(self) -> bool:
+        """Whether it may look through larger windows than it was trained with, see nn/context.py."""
+        return sees_alike(self.network)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the network, what it was trained on, and its classes."""

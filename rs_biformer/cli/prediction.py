@@ -40,8 +40,9 @@ def add_fitting(group: Any) -> None:
 def add_windows(group: Any) -> None:
     """How a scene is looked at: `predict.options.Windows`."""
     add = group.add_argument
-    add("--window", type=int, metavar="N", help="pixels on a side (those of training)")
-    add("--overlap", type=float, metavar="SHARE", help="of a window common with its neighbour (0.5)")
+    add("--quality", metavar="HOW", help="fast, balanced or best: chooses window and overlap (balanced)")
+    add("--window", type=int, metavar="N", help="pixels on a side (with --overlap alone those of training)")
+    add("--overlap", type=float, metavar="SHARE", help="of a window common with its neighbour (--window alone: 0.5)")
     add("--blend", help="hann, average or center (hann)")
     add("--tta", help="test-time views to average: none, flips (4) or d4 (8) (none)")
     add("--scales", nargs="+", metavar="ZOOM", help="zooms of the test-time views, such as 0.75 1 1.25 (1)")
@@ -70,6 +71,7 @@ def add_cluster(group: Any) -> None:
 
 
 _KEYWORDS = (
+    "quality",
     "window",
     "overlap",
     "blend",

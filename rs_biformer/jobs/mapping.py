@@ -92,8 +92,7 @@ def map_scenes(
         at once. What is wrong with the options, and so with the first scene, stops at once in any case.
     tell: called with each event, see events.py, from one thread at a time.
     options: how scenes are read, the fields of `fitting.Fitting` (bands, nodata, scale, rescale_gsd, ...), and those of
-        prediction, see `predict.options` (window, overlap, tta, device, ...). The window is that of training unless
-        given.
+        prediction, see `predict.options` (quality, window, overlap, tta, device, ...).
 
     Raises ConfigError for options that cannot be meant, CheckpointError for a file that is no model, RasterError that
     names all scenes that do not fit the model before any is mapped; ScenesFailed, whose `report` tells more.
@@ -138,7 +137,7 @@ def map_listed(
 
     read: what else is read and must stay as it is.
     """
-    chosen = Options.of(**{"window": loaded.meta.window, **options})
+    chosen = Options.of(**options)
     every = [map_paths(out, files.name, layers) for files in listed]
     done = _finished(every) if skip_existing else [False] * len(listed)
     todo = [place for place, there in enumerate(done) if not there]
@@ -263,6 +262,7 @@ def _map(
             progress=lambda done, total: tell(Advanced(files.name, done, total)),
             tags=loaded.tags,
             runner=runner,
+            sight=loaded.sight,
         )
     return Mapped(
         name=files.name,

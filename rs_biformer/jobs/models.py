@@ -14,6 +14,7 @@ from rs_biformer.predict.backends import needing_torch
 from rs_biformer.predict.ensemble import Ensemble
 from rs_biformer.predict.fit import GSD_CLOSE, times_off
 from rs_biformer.predict.onnx import OnnxModel
+from rs_biformer.predict.quality import Sight
 from rs_biformer.predict.recipe import Model
 from rs_biformer.raster import metadata
 from rs_biformer.raster.paths import PathLike
@@ -66,6 +67,12 @@ class Loaded:
             return sum(one.parameters for one in self.members)
         parameters: Any = getattr(self.model, "parameters", None)
         return sum(value.numel() for value in parameters()) if parameters else 0
+
+    @property
+    def sight(self) -> Sight:
+        """What decides the windows that it looks through; those of an ensemble grow where all models' may."""
+        each = [one.model for one in self.members] or [self.model]
+        return Sight(self.meta.window, all(getattr(model, "sees_further", False) for model in each))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rs_biformer.predict.ensemble import is_movable, members_of
 from rs_biformer.predict.options import Compute, Options, Windows
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Plan, Strip, make_plan
+from rs_biformer.predict.quality import Seen, Sight, choices
 from rs_biformer.predict.recipe import Device, Model, Recipe, Worker
 from rs_biformer.predict.resume import fingerprint, model_identity
 from rs_biformer.predict.shortage import memory_errors
@@ -79,7 +80,8 @@ def predict_scene(
     on_plan: called with the plan before anything is read; `str(plan)` says in a line what was chosen.
     progress: called as progress(windows done, windows in all), from one thread at a time.
     tags: more metadata for the maps.
-    options: the fields of `options.Windows` (window, overlap, blend, tta, scales), of `options.Compute` (batch_size,
+    options: the fields of `options.Windows` (window, overlap, quality, blend, tta,
+        scales), of `options.Compute` (batch_size,
         device, precision, max_memory, compile, cluster) and of `options.Output` (probability_dtype, style, resume,
         restart), each with its default unless given.
 
@@ -129,10 +131,12 @@ def map_scene(
     progress: Callable[[int, int], None] | None = None,
     tags: Mapping[str, str] | None = None,
     runner: "Runner | None" = None,
+    sight: Sight | None = None,
 ) -> None:
     """`predict_scene` with its maps by name, `classes` and any of outputs.SCORES, and its options in their groups.
 
     runner: that of `open_runner` for the same model, layers and options, where several scenes are mapped.
+    sight: what windows the model was trained with, where that is known; see quality.py.
     """
     windows, compute, output = options.windows, options.compute, options.output
     count = classes if isinstance(classes, int) else len(classes)
@@ -146,7 +150,7 @@ def map_scene(
         source = scene if isinstance(scene, Scene) else stack.enter_context(Scene(scene))
         refuse_overwriting([*source.paths, source.area, getattr(model, "path", None)], paths.values())
         _require_bands(source, getattr(model, "normalisation", None) or normalisation)
-        plan = _plan(source, layers, windows, compute, models, devices)
+        seen, plan = _plan(source, layers, windows, compute, models, devices, sight)
         _require_memory(plan, len(devices), compute.max_memory)
         stack.enter_context(memory_errors(plan, devices[0] if devices else None))
         if runner is None:
@@ -156,7 +160,7 @@ def map_scene(
             on_plan(plan)
         set_cache(plan.memory.cache)
         stack.callback(set_cache, CACHE_BYTES)
-        notes = _tags(plan, windows) | metadata.date_tags(source.path) | dict(tags or {})
+        notes = _tags(plan, seen, windows) | metadata.date_tags(source.path) | dict(tags or {})
         known = runner.recipe, runner.hardware, runner.identity
         state = fingerprint(source, model, plan, *known) if output.resume else None
         maps = _open_maps(stack, source, paths, layers, schema, notes, state, output.restart)
@@ -171,24 +175,45 @@ def map_scene(
 
 
 def _plan(
-    source: Scene, layers: Layers, windows: Windows, compute: Compute, models: int, devices: Sequence[Any]
-) -> Plan:
-    return make_plan(
-        source.height,
-        source.width,
-        planes=layers.planes,
-        bands=source.count,
-        itemsize=source.dtype.itemsize,
-        window=windows.window,
-        overlap=windows.overlap,
-        blend=windows.blend,
-        batch_size=default_batch(devices) if compute.batch_size is None else compute.batch_size,
-        layer_bytes=layers.pixel_bytes,
-        views=len(windows.views),
-        models=models,
-        largest_view=max(view.side(windows.window) for view in windows.views),
-        max_memory=default_memory() if compute.max_memory is None else compute.max_memory,
-    )
+    source: Scene,
+    layers: Layers,
+    windows: Windows,
+    compute: Compute,
+    models: int,
+    devices: Sequence[Any],
+    sight: Sight | None,
+) -> tuple[Seen, Plan]:
+    """The first way to look at the scene that keeps to the bound on memory, and its plan.
+
+    Raises ConfigError where none does.
+    """
+    bound = default_memory() if compute.max_memory is None else compute.max_memory
+    batch_size = default_batch(devices) if compute.batch_size is None else compute.batch_size
+    ways = list(choices(windows, batch_size, sight, source.height, source.width))
+    for seen in ways:
+        windows.require_distinct(seen.window)
+        try:
+            return seen, make_plan(
+                source.height,
+                source.width,
+                planes=layers.planes,
+                bands=source.count,
+                itemsize=source.dtype.itemsize,
+                window=seen.window,
+                overlap=seen.overlap,
+                blend=windows.blend,
+                batch_size=seen.batch_size,
+                layer_bytes=layers.pixel_bytes,
+                views=len(windows.views),
+                models=models,
+                largest_view=max(view.side(seen.window) for view in windows.views),
+                max_memory=bound,
+                rule=seen.rule,
+            )
+        except ConfigError:
+            if seen is ways[-1]:
+                raise
+    raise AssertionError("there is a way to look at any scene")
 
 
 @contextmanager
@@ -414,11 +439,11 @@ def _require_bands(scene: Scene, normalisation: Any) -> None:
         )
 
 
-def _tags(plan: Plan, windows: Windows) -> dict[str, str]:
+def _tags(plan: Plan, seen: Seen, windows: Windows) -> dict[str, str]:
     """How a map was made, as metadata. No date of its making, no machine: the same run gives the same bytes."""
     return {
         metadata.PREDICTION_WINDOW: str(plan.size),
-        metadata.PREDICTION_OVERLAP: f"{windows.overlap:g}",
+        metadata.PREDICTION_OVERLAP: f"{seen.overlap:g}",
         metadata.PREDICTION_BLEND: plan.blend,
         metadata.PREDICTION_TTA: windows.tta,
         metadata.PREDICTION_SCALES: " ".join(f"{scale:g}" for scale in windows.scales),

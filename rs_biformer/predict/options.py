@@ -7,7 +7,7 @@ options of the same names. What they are called, what they are unless given and 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.geometry import Blend, stride_of
@@ -16,35 +16,49 @@ from rs_biformer.predict.outputs import ScoreDtype
 from rs_biformer.predict.recipe import Device, Precision
 from rs_biformer.predict.tta import View, Views, views
 
+Quality = Literal["fast", "balanced", "best"]
+
 
 @dataclass(frozen=True)
 class Windows:
     """How a scene is looked at.
 
     window, overlap, blend: windows of `window` pixels that share `overlap` of their side with their neighbours;
-        `blend` is that of `geometry.axis_weights`. A scene smaller than a window is padded by reflection.
+        `blend` is that of `geometry.axis_weights`. A scene smaller than a window is padded by reflection. Where neither
+        window nor overlap is given, or a quality is, what is not given follows from the quality; else the window is
+        that of training (256 for a model that does not tell) and the overlap a half.
+    quality: `fast`, `balanced` or `best`, see quality.py; `balanced` where it decides and is not given, but `best` for
+        a model of which nothing is known.
     tta, scales: the views whose probabilities are averaged: `none`, `flips` (4) or `d4` (8), at every scale.
 
-    Raises ConfigError for what cannot be meant, and for two scales whose views have one size: sides are rounded, see
-    `tta.View`, and such a view would be counted twice.
+    Raises ConfigError for what cannot be meant and, once the window is known, for two scales whose views have one size:
+    sides are rounded, see `tta.View`, and such a view would be counted twice.
     """
 
-    window: int = 256
-    overlap: float = 0.5
+    window: int | None = None
+    overlap: float | None = None
     blend: Blend = "hann"
     tta: Views = "none"
     scales: tuple[float, ...] = (1.0,)
+    quality: Quality | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
-        stride_of(self.window, self.overlap)
+        if self.quality is not None and self.quality not in get_args(Quality):
+            raise ConfigError(f"quality is {self.quality!r}; it must be one of {', '.join(get_args(Quality))}")
+        stride_of(256 if self.window is None else self.window, 0.5 if self.overlap is None else self.overlap)
+        if self.window is not None:
+            self.require_distinct(self.window)
+
+    def require_distinct(self, window: int) -> None:
+        """Raise ConfigError where two scales give views of one size of windows of `window` pixels."""
         scale_of: dict[int, float] = {}
         for view in views("none", self.scales):
-            side = view.side(self.window)
+            side = view.side(window)
             if side in scale_of:
                 raise ConfigError(
                     f"scales {scale_of[side]:g} and {view.scale:g} give the same views, of {side} pixels with windows "
-                    f"of {self.window}; leave one of them out"
+                    f"of {window}; leave one of them out"
                 )
             scale_of[side] = view.scale
 
@@ -58,8 +72,9 @@ class Windows:
 class Compute:
     """What computes, and with how much at a time. It decides the time; of the map only bits in the last place.
 
-    batch_size: windows per forward pass, at most; fewer where memory is short. Left out, 64 on GPUs, whose time goes
-        into starting kernels with fewer (benchmarks/RESULTS.md), and 8 elsewhere.
+    batch_size: windows per forward pass, at most; fewer where memory is short, or where the quality chose windows so
+        much larger than those of training that a pass would hold more pixels than it did. Left out, 64 on GPUs, whose
+        time goes into starting kernels with fewer (benchmarks/RESULTS.md), and 8 elsewhere.
     device: `auto` is all visible GPUs for a module and the CPU for any other callable; see `pick_devices`. Several
         devices share out the strips, each with a copy of the model (a callable that is no module is called from as many
         threads); the bytes are those of one.

@@ -113,6 +113,7 @@ class Plan:
     rows_together: rows of windows that make a strip; more than one only where a row has fewer windows than a batch.
     read_ahead, write_behind: batches and strips that wait between the stages.
     memory: what one worker takes.
+    rule: by which window and overlap were chosen, in words; empty where they were given.
     """
 
     height: int
@@ -126,6 +127,7 @@ class Plan:
     memory: Memory
     read_ahead: int = READ_AHEAD
     write_behind: int = WRITE_BEHIND
+    rule: str = ""
 
     @cached_property
     def _row_starts(self) -> tuple[int, ...]:
@@ -214,8 +216,11 @@ class Plan:
     def __str__(self) -> str:
         used, strips = self.memory, len(self.columns) * self.strip_count
         parts = ", ".join(f"{_mb(getattr(used, item.name))} {item.name}" for item in fields(used))
+        inferred = self.window_count * self.size**2 / (self.height * self.width)
         return (
-            f"{self.height} x {self.width} pixels in {self.window_count} windows of {self.size} every {self.stride}: "
+            f"{self.height} x {self.width} pixels in {self.window_count} windows of {self.size} every {self.stride} "
+            f"({self.rule}{', ' * bool(self.rule)}a halo of {(self.size - self.stride) // 2}, each pixel inferred "
+            f"{inferred:.2f} times): "
             f"{strips} strips in {len(self.columns)} lane{'s' * (len(self.columns) > 1)} of columns, "
             f"batches of {self.batch_size}, {self.read_ahead} read ahead; at most {_mb(used.total)} MB beside the "
             f"model ({parts})"
@@ -254,13 +259,14 @@ def make_plan(
     models: int = 1,
     largest_view: int = 0,
     max_memory: int = 2 * 10**9,
+    rule: str = "",
 ) -> Plan:
     """Plan the prediction of a scene so that one worker keeps to `max_memory` bytes; see `Memory` for what counts.
 
     planes: float32 values per pixel that are blended: the classes, and one more for the disagreement of views.
     bands, itemsize: of the scene, and bytes of a band's value. layer_bytes: of all layers that are written, per pixel.
     views, largest_view: test-time views of a window, and the side of the largest where it is larger than the window.
-    models: that are averaged.
+    models: that are averaged. rule: by which window and overlap were chosen, for the plan to tell.
 
     Short of memory, lanes become narrower, then batches smaller and queues shorter.
 
@@ -281,7 +287,7 @@ def make_plan(
         memory = job.memory(columns, together, batch, depth)
         if memory.total <= max_memory:
             lanes = tuple((first, min(first + columns, width)) for first in range(0, width, columns))
-            return Plan(height, width, window, stride, blend, batch, lanes, together, memory, depth, depth)
+            return Plan(height, width, window, stride, blend, batch, lanes, together, memory, depth, depth, rule)
         together = 1
         least = memory.total
     raise ConfigError(

@@ -31,6 +31,7 @@ def test_the_command_line_reads_what_is_typed_as_it_is_meant():
             "/out",
             scores=("confidence", "entropy"),
             area="/area.gpkg",
+            quality="fast",
             overlap=0.25,
             views="flips",
             bands="--4,1",
@@ -41,7 +42,7 @@ def test_the_command_line_reads_what_is_typed_as_it_is_meant():
     )
     assert (args.command, args.progress, args.scenes, args.name) == ("predict", "json", ["/a b/-x{1}.tif"], "map")
     assert (args.checkpoint, str(args.out), args.area) == (["/m.onnx"], "/out", "/area.gpkg")
-    assert args.overlap == 0.25
+    assert (args.quality, args.overlap) == ("fast", 0.25)
     assert (args.tta, args.bands, args.nodata, args.rescale_gsd, args.restart) == (
         "flips",
         "--4,1",

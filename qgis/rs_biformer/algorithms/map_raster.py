@@ -24,6 +24,7 @@ from .. import command, layers
 from .base import Algorithm, parent_of
 
 _VIEWS = (("One", ""), ("4: mirrored", "flips"), ("8: mirrored and turned", "d4"))
+_QUALITIES = (("Balanced", "balanced"), ("Fast", "fast"), ("Best", "best"))
 _PIXELS = (
     ("Refuse the raster", ""),
     ("Resample it to the pixels of the training", "rescale"),
@@ -59,10 +60,17 @@ class MapRaster(Algorithm):
         )
         views = [text for text, _ in _VIEWS]
         self.advanced(QgsProcessingParameterEnum("VIEWS", "Views to average", views, defaultValue=0))
+        qualities = [text for text, _ in _QUALITIES]
+        self.advanced(QgsProcessingParameterEnum("QUALITY", "Quality against time", qualities, defaultValue=0))
         share = QgsProcessingParameterNumber.Type.Double
         self.advanced(
             QgsProcessingParameterNumber(
-                "OVERLAP", "Overlap of windows, as a share", share, 0.5, minValue=0.0, maxValue=0.95
+                "OVERLAP",
+                "Overlap of windows, as a share (by the quality)",
+                share,
+                optional=True,
+                minValue=0.0,
+                maxValue=0.95,
             )
         )
         pixels = [text for text, _ in _PIXELS]
@@ -111,7 +119,8 @@ class MapRaster(Algorithm):
                 folder,
                 scores=[name for name in wanted if name != "classes"],
                 area=self._area(parameters, layer, folder, context, feedback),
-                overlap=self.parameterAsDouble(parameters, "OVERLAP", context),
+                quality=_QUALITIES[self.parameterAsEnum(parameters, "QUALITY", context)][1],
+                overlap=self._overlap(parameters, context),
                 views=_VIEWS[self.parameterAsEnum(parameters, "VIEWS", context)][1],
                 bands=self.parameterAsString(parameters, "BANDS", context),
                 nodata=self.parameterAsString(parameters, "NODATA", context),
@@ -132,6 +141,11 @@ class MapRaster(Algorithm):
             if done or not keep:
                 shutil.rmtree(folder, ignore_errors=True)
         return {"OUTPUT" if name == "classes" else name.upper(): path for name, path in wanted.items()}
+
+    def _overlap(self, parameters: dict[str, Any], context: QgsProcessingContext) -> float | None:
+        """The overlap that was given, if one was."""
+        given = parameters.get("OVERLAP") is not None
+        return self.parameterAsDouble(parameters, "OVERLAP", context) if given else None
 
     def _area(
         self,

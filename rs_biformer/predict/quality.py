@@ -1,0 +1,129 @@
+"""How large windows are and what they share with their neighbours, where nobody says: a choice of quality and cost.
+
+What a network knows of a pixel is what lies around it. Near the edge of a window that is cut off, so windows overlap,
+and every pixel is inferred more than once: 4 times where windows share half. Windows twice as large have half as
+much edge for their area, and most networks can look through them, so that an overlap as wide as before costs less than
+half (`benchmarks/frontier.py`; the table is in RESULTS.md). Networks whose answers depend on the size of the image
+(`nn/context.py`) and exported models keep the window that they have. Routed attention cuts larger windows into as many
+regions as ever: keeping the size of regions instead made no difference there that could be measured.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+from rs_biformer.geometry import window_starts
+from rs_biformer.predict.options import Quality, Windows
+
+OVERLAP = 0.5
+"""Where a window is given and nothing else, or nothing is known of a model."""
+
+DEFAULT: Quality = "balanced"
+"""The cheapest that lost no more than 0.2 points of mIoU with any network that was measured, see RESULTS.md."""
+
+STEP = 32
+"""Windows that are fitted to a scene are multiples of this, which all networks take."""
+
+LEAST = 256
+"""A pass may hold as many pixels as its batch of windows of this size, also where those of training were smaller."""
+
+
+class _Choice(NamedTuple):
+    """times: side of a window in those of training. shared: of two neighbours, as a share of a window of training."""
+
+    times: int
+    shared: float
+
+
+_CHOICES: dict[Quality, _Choice] = {
+    "fast": _Choice(2, 0.25),  # 1.31 pixels inferred for each
+    "balanced": _Choice(2, 0.5),  # 1.78
+    "best": _Choice(1, 0.5),  # 4
+}
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What of a model decides how it looks at a scene.
+
+    window: pixels on a side in training, or the only size that an exported model takes. grows: whether it sees alike in
+    larger ones.
+    """
+
+    window: int = 256
+    grows: bool = False
+
+
+class Seen(NamedTuple):
+    """Windows of `window` pixels that share `overlap` of their side, `batch_size` of them at a time, at most; and by
+    what rule, in words.
+    """
+
+    window: int
+    overlap: float
+    batch_size: int
+    rule: str = ""
+
+
+def choices(windows: Windows, batch_size: int, sight: Sight | None, height: int, width: int) -> Iterator[Seen]:
+    """How to look at a scene of `height` x `width` pixels, the wanted first; the others take less memory.
+
+    Window and overlap that were given are taken as they are: of the two, the one that was not is that of training, or a
+    half. Where neither was, or a quality, the quality decides. sight: None for a model that is not known, which looks
+    as at `best`.
+    """
+    known = sight or Sight()
+    if windows.quality is None and (sight is None or windows.window is not None or windows.overlap is not None):
+        yield Seen(
+            known.window if windows.window is None else windows.window,
+            OVERLAP if windows.overlap is None else windows.overlap,
+            batch_size,
+        )
+        return
+    quality = windows.quality or DEFAULT
+    for times in _times(windows, batch_size, known, _CHOICES[quality].times):
+        yield _seen(windows, batch_size, known, times, quality, (height, width))
+
+
+def _times(windows: Windows, batch_size: int, sight: Sight, wanted: int) -> list[int]:
+    """How many times the window of training on a side, from the largest on that a pass may hold."""
+    if windows.window is not None or not sight.grows:
+        return [1]
+    most = batch_size * max(sight.window, LEAST) ** 2
+    return [times for times in range(wanted, 0, -1) if times == 1 or (times * sight.window) ** 2 <= most]
+
+
+def _seen(
+    windows: Windows, batch_size: int, sight: Sight, times: int, quality: Quality, scene: tuple[int, int]
+) -> Seen:
+    shared = round(_CHOICES[quality].shared * sight.window)
+    if windows.window is not None:
+        shared = min(shared, windows.window // 2)
+        size = windows.window
+    elif times == 1:
+        size = sight.window
+    elif windows.overlap is not None:
+        size = times * sight.window
+    else:
+        size = fitted(scene, times * sight.window, sight.window, shared)
+    overlap = shared / size if windows.overlap is None else windows.overlap
+    pixels = batch_size * max(sight.window, LEAST) ** 2
+    batch = batch_size if windows.window is not None else max(1, min(batch_size, pixels // size**2))
+    return Seen(size, overlap, batch, f"quality {quality}")
+
+
+def fitted(scene: tuple[int, int], largest: int, least: int, shared: int) -> int:
+    """The side of windows with which the fewest pixels of a scene are inferred: the last of a row is shifted in, so
+    that windows that do not fit look at much twice.
+
+    From three quarters of `largest` on, or from the shorter side of a scene that is smaller; `least` at least.
+    """
+    floor: int = max(least, min(largest * 3 // 4, *scene))
+    sides: list[int] = [*([least] if floor == least else []), *range(-(-floor // STEP) * STEP, largest, STEP), largest]
+
+    def inferred(side: int) -> int:
+        stride = max(1, side - shared)
+        return prod(side * len(window_starts(length, side, stride)) for length in scene)
+
+    return min(sides, key=lambda side: (inferred(side), -side))
