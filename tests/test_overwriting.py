@@ -61,7 +61,7 @@ WRITES = {
 """Options that name what is written."""
 
 NEITHER = set(
-    "count measure min_distance parts "
+    "count measure min_distance parts stac "
     "repository private revision zones_layer fractional regrid license max_changed dtype mean std "
     "help seed quality size gsd largest slope unit name window overlap bands nodata scale allow_dtype_mismatch "
     "allow_shared_ground allow_huge block_size buffer tolerance max_unknown min_valid image eroded height "

@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for layer, what in LAYERS.items():
         add(f"--{layer}", action="store_true", help=f"also write STEM_{layer}.tif: {what}")
     add("--probability-dtype", metavar="TYPE", help="of these layers: uint8 or float16 (uint8)")
+    add("--stac", action="store_true", help="also write STEM.stac.json: a STAC Item of the maps of each scene")
     add("--json", action="store_true", help="print a summary as JSON and not the list of maps")
     group = parser.add_argument_group("machine")
     add_compute(group)
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
                 exclude=args.exclude,
                 name=args.name,
                 skip_existing=args.skip_existing,
+                stac=args.stac,
                 tell=watch,
                 **given(args, (*OPTIONS, "probability_dtype", "restart")),
             )

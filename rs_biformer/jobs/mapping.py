@@ -15,6 +15,7 @@ from rs_biformer.jobs.events import Advanced, Checked, Event, Failed, Mapped, Pl
 from rs_biformer.jobs.fitting import AS_TRAINED, Fitting, parted
 from rs_biformer.jobs.models import Loaded, load_model
 from rs_biformer.jobs.naming import map_layers, map_paths, map_patterns
+from rs_biformer.jobs.stac_maps import item_path, write_item
 from rs_biformer.predict.fit import open_scenes
 from rs_biformer.predict.mapping import Runner, map_scene, open_runner
 from rs_biformer.predict.options import Options
@@ -75,6 +76,7 @@ def map_scenes(
     exclude: Sequence[str] = (),
     name: str = "{stem}",
     skip_existing: bool = False,
+    stac: bool = False,
     on_failure: OnFailure = "continue",
     tell: Tell = quiet,
     **options: Any,
@@ -87,6 +89,7 @@ def map_scenes(
     layers: maps beside the classes: any of `predict.outputs.SCORES`.
     extra: patterns of further rasters of each scene. exclude: file names to leave out. name: a pattern for what each
         scene, and so its maps, are called.
+    stac: write a STAC Item of the maps of each scene beside them, see stac_maps.py.
     skip_existing: leave scenes alone whose maps are all there, by whatever model.
     on_failure: `continue` with the other scenes when one cannot be mapped, and raise ScenesFailed at the end, or `stop`
         at once. What is wrong with the options, and so with the first scene, stops at once in any case.
@@ -111,6 +114,7 @@ def map_scenes(
         layers=written,
         fitting=fitting,
         skip_existing=skip_existing,
+        stac=stac,
         on_failure=on_failure,
         tell=tell,
         **prediction,
@@ -128,6 +132,7 @@ def map_listed(
     layers: Sequence[str] = ("classes",),
     fitting: Fitting = AS_TRAINED,
     skip_existing: bool = False,
+    stac: bool = False,
     on_failure: OnFailure = "continue",
     tell: Tell = quiet,
     read: Sequence[PathLike | None] = (),
@@ -143,7 +148,10 @@ def map_listed(
     todo = [place for place, there in enumerate(done) if not there]
     refuse_overwriting(
         [*(image for place in todo for image in listed[place].images), loaded.path, fitting.area, *read],
-        [path for place in todo for path in every[place].values()],
+        [
+            *(path for place in todo for path in every[place].values()),
+            *(item_path(out, listed[place].name) for place in todo if stac),
+        ],
     )
     scenes = open_scenes([listed[place].images for place in todo], **fitting.of(loaded.meta))
     tell(Checked(len(listed)))
@@ -160,7 +168,10 @@ def map_listed(
         def attempt(place: int, scene: Scene, hear: Tell) -> Outcome:
             try:
                 where = (place + 1, len(listed))
-                return _map(loaded, listed[place], scene, every[place], chosen, where, hear, runner)
+                made = _map(loaded, listed[place], scene, every[place], chosen, where, hear, runner)
+                if stac:
+                    write_item(item_path(out, made.name), made.name, made.maps)
+                return made
             except (RsBiformerError, OSError) as error:
                 return error
 
