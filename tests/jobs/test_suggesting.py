@@ -290,11 +290,12 @@ def test_a_model_maps_the_scenes_first_and_leaves_no_map_unless_asked(tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_checkpoint_on_the_command_line_takes_the_window_of_training(tmp_path, monkeypatch):
+def test_a_checkpoint_on_the_command_line_maps_by_its_options(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_checkpoint(tmp_path / "model.ckpt", tiny_meta())
     write_raster("scene.tif", np.zeros((64, 100), np.uint8), {})
-    assert main(["suggest", "scene.tif", "--checkpoint", "model.ckpt", "--out", "a.gpkg", "--bands", "1,1,1"]) == 0
+    options = ["--bands", "1,1,1", "--window", "64"]
+    assert main(["suggest", "scene.tif", "--checkpoint", "model.ckpt", "--out", "a.gpkg", *options]) == 0
     assert read("a.gpkg", layer="a", columns=["width"])[3][0].tolist() == [64]
 
 
