@@ -234,3 +234,20 @@ def test_every_module_is_imported_where_a_system_has_nothing_of_posix():
     child = subprocess.run([sys.executable, "-W", "ignore", "-c", _BARE], capture_output=True, text=True)
     assert child.returncode == 0, child.stderr[-2000:]
     assert json.loads(child.stdout) > 100
+
+
+def test_what_a_killed_process_left_in_the_temporary_folder_goes_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(files, "_swept", set())
+    monkeypatch.setattr(files, "process_is_alive", lambda pid: pid != 4_000_000)
+    dead = tmp_path / f".rs_biformer.{files._machine()}-4000000-0123abcd.partial"
+    alive = tmp_path / f".rs_biformer.{files._machine()}-4000001-0123abcd.partial"
+    (tmp_path / "of somebody").mkdir()
+    for folder in (dead, alive):
+        folder.mkdir()
+        (folder / "map.tif").touch()
+    with files.temporary_folder() as folder:
+        assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
+        (folder / "a").touch()
+        assert not dead.exists() and alive.exists()
+    assert sorted(found.name for found in tmp_path.iterdir()) == [alive.name, "of somebody"]

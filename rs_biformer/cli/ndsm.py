@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("m", "ft", "us-ft", "dm", "cm", "mm", "km"),
         help="of the heights (what the files say: the band's unit, else the heights of the CRS, else metres)",
     )
+    parser.add_argument("--allow-huge", action="store_true", help="seek the ground on more than 2^28 m² at once")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
             largest=args.largest,
             slope=args.slope,
             unit=args.unit,
+            allow_huge=args.allow_huge,
             progress=progress,
         )
     console.show(f"heights above the ground written to {args.out}")

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one band on the map's grid, as `predict --confidence` writes it: each polygon gets its mean; one for "
         "each map",
     )
+    parser.add_argument("--allow-huge", action="store_true", help="take a map of more than 2^21 columns or 1e11 pixels")
 
     add_cluster(parser)
 
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
             min_area=args.min_area,
             simplify=args.simplify,
             cluster=args.cluster,
+            allow_huge=args.allow_huge,
             progress=progress,
         )
     console.show(f"{number} polygon(s) written to {args.out}")

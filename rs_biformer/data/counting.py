@@ -17,8 +17,8 @@ from rs_biformer.data.ground import Frame
 from rs_biformer.data.index import SceneRecord
 from rs_biformer.data.statistics import BandStatistics, Extremes
 from rs_biformer.errors import RasterError
-from rs_biformer.geometry import Window, Windows
-from rs_biformer.raster.labels import Key, shifted_by_one
+from rs_biformer.geometry import Window, Windows, cover
+from rs_biformer.raster.labels import Key, bounded, shifted_by_one
 from rs_biformer.raster.paths import Location
 from rs_biformer.raster.values import Reading, Scaling
 from rs_biformer.schema import IGNORE, ClassSchema
@@ -27,6 +27,7 @@ from rs_biformer.shares import Executor
 _PIXELS_AT_ONCE = 1 << 22
 _ROW_STEP = 256
 _BYTES_AT_ONCE = 1 << 28  # of an image with many bands
+_COLUMNS_AT_ONCE = 1 << 16
 _SAMPLED = 4
 
 Progress = Callable[[int, int], None]
@@ -48,15 +49,14 @@ class TilePlan:
 
 @dataclass(frozen=True)
 class _Slab:
-    """A share: the rows of a scene from start to stop, the cell edges, and which cells count for the statistics."""
+    """A share: a window of a scene, the edges of its cells, and which of them count for the statistics."""
 
     record: SceneRecord
     bands: tuple[str, ...]
     reading: Reading
     schema: ClassSchema
     tolerance: int
-    start: int
-    stop: int
+    window: Window
     row_edges: NDArray[np.int64]
     col_edges: NDArray[np.int64]
     counted: NDArray[np.bool_]
@@ -120,12 +120,15 @@ def count(
             extremes = Extremes.empty(len(plan.bands))
             for task in of_scene:
                 found = next(results)
-                first = np.searchsorted(row_edges, task.start, "right") - 1
-                cells[first : first + len(found.cells)] += found.cells
+                first = np.searchsorted(row_edges, task.window.row, "right") - 1
+                left = np.searchsorted(col_edges, task.window.col, "right") - 1
+                rows, cols, _ = found.cells.shape
+                cells[first : first + rows, left : left + cols] += found.cells
                 statistics = statistics.merged(found.statistics)
                 extremes = extremes.merged(found.extremes)
                 labelled += found.labelled
                 unknown.update(found.unknown)
+                unknown = bounded(unknown)
                 if unknown.total() > max_unknown * plan.record.height * plan.record.width:
                     break  # no known pixel can make up for these, and there may be millions of colours
                 done += 1
@@ -160,17 +163,25 @@ def _slabs(
     pixel = len(plan.bands) * np.dtype(plan.dtype).itemsize
     at_once = min(_PIXELS_AT_ONCE, _BYTES_AT_ONCE // pixel)
     step = max(_ROW_STEP, at_once // record.width // _ROW_STEP * _ROW_STEP)
-    for start in range(0, record.height, step):
-        stop = min(start + step, record.height)
-        first, last = np.searchsorted(row_edges, start, "right") - 1, np.searchsorted(row_edges, stop, "left")
-        rows = np.clip(row_edges[first : last + 1], start, stop)
-        yield _Slab(record, plan.bands, reading, schema, tolerance, start, stop, rows, col_edges, counted[first:last])
+    # A scene of extreme width, or of a great many bands, comes in columns as well.
+    columns = max(_ROW_STEP, min(_COLUMNS_AT_ONCE, _BYTES_AT_ONCE // pixel // _ROW_STEP) // _ROW_STEP * _ROW_STEP)
+    for window in cover(Window(0, 0, record.height, record.width), step, columns):
+        rows, first = _between(row_edges, window.row, window.row_stop)
+        cols, left = _between(col_edges, window.col, window.col_stop)
+        own = counted[first : first + len(rows) - 1, left : left + len(cols) - 1]
+        yield _Slab(record, plan.bands, reading, schema, tolerance, window, rows, cols, own)
+
+
+def _between(edges: NDArray[np.int64], start: int, stop: int) -> tuple[NDArray[np.int64], int]:
+    """The edges of cells within a stretch, its ends among them, and the number of the first cell."""
+    first, last = int(np.searchsorted(edges, start, "right")) - 1, int(np.searchsorted(edges, stop, "left"))
+    return np.clip(edges[first : last + 1], start, stop), first
 
 
 def _count_slab(task: _Slab) -> _Count:
     """Decode a slab once and count: the only place where tiling meets pixels."""
     record = task.record
-    window = Window(task.start, 0, task.stop - task.start, record.width)
+    window = task.window
     with (
         record.open(task.bands, task.reading) as scene,
         record.open_label(scene, task.schema, task.tolerance) as raster,
@@ -185,16 +196,17 @@ def _count_slab(task: _Slab) -> _Count:
     else:
         counted = valid if task.counted.all() else valid & task.counted.repeat(heights, axis=0).repeat(widths, axis=1)
         statistics = BandStatistics.of(image, counted)
-    extremes = _sampled(image, valid, window, record.height)
+    extremes = _sampled(image, valid, window, record)
     histograms = _cell_histograms(label, heights, widths, len(task.schema))
     return _Count(histograms, statistics, extremes, labelled, unknown)
 
 
-def _sampled(image: NDArray[Any], valid: NDArray[np.bool_], window: Window, height: int) -> Extremes:
+def _sampled(image: NDArray[Any], valid: NDArray[np.bool_], window: Window, record: SceneRecord) -> Extremes:
     """The extremes of every fourth row and column of a slab, the scene's first and last among them."""
     rim = np.zeros(valid.shape, bool)
-    rim[:, [0, -1]] = True
-    rim[0], rim[-1] = rim[0] | (window.row == 0), rim[-1] | (window.row_stop == height)
+    rim[0], rim[-1] = window.row == 0, window.row_stop == record.height
+    rim[:, 0] |= window.col == 0
+    rim[:, -1] |= window.col_stop == record.width
     rows, cols = (np.unique([*range(0, length, _SAMPLED), length - 1]) for length in valid.shape)
     chosen = np.ix_(rows, cols)
     return Extremes.of(image[:, rows[:, None], cols], valid[chosen], rim[chosen])
@@ -239,6 +251,8 @@ def _hint(plan: TilePlan, cells: NDArray[np.int64], unknown: Counter[Key], schem
 
 
 def _describe_unknown(key: Key, pixels: int, schema: ClassSchema) -> str:
+    if isinstance(key, str):
+        return f"{key}, {pixels} pixels"
     if not isinstance(key, tuple):
         return f"value {key}, {pixels} pixels (the schema has {', '.join(map(str, schema.class_numbers()))})"
     name, distance = nearest_class(key, schema)

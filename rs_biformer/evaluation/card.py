@@ -42,7 +42,7 @@ def _text(text: str) -> str:
 
 def _code(lines: Sequence[str]) -> str:
     """Commands in a block whose fence none of them can close."""
-    text = "\n".join(" ".join(line.splitlines()) for line in lines)
+    text = "\n".join("".join(sign if sign.isprintable() else " " for sign in line) for line in lines)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}sh\n{text}\n{fence}"

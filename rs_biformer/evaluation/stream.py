@@ -23,7 +23,7 @@ from rs_biformer.evaluation.rasters import ImageFiles, Opened, Spelling, Subject
 from rs_biformer.evaluation.resampling import Resampling
 from rs_biformer.geometry import Window, cells, cover
 from rs_biformer.raster.labelling import Label, Note, told
-from rs_biformer.raster.labels import LabelOptions, erode_boundaries, shifted_by_one
+from rs_biformer.raster.labels import LabelOptions, bounded, erode_boundaries, shifted_by_one
 from rs_biformer.raster.metadata import made_by
 from rs_biformer.raster.paths import Location, absolute, locate, without_access
 from rs_biformer.raster.unchanged import Watched
@@ -301,7 +301,7 @@ class _Counts:
             self.calibration[radius] = self.calibration.get(radius, no_calibration()) + found
         if part.boundary is not None:
             self.boundary = part.boundary if self.boundary is None else self.boundary + part.boundary
-        self.strange += part.strange
+        self.strange = bounded(self.strange + part.strange)
 
     def hint(self) -> str:
         """What the labels look like, in a sentence, where they do not look right."""

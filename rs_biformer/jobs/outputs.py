@@ -16,6 +16,7 @@ from rs_biformer.evaluation import (
     write_page,
     write_results,
 )
+from rs_biformer.evaluation.curves import read_curves
 from rs_biformer.jobs.evaluating import Evaluation, Progress, no_progress
 from rs_biformer.jobs.truths import Say, silent
 from rs_biformer.raster.overwriting import refuse_overwriting
@@ -30,7 +31,7 @@ class Outputs:
     needs nothing else. card: a model card in Markdown. label_errors: a GeoPackage. title: of page and card.
     curves: metrics.csv of the training, for the page. commands: what to type to get the figures again.
 
-    Raises ConfigError for curves without a page, or that do not exist.
+    Raises ConfigError for figures without a name, and for curves without a page, or that are none.
     """
 
     figures: Path
@@ -48,6 +49,8 @@ class Outputs:
             raise ConfigError("--curves are drawn on the page; give --report FILE.html as well")
         if self.curves and not self.curves.is_file():
             raise ConfigError(f"--curves {self.curves} does not exist; give the metrics.csv of a training")
+        if self.curves:
+            read_curves(self.curves)
 
     @property
     def files(self) -> list[Path]:

@@ -20,7 +20,7 @@ from rs_biformer.predict.engine import Done, infer_runs
 from rs_biformer.predict.ensemble import is_movable, members_of
 from rs_biformer.predict.options import Compute, Options, Windows
 from rs_biformer.predict.outputs import Layers
-from rs_biformer.predict.plan import Plan, Strip, make_plan
+from rs_biformer.predict.plan import Blocks, Plan, Strip, make_plan
 from rs_biformer.predict.quality import Seen, Sight, choices
 from rs_biformer.predict.recipe import Device, Model, Recipe, Worker
 from rs_biformer.predict.resume import fingerprint, model_identity
@@ -189,6 +189,7 @@ def _plan(
     """
     bound = default_memory() if compute.max_memory is None else compute.max_memory
     batch_size = default_batch(devices) if compute.batch_size is None else compute.batch_size
+    blocks = _blocks(source)
     ways = list(choices(windows, batch_size, sight, source.height, source.width))
     for seen in ways:
         windows.require_distinct(seen.window)
@@ -207,6 +208,7 @@ def _plan(
                 views=len(windows.views),
                 models=models,
                 largest_view=max(view.side(seen.window) for view in windows.views),
+                blocks=blocks,
                 max_memory=bound,
                 rule=seen.rule,
             )
@@ -257,6 +259,13 @@ def _opened(model: Model, recipe: Recipe, devices: Sequence[Any], compute: Compu
             yield _Here(model, recipe, devices)
         else:
             yield _Away(model, recipe, compute.device, stack.enter_context(connect(compute.cluster, model)))
+
+
+def _blocks(scene: Scene) -> Blocks:
+    """The largest blocks of the scene's rasters."""
+    sizes = [(source.decoded, source.block) for source in scene.sources if scene.numbers_of(source)]
+    decoded, (height, width) = max(sizes)
+    return Blocks(height, width, decoded)
 
 
 class _Here:

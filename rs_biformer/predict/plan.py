@@ -84,12 +84,22 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """The largest blocks of a scene's rasters: rows and columns, and bytes of one with all the bands of its file."""
+
+    height: int = 1
+    width: int = 1
+    decoded: int = 0
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes that prediction allocates beside the loaded program and the model, by purpose.
 
-    source: rows of the scene in use and read ahead. batches: windows cut and waiting, and the forward pass's input and
-    output (its activations are the model's own and not counted). sums: blended probabilities. output: finished layers
-    until they are written. cache: GDAL's decoded blocks. writer: what it takes to compress and write.
+    source: rows of the scene in use and read ahead, and the block that is being decoded. batches: windows cut and
+    waiting, and the forward pass's input and output (its activations are the model's own and not counted). sums:
+    blended probabilities. output: finished layers until they are written. cache: GDAL's decoded blocks. writer: what
+    it takes to compress and write.
     """
 
     source: int
@@ -258,6 +268,7 @@ def make_plan(
     views: int = 1,
     models: int = 1,
     largest_view: int = 0,
+    blocks: Blocks = Blocks(),
     max_memory: int = 2 * 10**9,
     rule: str = "",
 ) -> Plan:
@@ -266,7 +277,8 @@ def make_plan(
     planes: float32 values per pixel that are blended: the classes, and one more for the disagreement of views.
     bands, itemsize: of the scene, and bytes of a band's value. layer_bytes: of all layers that are written, per pixel.
     views, largest_view: test-time views of a window, and the side of the largest where it is larger than the window.
-    models: that are averaged. rule: by which window and overlap were chosen, for the plan to tell.
+    models: that are averaged. blocks: what is decoded at once where the scene is read. rule: by which window and
+    overlap were chosen, for the plan to tell.
 
     Short of memory, lanes become narrower, then batches smaller and queues shorter.
 
@@ -281,7 +293,7 @@ def make_plan(
     axis_weights(1, 1, 1, blend)  # refuses an unknown blend before anything is opened
     per_row, rows = (len(window_starts(length, window, stride)) for length in (width, height))
     together = min(rows, -(-batch_size // per_row))
-    job = _Job(window, stride, planes, bands, itemsize, layer_bytes, views, models, max(window, largest_view))
+    job = _Job(window, stride, planes, bands, itemsize, layer_bytes, views, models, max(window, largest_view), blocks)
     least = 0
     for columns, batch, depth in _candidates(width, window, stride, batch_size):
         memory = job.memory(columns, together, batch, depth)
@@ -290,9 +302,15 @@ def make_plan(
             return Plan(height, width, window, stride, blend, batch, lanes, together, memory, depth, depth, rule)
         together = 1
         least = memory.total
+    told = ""
+    if blocks.decoded > max_memory // 4:
+        told = (
+            f"; of these {_mb(blocks.decoded)} MB are one block of {blocks.height} x {blocks.width} pixels of the "
+            "scene, which gdal_translate -of COG writes anew in small ones"
+        )
     raise ConfigError(
         f"prediction with windows of {window} and {planes} classes needs at least {_mb(least)} MB beside the model, "
-        f"got a bound of {max_memory // 10**6} MB; raise it, or take smaller windows or fewer maps"
+        f"got a bound of {max_memory // 10**6} MB; raise it, or take smaller windows or fewer maps{told}"
     )
 
 
@@ -333,6 +351,7 @@ class _Job:
     views: int
     models: int
     largest_view: int
+    blocks: Blocks
 
     def memory(self, columns: int, together: int, batch: int, depth: int) -> Memory:
         """Bytes for lanes of `columns` columns. The scene's height is in none of them.
@@ -347,6 +366,9 @@ class _Job:
         window_pixels, view_pixels = batch * self.size**2, batch * self.largest_view**2
         # Sum, one view, itself undone, and what that takes; of models their sum, one as it comes and stacked.
         scores = self.planes * ((5 if self.views > 1 else 1) + (3 if self.models > 1 else 0))
+        # GDAL keeps whole blocks: a row of them over the lane, or each would be decoded again for every few rows.
+        tall = self.blocks.height if self.blocks.height > CACHE_ROWS else 0
+        kept = self.bands * self.itemsize * tall * (span + self.blocks.width)
         parts = {
             "source": sample * span * (max(above + 2 * finished, reach) + 2 * PIECE),
             "batches": (depth + 2) * sample * window_pixels
@@ -356,9 +378,11 @@ class _Job:
             "output": (depth + 2) * (self.layer_bytes + 1) * finished * columns,
             "writer": WRITER,
         }
+        parts = {name: part + part // 4 for name, part in parts.items()}
+        parts["source"] += self.blocks.decoded
         return Memory(
-            **{name: part + part // 4 for name, part in parts.items()},
-            cache=max(LEAST_CACHE, CACHE_ROWS * self.bands * self.itemsize * span),
+            **parts,
+            cache=max(LEAST_CACHE, CACHE_ROWS * self.bands * self.itemsize * span, kept),
         )
 
 

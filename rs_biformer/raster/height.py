@@ -51,6 +51,10 @@ _SPELT = {
 
 _STRIP = 1024  # rows and columns of a window, about
 
+MOST_CELLS = 2**28
+"""Unless insisted on; 270 square kilometres."""
+_CELL_BYTES = 20  # about
+
 _FINEST = 1e-3
 """Metres of a pixel: a cell of a metre is then a window of a thousand by a thousand."""
 
@@ -63,6 +67,7 @@ def write_ndsm(
     largest: float = 60.0,
     slope: float = 0.3,
     unit: str | None = None,
+    allow_huge: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the heights of a DSM above the ground in metres, float32, 0 where it is the ground or below.
@@ -72,6 +77,7 @@ def write_ndsm(
     explains stands on it. Pixels without a height, in either file, have none (-9999).
     unit: that of the heights in both files, one of UNITS; what each band declares unless given, else that of the
         heights of its CRS, else metres. Scale and offset that the files declare are applied before.
+    allow_huge: find the ground on more than MOST_CELLS cells of a metre, which are in memory at once.
     progress: called with rows done and rows in all.
 
     Memory is a few windows and the cells of a metre; the file is a COG. Raises RasterError where a file cannot be read,
@@ -87,6 +93,8 @@ def write_ndsm(
         _require_heights(scene, 1 if terrain is None else 2)
         metres = [UNITS[unit] if unit else _metres(source) for source in scene.sources]
         cell = cell_side(scene) if terrain is None else 1
+        if terrain is None and not allow_huge:
+            _require_possible(scene, cell)
         side = max(1, _STRIP // cell) * cell  # whole cells
         windows = list(cover(Window(0, 0, scene.height, scene.width), side, side))
         with MapWriter(
@@ -110,6 +118,17 @@ def write_ndsm(
                 writer.write(window, np.where(valid & np.isfinite(height), height, np.float32(NODATA)))
                 if progress is not None:
                     progress(window.row_stop, scene.height)
+
+
+def _require_possible(scene: Scene, cell: int) -> None:
+    """Say what is too large before anything of that size is made."""
+    cells = -(-scene.height // cell) * -(-scene.width // cell)
+    if cells > MOST_CELLS:
+        raise RasterError(
+            f"{scene.path} is {scene.height} x {scene.width} pixels, {cells:,} cells on which the ground is sought at "
+            f"once ({cells * _CELL_BYTES / 1e9:,.0f} GB of memory); more than {MOST_CELLS:,} are taken for a mistake: "
+            "cut the model into parts, give a --terrain, or insist with --allow-huge"
+        )
 
 
 def _require_heights(scene: Scene, bands: int) -> None:

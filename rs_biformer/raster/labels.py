@@ -27,6 +27,12 @@ ReadAs = Literal["colours", "palette", "values", "one-hot", "grey"]
 """How a label raster spells classes: three bands of colour; one band by the colours of its palette, or by its values;
 a band for each class, not 0 where it is; three equal bands of values."""
 
+MOST_TOLD = 10_000
+"""Unknown colours or values that are counted one by one; a label has a few, noise has millions."""
+
+OTHERS = "others"
+"""What the rest of them is counted as."""
+
 Key = Colour | int | float | str
 """What a label holds that its schema does not know."""
 
@@ -65,6 +71,15 @@ class LabelOptions:
     def polygons(self) -> PolygonOptions:
         """What concerns vector layers."""
         return PolygonOptions(self.layer, self.crs, self.width, self.order)
+
+
+def bounded(unknown: "Counter[Key]") -> "Counter[Key]":
+    """The counts themselves, or where too many gathered those of the most frequent, and the rest as OTHERS."""
+    if len(unknown) <= 2 * MOST_TOLD:
+        return unknown
+    kept = Counter(dict(unknown.most_common(MOST_TOLD)))
+    kept[OTHERS] += unknown.total() - kept.total()
+    return kept
 
 
 class LabelRaster(Closing):
@@ -189,9 +204,19 @@ class LabelRaster(Closing):
         if self._palette_codes is not None:
             codes = self._palette_codes[codes]
         found, counts = np.unique(codes, return_counts=True)
+        if len(found) > MOST_TOLD:
+            return self._names_of_most(found, counts)
         coloured = self.read_as in ("colours", "palette")
         names = [_unpack(code) for code in found.tolist()] if coloured else found.tolist()
         return dict(zip(names, counts.tolist(), strict=True))
+
+    def _names_of_most(self, found: NDArray[Any], counts: NDArray[np.int64]) -> dict[Key, int]:
+        """Of a photograph, or noise, that is taken for a label: those that most pixels have, and the rest as one."""
+        most = np.sort(np.argsort(-counts, kind="stable")[:MOST_TOLD])
+        coloured = self.read_as in ("colours", "palette")
+        names: list[Key] = [_unpack(code) if coloured else code for code in found[most].tolist()]
+        kept = counts[most]
+        return {**dict(zip(names, kept.tolist(), strict=True)), OTHERS: int(counts.sum() - kept.sum())}
 
     def close(self) -> None:
         """Close the file handles of this process."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.transform import Affine
 
 from rs_biformer.errors import RasterError
@@ -84,7 +84,7 @@ class Source:
     1 where the picture is to be seen as it is stored. `palette` is the colour table of a one-band raster as a lookup
     table (values, 4) uint8 of red, green, blue, alpha, else None. `overviews` are the factors by which the overviews
     of the file are coarser; `at_overview` gives one of them, `overview` is its number. `block` is the rows and
-    columns that are decoded at once.
+    columns that are decoded at once, `decoded` its bytes, with all bands where these lie pixel by pixel.
 
     Every read looks whether the file is the one that was opened, `require_unchanged` at its masks and sources as well.
 
@@ -123,6 +123,9 @@ class Source:
                 self.palette, self.uncoloured = _palette(handle)
                 self.overviews: tuple[int, ...] = tuple(handle.overviews(1)) if self.count else ()
                 self.block: tuple[int, int] = handle.block_shapes[0] if self.count else (1, 1)
+                pixelwise = handle.interleaving == Interleaving.pixel
+                together = self.dtypes if pixelwise else self.dtypes[:1]
+                self.decoded = self.block[0] * self.block[1] * sum(np.dtype(name).itemsize for name in together)
                 flags = handle.mask_flag_enums
                 self._beside = Watched(handle.files)
         # Bands with a mask of their own (.msk or internal): one for all, read through the first, or one for each. An

@@ -49,6 +49,11 @@ _LOG = logging.getLogger(__name__)
 _FARTHEST = 1e6  # pixels that a line may be moved
 _SLAB_PIXELS = 2**22
 _SLAB_ROWS = (16, 1024)
+MOST_COLUMNS = 2**21
+"""Of a map, unless insisted on: slabs are whole rows."""
+MOST_PIXELS = 10**11
+"""Of a map, unless insisted on: a file of a kilobyte may claim any size."""
+_PIXEL_BYTES = 60  # of a slab, about
 
 
 def vectorize(
@@ -61,6 +66,7 @@ def vectorize(
     simplify: float = 1.0,
     rows: int | None = None,
     cluster: Any = None,
+    allow_huge: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write the patches of a class map, or of several on one grid, as polygons and return their number.
@@ -81,8 +87,9 @@ def vectorize(
     keeps every corner. The frame of the map and the points where three classes meet stay. rows: height of a slab; the
     default depends on the map alone. With `simplify=0` the polygons are the same for every height; otherwise the points
     where borders pass from one slab to the next stay as well. cluster: whose workers read and trace the slabs, as
-    `shares.executor` takes it; this process without one, with the same bytes. progress: called with rows done and all
-    rows.
+    `shares.executor` takes it; this process without one, with the same bytes. allow_huge: take maps of more than
+    MOST_COLUMNS columns or MOST_PIXELS pixels, whatever memory and time that needs. progress: called with rows done
+    and all rows.
 
     Raises RasterError when a raster cannot be read, is no class map or not on its grid, when a map without a CRS is to
     become GeoJSON, or the disk is full; ConfigError when an option cannot be meant.
@@ -107,6 +114,7 @@ def vectorize(
         placing = placing.in_metres() if out.suffix.lower() in (".gpkg", ".fgb") else placing
         require_format(out, placing.crs, maps[0])
         require_class_map(source)
+        _require_possible(source, allow_huge)
         _tell(maps[0], source, placing)
         watched = [source]
         if scores is not None:
@@ -170,6 +178,18 @@ def require_class_map(source: Source) -> None:
         raise RasterError(
             f"{source.path} has {source.count} band(s) of {source.dtypes[0]}; a class map is one of uint8"
         )
+
+
+def _require_possible(source: Source, allow_huge: bool) -> None:
+    """Say what is too large before anything of that size is made."""
+    if allow_huge or (source.width <= MOST_COLUMNS and source.height * source.width <= MOST_PIXELS):
+        return
+    needed = _SLAB_ROWS[0] * source.width * _PIXEL_BYTES / 1e9
+    raise RasterError(
+        f"{source.path} is {source.height} x {source.width} pixels; more than {MOST_COLUMNS:,} columns or "
+        f"{MOST_PIXELS:,} pixels are taken for a mistake, as whole rows are in memory (here {needed:,.1f} GB and "
+        "more): cut the map into parts, or insist with --allow-huge"
+    )
 
 
 def _features(

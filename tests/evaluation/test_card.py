@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 
 from rs_biformer.evaluation import Protocol, Resampling, evaluate, write_card
+from rs_biformer.evaluation.card import _code
 from rs_biformer.schema import ClassSchema
 
 SCHEMA = ClassSchema("two", ("ground | soil", "roof"), ((1, 1, 1), (2, 2, 2)))
@@ -56,3 +57,7 @@ def test_nothing_from_outside_begins_markup_or_ends_a_line_of_the_card(write_ras
         assert f"\\{sign}" in plain and not re.search(rf"(?<!\\){re.escape(sign)}", plain), sign
     table = [line for line in plain.split("## Scenes")[1].splitlines() if line.startswith("|")]
     assert "\\|" in table[2] and len({line.replace("\\|", "").count("|") for line in table}) == 1
+
+
+def test_commands_of_a_card_hold_nothing_that_a_terminal_obeys():
+    assert _code(["a\x1b[2J b\x85c", "d```e"]) == "````sh\na [2J b c\nd```e\n````"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.predict import plan as planning
-from rs_biformer.predict.plan import Plan, Run, chunks, make_plan, ring_pieces, strip_rows
+from rs_biformer.predict.plan import Blocks, Plan, Run, chunks, make_plan, ring_pieces, strip_rows
 
 
 def plan_of(height: int, width: int, **options: object) -> Plan:
@@ -189,3 +189,15 @@ def test_chunks_keep_the_order_and_the_rest():
 )
 def test_a_last_row_that_was_shifted_in_joins_the_strip_before(starts, together, strips):
     assert strip_rows(starts, 3, together) == strips
+
+
+def test_a_scene_of_one_large_block_takes_its_bytes_of_the_bound():
+    small = plan_of(16384, 16384, max_memory=2 * 10**9)
+    tall = Blocks(16384, 16384, 3 * 16384**2)
+    with pytest.raises(ConfigError, match=r"of these 806 MB are one block of 16384 x 16384 pixels .* gdal_translate"):
+        plan_of(16384, 16384, blocks=tall, max_memory=200 * 10**6)
+    plan = plan_of(16384, 16384, blocks=tall, max_memory=4 * 10**9)
+    assert plan.memory.source >= tall.decoded + small.memory.source
+    assert plan.memory.cache >= 3 * 16384**2, "decoded once, not for every few rows"
+    usual = plan_of(16384, 16384, blocks=Blocks(512, 512, 3 * 512**2), max_memory=2 * 10**9)
+    assert usual.memory.cache == small.memory.cache and usual.columns == small.columns

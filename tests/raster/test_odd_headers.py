@@ -138,3 +138,76 @@ def test_outlines_are_moved_by_no_more_than_a_map_is_wide(write_raster, tmp_path
     with pytest.raises(ConfigError, match="at most 1e\\+06 pixels"):
         vectorize(path, tmp_path / "m.gpkg", simplify=1e300)
     assert vectorize(path, tmp_path / "m.gpkg", simplify=1e6) == 12
+
+
+@pytest.mark.parametrize("interleave, bands", [("pixel", 3), ("band", 1)])
+def test_the_bytes_of_a_block_are_those_of_all_bands_that_come_with_it(write_raster, interleave, bands):
+    path = write_raster(
+        "b.tif", np.ones((3, 64, 64), np.uint16), tiled=True, blockxsize=32, blockysize=16, interleave=interleave
+    )
+    assert Source(path).decoded == bands * 2 * 32 * 16
+
+
+def wide_vrt(folder: Path, width: int, height: int) -> Path:
+    path = folder / "wide.vrt"
+    path.write_text(
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>EPSG:32632</SRS>'
+        "<GeoTransform>5e5,.5,0,5.4e6,0,-.5</GeoTransform>"
+        '<VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'
+    )
+    return path
+
+
+def test_a_map_of_absurd_width_is_refused_before_it_is_read(tmp_path):
+    with pytest.raises(RasterError, match=r"16 x 2000000000 pixels; more than 2,097,152 columns .* --allow-huge"):
+        vectorize(wide_vrt(tmp_path, 2 * 10**9, 16), tmp_path / "v.gpkg")
+    assert not (tmp_path / "v.gpkg").exists()
+    with pytest.raises(RasterError, match=r"1,000,000,000,000 cells .* --allow-huge"):
+        write_ndsm(wide_vrt(tmp_path, 2 * 10**6, 2 * 10**6), tmp_path / "n.tif")
+
+
+def test_a_wide_map_is_taken_by_who_insists(tmp_path, monkeypatch):
+    monkeypatch.setattr("rs_biformer.raster.vector.MOST_COLUMNS", 50)
+    path = wide_vrt(tmp_path, 60, 2)
+    with pytest.raises(RasterError, match="insist with --allow-huge"):
+        vectorize(path, tmp_path / "v.gpkg")
+    assert vectorize(path, tmp_path / "v.gpkg", allow_huge=True) == 1
+    monkeypatch.setattr("rs_biformer.raster.height.MOST_CELLS", 5)
+    with pytest.raises(RasterError, match="insist with --allow-huge"):
+        write_ndsm(path, tmp_path / "n.tif")
+    write_ndsm(path, tmp_path / "n.tif", allow_huge=True)
+
+
+@pytest.mark.parametrize("name", ["-a", "#a", "gpkg_a", "SQLITE_a", "rtree_a", "a\x1bb", "", "a" * 201])
+def test_a_layer_that_no_geopackage_takes_is_refused_before_the_work(write_raster, tmp_path, monkeypatch, name):
+    path = write_raster("m.tif", VALUES, nodata=255)
+    monkeypatch.setattr("rs_biformer.raster.vector.FaceBuilder.add", None)
+    monkeypatch.setattr("rs_biformer.raster.vector.layer_name", lambda out: "")
+    with pytest.raises(ConfigError, match="a layer is to be called .* choose another --layer"):
+        vectorize(path, tmp_path / "m.gpkg", layer=name)
+    assert [found.name for found in tmp_path.iterdir()] == ["m.tif"]
+
+
+@pytest.mark.parametrize("name", ["-a", "#a", "gpkg_a", "a b", "ä"])
+def test_a_file_of_any_name_has_a_layer(write_raster, tmp_path, name):
+    path = write_raster("m.tif", VALUES, nodata=255)
+    assert vectorize(path, tmp_path / f"{name}.gpkg") == 12
+
+
+def test_an_interruption_stays_one_where_gdal_takes_it_for_an_error(write_raster, tmp_path, monkeypatch):
+    path = write_raster("m.tif", VALUES, nodata=255)
+
+    def interrupted(*_: object) -> None:
+        raise RuntimeError("Error from Python: KeyboardInterrupt")
+
+    monkeypatch.setattr("rs_biformer.raster.features._write_by_gdal", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        vectorize(path, tmp_path / "m.gpkg")
+
+    def refused(*_: object) -> None:
+        raise RuntimeError("unable to open database file")
+
+    monkeypatch.setattr("rs_biformer.raster.features._write_by_gdal", refused)
+    with pytest.raises(RasterError, match="unable to open database file; choose another name or folder"):
+        vectorize(path, tmp_path / "m.gpkg")
+    assert [found.name for found in tmp_path.iterdir()] == ["m.tif"]
