@@ -25,8 +25,8 @@ from rs_biformer.raster.bands import common_names, is_name, open_alike
 from rs_biformer.raster.correcting import settle_corrections
 from rs_biformer.raster.labelling import Note, settle, told
 from rs_biformer.raster.labels import LabelOptions
+from rs_biformer.raster.layer import is_vector
 from rs_biformer.raster.paths import Location, absolute, locate
-from rs_biformer.raster.polygons import is_vector
 from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Source, is_georeferenced

@@ -19,9 +19,10 @@ from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.crs import names_a_place, same_crs
 from rs_biformer.raster.labelling import Label, Note, open_label, settle
 from rs_biformer.raster.labels import LabelOptions
+from rs_biformer.raster.layer import is_vector
 from rs_biformer.raster.paths import Location, absolute, folder_of, locate, stem_of
 from rs_biformer.raster.placing import fits
-from rs_biformer.raster.polygons import Area, is_vector
+from rs_biformer.raster.polygons import Area
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import (
     MAX_SHIFT,

@@ -22,9 +22,10 @@ from rs_biformer.geometry import Window, cells
 from rs_biformer.raster.gdal import gdal_env
 from rs_biformer.raster.georeference import Placing
 from rs_biformer.raster.ground import ground_areas, pixel_areas
+from rs_biformer.raster.layer import Features
 from rs_biformer.raster.metadata import read_class_names
 from rs_biformer.raster.paths import PathLike
-from rs_biformer.raster.polygons import Features, PolygonOptions, Polygons
+from rs_biformer.raster.polygons import PolygonOptions, Polygons
 from rs_biformer.raster.source import Source, is_georeferenced, require_same_grid
 from rs_biformer.raster.tracing import Scores
 from rs_biformer.raster.vector import require_class_map

@@ -25,11 +25,12 @@ from rs_biformer.raster.crs import local_metres, names_a_place, same_crs
 from rs_biformer.raster.features import require_own_layer, write_layer
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
 from rs_biformer.raster.geopackage import filled_rows
+from rs_biformer.raster.layer import Features, is_vector, plain_value
 from rs_biformer.raster.legend import outlines_qml
 from rs_biformer.raster.metadata import LAYER, PREDICTION_WINDOW, read_class_names
 from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.paths import Location, PathLike, folder_of, is_remote, stem_of
-from rs_biformer.raster.polygons import Features, Polygons, is_vector, plain_value
+from rs_biformer.raster.polygons import Polygons
 from rs_biformer.raster.source import Source, ground_sample_distance
 from rs_biformer.raster.style import write_unless_edited
 from rs_biformer.raster.tracing import Scores

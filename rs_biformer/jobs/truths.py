@@ -8,8 +8,8 @@ from rs_biformer.data.layouts import SceneFiles, pattern_scenes, require_own_nam
 from rs_biformer.data.pairs import is_pair_list, paired_scenes
 from rs_biformer.errors import ConfigError
 from rs_biformer.jobs.pairing import PairBy, pair_by_name
+from rs_biformer.raster.layer import is_vector
 from rs_biformer.raster.paths import Location, is_remote, locate, stem_of
-from rs_biformer.raster.polygons import is_vector
 
 Say = Callable[[str], None]
 

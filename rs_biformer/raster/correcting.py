@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from rs_biformer.geometry import Window
 from rs_biformer.raster.labelling import Label, Note, WithinArea, open_label, settle
 from rs_biformer.raster.labels import Key, LabelOptions
+from rs_biformer.raster.layer import is_vector
 from rs_biformer.raster.paths import Location, PathLike
 from rs_biformer.raster.placing import fits
-from rs_biformer.raster.polygons import Area, Polygons, is_vector
+from rs_biformer.raster.polygons import Area, Polygons
 from rs_biformer.raster.source import Closing, Grid, Source
 from rs_biformer.schema import IGNORE, ClassSchema
 

@@ -32,9 +32,10 @@ from rs_biformer.documents import shown
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, cells
 from rs_biformer.raster.labels import UNKNOWN, Key, LabelOptions, LabelRaster, ReadAs
+from rs_biformer.raster.layer import Features, is_vector, plain_value
 from rs_biformer.raster.paths import Location
 from rs_biformer.raster.placing import apart, placed
-from rs_biformer.raster.polygons import Area, Features, Polygons, Survey, is_vector, plain_value
+from rs_biformer.raster.polygons import Area, Polygons, Survey
 from rs_biformer.raster.regrid import Regridded
 from rs_biformer.raster.source import Closing, Grid, Source, grid_difference
 from rs_biformer.schema import IGNORE, ClassSchema

@@ -15,6 +15,7 @@ from rasterio.features import rasterize
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
+from rs_biformer.raster import layer
 from rs_biformer.raster import polygons as module
 from rs_biformer.raster.polygons import Area, PolygonOptions, Polygons
 from rs_biformer.raster.regrid import PixelGrid
@@ -59,8 +60,8 @@ def on_ground(points, transform=NORTH_UP):
 @pytest.fixture(autouse=True)
 def forget():
     yield
-    module._layer.cache_clear()
-    module._held.cache_clear()
+    layer._layer.cache_clear()
+    layer._held.cache_clear()
 
 
 # Whole 64ths of a pixel, half a pixel among them, so that centres lie exactly on edges.
@@ -83,14 +84,14 @@ def test_any_window_is_that_part_of_the_whole_rasterized(triangles, row, col, he
     shapes = [shapely.Polygon(on_ground(points)) for points in triangles]
     path = save(tmp_path_factory.mktemp("p") / "a.gpkg", shapes)
     truth = rasterize(zip(shapes, range(1, len(shapes) + 1), strict=True), (600, 700), transform=NORTH_UP)
-    before, module.HELD_FEATURES = module.HELD_FEATURES, 20_000 if held else -1
+    before, layer.HELD_FEATURES = layer.HELD_FEATURES, 20_000 if held else -1
     try:
         window = Window(row, col, min(height, 600 - row), min(width, 700 - col))
         polygons = Polygons(path, grid(), columns=["class"])
         assert polygons.layer.indexed is not held
         assert (polygons.read(window, codes_of, 0)[0] == truth[window.slices]).all()
     finally:
-        module.HELD_FEATURES = before
+        layer.HELD_FEATURES = before
 
 
 def some_polygons(seed=0, count=60, points=9, size=90.0):
@@ -108,7 +109,7 @@ def some_polygons(seed=0, count=60, points=9, size=90.0):
 @pytest.mark.parametrize("name", ["a.gpkg", "a.fgb", "a.shp", "a.geojson", "a.parquet"])
 @pytest.mark.parametrize("limit", [20_000, -1])
 def test_every_format_draws_the_same(name, limit, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "HELD_FEATURES", limit)
+    monkeypatch.setattr(layer, "HELD_FEATURES", limit)
     shapes, path = some_polygons(), tmp_path / name
     transform, crs = NORTH_UP, "EPSG:32633"
     if name.endswith(".geojson"):  # always in degrees
@@ -174,7 +175,7 @@ def test_geoparquet_that_contradicts_itself_is_refused_in_a_line(document, said,
     write_parquet(path, some_polygons()[:2])
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({"geo": json.dumps(document)}), path)
-    module._layer.cache_clear()
+    layer._layer.cache_clear()
     with pytest.raises(RasterError, match=said) as refused:
         Polygons(path, grid())
     assert "\n" not in str(refused.value)
