@@ -21,6 +21,7 @@ from rs_biformer.evaluation.rasters import ImageFiles, Spelling, label_for, onto
 from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.thumbnail import brightness, limits
 from rs_biformer.schema import IGNORE, ClassSchema
 
 EMPTY = (236, 236, 233)
@@ -155,11 +156,12 @@ def stretch(image: NDArray[np.float64], dtype: np.dtype) -> NDArray[np.uint8]:
 
     Bytes stay as they are; of other types the values from the 2nd to the 98th percentile of a band are spread.
     """
-    if dtype != np.uint8 and np.isfinite(image).any():
-        low, high = np.nanpercentile(image, (2, 98), axis=(1, 2), keepdims=True)
-        image = (image - low) / np.maximum(high - low, np.finfo(np.float64).tiny) * 255
     missing = np.isnan(image).any(axis=0)
-    shown = np.where(missing, 0, image).round().clip(0, 255).astype(np.uint8)
+    if dtype == np.uint8:
+        shown = np.where(missing, 0, image).round().astype(np.uint8)
+    else:
+        bands = list(image)
+        shown = np.stack(list(map(brightness, bands, limits((bands, ~missing)))))
     return np.where(missing, np.array(EMPTY, np.uint8)[:, None, None], shown)
 
 

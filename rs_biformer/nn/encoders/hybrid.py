@@ -172,7 +172,7 @@ class Hybrid(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         inputs, half, *features = self.cnn(x)
-        skips, path = features[: self.begin], None
+        skips, path = [*features[: self.begin]], None  # what is starred above is a tuple to torch 2.11's compiler
         for stage, feature in zip(self.stages, features[self.begin :], strict=True):
             path, skip = stage(feature, path)
             skips.append(skip)
