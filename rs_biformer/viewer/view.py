@@ -17,8 +17,8 @@ from rs_biformer.notebook import picture, stacked, swatch, table
 from rs_biformer.raster.crs import names_a_place
 from rs_biformer.raster.drawn import draw_polygons
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
+from rs_biformer.raster.layer import is_vector
 from rs_biformer.raster.paths import PathLike, without_access
-from rs_biformer.raster.polygons import is_vector
 from rs_biformer.raster.pyramid import Pyramid, level_grid
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import Closing, Source, is_georeferenced
