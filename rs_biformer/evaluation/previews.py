@@ -156,7 +156,7 @@ def stretch(image: NDArray[np.float64], dtype: np.dtype) -> NDArray[np.uint8]:
 
     Bytes stay as they are; of other types the values from the 2nd to the 98th percentile of a band are spread.
     """
-    missing: NDArray[np.bool_] = np.isnan(image).any(axis=0)
+    missing = np.asarray(np.isnan(image).any(axis=0), np.bool_)
     if dtype == np.uint8:
         shown = np.where(missing, 0, image).round().astype(np.uint8)
     else:
