@@ -32,6 +32,9 @@ HELD_FEATURES = 20_000
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 
+FARTHEST = 1e15
+"""Coordinates above it are none: in metres, a light month away."""
+
 _CHUNK = 65536  # features whose bounds are worked out at once
 
 
@@ -230,9 +233,14 @@ def meets(bounds: NDArray[np.float64], box: Box) -> NDArray[np.bool_]:
 
 
 def parsed(wkb: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Geometries in the plane, None for none and for what is no geometry (a ring of two points)."""
+    """Geometries in the plane, None for none and for what is no geometry (a ring of two points, a point nowhere)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shapes = shapely.from_wkb(wkb, on_invalid="ignore")
     result: NDArray[np.object_] = shapely.force_2d(shapes)
+    points, owners = shapely.get_coordinates(result, return_index=True)
+    # Beyond that, products of coordinates overflow in GEOS; written so that NaN is refused too.
+    nowhere = ~(np.abs(points) <= FARTHEST).all(1)
+    if nowhere.any():
+        result[np.unique(owners[nowhere])] = None
     return result

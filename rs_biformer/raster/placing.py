@@ -90,7 +90,11 @@ def apart(grid: Grid, source: Grid) -> str:
 
 
 def _comparable(grid: Grid, source: Grid) -> bool:
-    return all(is_georeferenced(one.transform) and not one.transform.is_degenerate for one in (grid, source))
+    if not all(is_georeferenced(one.transform) and not one.transform.is_degenerate for one in (grid, source)):
+        return False
+    with np.errstate(all="ignore"):  # pixels may be of no size beside the others, or of one beyond all numbers
+        there = _to_pixels(grid, source)
+        return bool(np.isfinite(there).all() and there[:2, :2].any(0).all())
 
 
 def _to_pixels(grid: Grid, source: Grid) -> NDArray[np.float64]:
@@ -104,10 +108,11 @@ def _whole_pixels(grid: Grid, source: Grid) -> tuple[int, int] | None:
     if names_a_place(grid.crs) and names_a_place(source.crs) and not same_crs(grid.crs, source.crs):
         return None
     corners = np.array([(col, row, 1) for col in (0, grid.width) for row in (0, grid.height)]).T
-    moved = _to_pixels(grid, source) @ corners - corners
-    first = np.rint(moved[:2, 0])
-    if np.abs(moved[:2] - first[:, None]).max() > MAX_SHIFT:
-        return None
+    with np.errstate(all="ignore"):
+        moved = _to_pixels(grid, source) @ corners - corners
+        first = np.rint(moved[:2, 0])
+        if not np.abs(moved[:2] - first[:, None]).max() <= MAX_SHIFT:  # not a number, after overflows
+            return None
     return int(first[1]), int(first[0])
 
 
