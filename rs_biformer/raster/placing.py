@@ -69,9 +69,10 @@ def apart(grid: Grid, source: Grid) -> str:
     if names_a_place(grid.crs) and names_a_place(source.crs) and not same_crs(grid.crs, source.crs):
         return f"its CRS is {_name(source)} and not {_name(grid)}"
     there = _to_pixels(grid, source)
-    scale = np.linalg.norm(there[:2, :2], axis=0)
     if np.abs(there[:2, :2] - np.eye(2)).max() * max(grid.height, grid.width) > MAX_SHIFT:
-        return f"its pixels are {1 / scale[0]:.4g} x {1 / scale[1]:.4g} times as large, or turned"
+        with np.errstate(all="ignore"):
+            scale = 1 / np.linalg.norm(there[:2, :2], axis=0)
+        return f"its pixels are {scale[0]:.4g} x {scale[1]:.4g} times as large, or turned"
     col, row = -there[:2, 2]
     off = abs(np.array([col, row]) - np.rint([col, row])).max()
     if off > MAX_SHIFT:
