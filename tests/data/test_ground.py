@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -171,6 +171,7 @@ def drawn(frames, windows, splits):
     ),
     st.integers(0, 5),
 )
+@example([(0, -41, 0, 0.5), (-41, -116, 10, 1)], 0)
 @settings(max_examples=40)
 def test_blocks_leave_no_ground_in_two_splits_whatever_lies_upon_what(places, seed):
     frames = [frame(x, y, turn=turn, pixel=pixel, height=120, width=90) for x, y, turn, pixel in places]
@@ -178,7 +179,9 @@ def test_blocks_leave_no_ground_in_two_splits_whatever_lies_upon_what(places, se
     splits, together = split_by_place(frames, windows, Blocks((0.5, 0.3, 0.2), 40, 6, seed))
     ground = drawn(frames, windows, splits)
     for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
-        assert shapely.intersection(ground[one], ground[two]).area < 0.02 * len(frames)
+        # a rim of a quarter of a pixel of each may be shared, and a corner reaches further by a root of two
+        rim = 1.5 * 0.25 * max(pixel for _, _, _, pixel in places)
+        assert shapely.intersection(ground[one], ground[two]).buffer(-rim).is_empty
     assert all(len(members) > 1 for members in together)
 
 

@@ -1,5 +1,7 @@
 """Polygons from slabs, exact and simplified."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import rasterio.features
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from rs_biformer.raster.tracing import Traced, traced
 from rs_biformer.raster.vector import FaceBuilder
 from rs_biformer.schema import IGNORE
 
@@ -35,10 +38,16 @@ maps = st.one_of(
 )
 
 
+def slabs(index: np.ndarray, rows: int, tolerance: float) -> Iterator[Traced]:
+    for row in range(0, len(index), rows):
+        above = index[row - 1] if row else None
+        yield traced(index[row : row + rows], above, None, tolerance, last=row + rows >= len(index))
+
+
 def faces(index: np.ndarray, rows: int, tolerance: float = 0) -> tuple[np.ndarray, np.ndarray]:
     """All polygons and their classes."""
-    builder = FaceBuilder(len(index), tolerance)
-    found = [builder.add(index[row : row + rows])[:2] for row in range(0, len(index), rows)]
+    builder = FaceBuilder(len(index))
+    found = [builder.add(slab)[:2] for slab in slabs(index, rows, tolerance)]
     return np.concatenate([some for some, _ in found]), np.concatenate([some for _, some in found])
 
 
@@ -168,5 +177,5 @@ def test_a_polygon_comes_as_soon_as_its_last_row_is_past():
     index = np.zeros((12, 6), np.uint8)
     index[1:3, 1:3] = 1
     index[7:11, 1:5] = 2
-    builder = FaceBuilder(12, 1.0)
-    assert [builder.add(index[row : row + 4])[1].tolist() for row in (0, 4, 8)] == [[1], [], [0, 2]]
+    builder = FaceBuilder(12)
+    assert [builder.add(slab)[1].tolist() for slab in slabs(index, 4, 1.0)] == [[1], [], [0, 2]]
