@@ -12,6 +12,7 @@ from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.crs import same_crs
 from rs_biformer.raster.kinds import require_own_pixels
+from rs_biformer.raster.metadata import ScoreScale
 from rs_biformer.raster.paths import PathLike, absolute, gdal_name, locate
 from rs_biformer.raster.source import MAX_SHIFT, Source, is_georeferenced, matrix
 from rs_biformer.raster.vrt import trust
@@ -20,8 +21,8 @@ from rs_biformer.raster.vrt import trust
 def join_maps(paths: Sequence[PathLike], vrt: Path) -> Path:
     """Write a VRT over maps of one band on one grid, and return its path. Where they overlap, the first one counts.
 
-    Raises RasterError when they have no place, or not the same CRS, pixels and data type, or lie between the pixels of
-    each other's grid.
+    Raises RasterError when they have no place, or not the same CRS, pixels, data type and scale of values, or lie
+    between the pixels of each other's grid.
     """
     parts = []
     for path in paths:
@@ -44,6 +45,8 @@ def join_maps(paths: Sequence[PathLike], vrt: Path) -> Path:
     nodata = first.nodatavals[0]
     if nodata is not None:
         SubElement(band, "NoDataValue").text = f"{nodata:g}"
+    offset, scale = _scale(parts)
+    SubElement(band, "Offset").text, SubElement(band, "Scale").text = repr(offset), repr(scale)
     for part, window in reversed(list(zip(parts, windows, strict=True))):  # what comes last lies on top
         element = SubElement(band, "ComplexSource")
         SubElement(element, "SourceFilename", relativeToVRT="0").text = gdal_name(absolute(locate(part.path)))
@@ -57,6 +60,19 @@ def join_maps(paths: Sequence[PathLike], vrt: Path) -> Path:
     ElementTree(document).write(vrt, encoding="utf-8")
     trust(vrt)
     return vrt
+
+
+def _scale(parts: Sequence[Source]) -> tuple[float, float]:
+    """Offset and scale of the values, which a VRT does not take from its sources."""
+    meant = [ScoreScale(part.path) for part in parts]
+    values = [(float(one.offset[0]), float(one.scale[0])) for one in meant]
+    for part, value in zip(parts, values, strict=True):
+        if value != values[0]:
+            raise RasterError(
+                f"values of {part.path} mean {value[1]:g} times themselves plus {value[0]:g} and those of "
+                f"{parts[0].path} {values[0][1]:g} times plus {values[0][0]:g}; give maps of one kind"
+            )
+    return values[0]
 
 
 _FAR = 2**40  # added to rows and columns, which may lie before those of the first map

@@ -299,6 +299,27 @@ def test_confidence_in_steps_or_with_a_scale_is_read_as_meant_and_null_where_it_
     assert sorted(read(tmp_path / "b.parquet")["confidence"]) == pytest.approx([0.5, 0.61])
 
 
+@pytest.mark.parametrize("way", ["tag", "scale"])
+def test_confidences_of_several_maps_are_in_the_scale_of_their_files(tmp_path, way):
+    maps, scores = [], []
+    for number, value in enumerate((200, 100)):
+        place = HALF_METRE * Affine.translation(20 * number, 0)
+        tags = {"SCALE": "value / 250"} if way == "tag" else {}
+        maps.append(write(tmp_path / f"m{number}.tif", np.full((10, 20), number, np.uint8), transform=place))
+        pixels = np.full((10, 20), value, np.uint8)
+        scores.append(write(tmp_path / f"c{number}.tif", pixels, transform=place, **tags))
+        if way == "scale":
+            with rasterio.open(scores[-1], "r+") as file:
+                file.scales = (0.004,)
+    vectorize(maps, tmp_path / "a.parquet", confidence=scores)
+    found = read(tmp_path / "a.parquet")
+    assert dict(zip(found["class_index"], found["confidence"], strict=True)) == pytest.approx({0: 0.8, 1: 0.4})
+    with rasterio.open(scores[1], "r+") as file:
+        file.scales = (0.5,)
+    with pytest.raises(RasterError, match="give maps of one kind"):
+        vectorize(maps, tmp_path / "b.parquet", confidence=scores)
+
+
 def test_a_map_without_a_place_is_in_pixels_and_no_geojson(tmp_path):
     path = write(tmp_path / "map.tif", np.zeros((10, 20), np.uint8), crs=None, names=None)
     for suffix in ("gpkg", "fgb", "parquet"):
