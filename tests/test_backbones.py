@@ -12,6 +12,7 @@ from rs_biformer.checkpoint import load_checkpoint
 from rs_biformer.explain import explain, explain_pixel
 from rs_biformer.export import export_onnx
 from rs_biformer.nn.encoders.library import weights_of
+from rs_biformer.nn.meta_device import without_memory
 from rs_biformer.nn.model import create_model
 from rs_biformer.predict import predict_scene
 from rs_biformer.raster.scene import Scene
@@ -34,8 +35,9 @@ def test_the_recipes_for_transformers_can_be_built(path):
     arguments = config.model.arguments
     if "lora" in arguments:
         pytest.importorskip("peft")
-    with torch.device("meta"):
-        network = create_model(config.model.encoder, config.model.decoder, classes=6, in_channels=4, **arguments)
+    network = without_memory(
+        lambda: create_model(config.model.encoder, config.model.decoder, classes=6, in_channels=4, **arguments)
+    )
     assert len(create_optimizer(network, config.optimizer).param_groups) > 1
     assert config.model.weights.lstrip(".") in weights_of(config.model.encoder)
 

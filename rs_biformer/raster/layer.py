@@ -133,7 +133,7 @@ def _layer(path: Location, stamp: tuple[int, int], name: str | None) -> VectorLa
     from pyogrio.errors import DataSourceError
 
     # GDAL would ask the server that a GML names for its schema.
-    schema = "GML_DOWNLOAD_SCHEMA" if __gdal_version__ >= (3, 12) else "GML_DOWNLOAD_WFS_SCHEMA"
+    schema = "GML_DOWNLOAD_SCHEMA" if __gdal_version__ >= (3, 10) else "GML_DOWNLOAD_WFS_SCHEMA"
     set_gdal_config_options({schema: "NO"})
     try:
         layers = [str(row[0]) for row in list_layers(gdal_name(path)) if row[1] is not None]
