@@ -1,8 +1,7 @@
-"""Prediction of big rasters: time and memory of whole processes, and what overlap and blending are worth.
+"""Prediction of big rasters: time and memory of whole processes. What overlap is worth: frontier.py.
 
     python benchmarks/inference.py --sides 8192 24576 [--max-memory 500MB] [--beside SCRIPT.py ...]
     python benchmarks/inference.py --model resnet50_biformer --sides 4096
-    python benchmarks/inference.py --quality best.ckpt --labels '{dir}/{name}_label.tif' scenes/*_image.tif
 
 Without --model, merge and I/O alone: a 1x1 convolution is the model, so what is timed is reading, blending and writing
 of a SIDE x SIDE scene of 3 uint8 bands, 6 classes, windows of 512 every 384 pixels. Each run is a process of its own;
@@ -12,9 +11,6 @@ package.
 
 With --model, the command `rs-biformer predict` with that encoder and random weights, beside the same forward passes
 alone: windows of 256, an overlap of 0.5, batches of 8.
-
-With --quality, a table in Markdown: mIoU of the maps of the scenes for every overlap and blend, each window inferred
-once for all blends.
 """
 
 import argparse
@@ -22,13 +18,11 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 from rs_biformer.machine import machine_cores
 
 CLASSES, WINDOW, STRIDE, BATCH = 6, 512, 384, 4
-OVERLAPS, BLENDS = (0.0, 0.125, 0.25, 0.5, 0.75), ("hann", "center", "average")
 
 
 def main() -> None:
@@ -40,16 +34,10 @@ def main() -> None:
     add("--max-memory", help="as for predict, such as 500MB")
     add("--threads", type=int, default=machine_cores(), help="of torch (all cores)")
     add("--model", metavar="ENCODER", help="time the command with this encoder and not merge and I/O alone")
-    add("--quality", type=Path, metavar="CHECKPOINT", help="measure overlaps and blends with this model")
-    add("--labels", default="{dir}/{name}_label.tif", help="pattern of the labels, as for rs-biformer evaluate")
-    add("--overlaps", type=float, nargs="+", default=OVERLAPS, help="for --quality")
-    add("scenes", nargs="*", help="for --quality")
     add("--run", choices=["baseline", "ours", "passes"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
         {"baseline": run_baseline, "ours": run_ours, "passes": run_passes}[args.run](args)
-    elif args.quality:
-        quality(args)
     elif args.model:
         for side in args.sides:
             whole_command(args, side)
@@ -163,6 +151,7 @@ def whole_command(args: argparse.Namespace, side: int) -> None:
     alone = float((args.folder / "passes.txt").read_text())
     command = [sys.executable, "-m", "rs_biformer", "predict", str(scene_path(args, side)), "--restart"]
     command += ["--checkpoint", str(checkpoint), "--out", str(args.folder / "bench_maps")]
+    command += ["--window", "256", "--overlap", "0.5", "--batch-size", "8"]  # those of run_passes
     command += ["--max-memory", args.max_memory] if args.max_memory else []
     seconds, peak = measure(command)
     print(f"{args.model}, {side} x {side}: the same forward passes alone {alone:.1f} s (their process {passes:.1f} s)")
@@ -219,85 +208,6 @@ def run_passes(args: argparse.Namespace) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
     (args.folder / "passes.txt").write_text(f"{time.perf_counter() - started}\n")
-
-
-# Quality against overlap and blend.
-
-
-def quality(args: argparse.Namespace) -> None:
-    from rs_biformer.checkpoint import load_checkpoint
-    from rs_biformer.data.layouts import pattern_scenes
-    from rs_biformer.evaluation import evaluate
-
-    model = load_checkpoint(args.quality)
-    found = pattern_scenes(args.scenes, args.labels, [])
-    labels = [files.label for files in found]
-    print("| overlap | blend | windows | windows / those without overlap | mIoU | mean F1 | OA |")
-    print("|---|---|---|---|---|---|---|", flush=True)
-    fewest = None
-    for overlap in args.overlaps:
-        blends = BLENDS if overlap else BLENDS[:1]  # without overlap all blends are the same
-        maps = {blend: [args.folder / f"{files.name}_{blend}.tif" for files in found] for blend in blends}
-        count = sum(
-            infer_blends(model, files.images, {blend: maps[blend][number] for blend in blends}, overlap)
-            for number, files in enumerate(found)
-        )
-        fewest = fewest or count
-        for blend in blends:
-            figures = evaluate(maps[blend], labels, model.schema).scores
-            scores = " | ".join(
-                f"{100 * value:.2f}" for value in (figures.mean_iou, figures.mean_f1, figures.overall_accuracy)
-            )
-            print(f"| {overlap:g} | {blend} | {count} | {count / fewest:.2f} | {scores} |", flush=True)
-
-
-def infer_blends(model, images, maps: dict[str, Path], overlap: float) -> int:
-    """Map a scene once for several blends, and return the number of windows."""
-    import torch
-
-    from rs_biformer.predict.blending import Sweep
-    from rs_biformer.predict.fit import open_scene
-    from rs_biformer.predict.forward import pick_device, prepare
-    from rs_biformer.predict.outputs import Layers
-    from rs_biformer.predict.plan import Run, make_plan
-    from rs_biformer.predict.reading import Batch, read_run
-    from rs_biformer.predict.recipe import Recipe
-    from rs_biformer.raster.writer import MapWriter
-
-    meta = model.meta
-    layers = Layers(("classes",), len(meta.schema))
-    worker = prepare(Recipe(layers.classes), model, pick_device("auto"))
-    arrays = worker.arrays
-    with ExitStack() as stack, torch.inference_mode():
-        scene = stack.enter_context(open_scene(images, bands=meta.bands, dtype=meta.dtype, gsd=meta.gsd))
-        shape = {"planes": layers.planes, "bands": scene.count, "itemsize": scene.dtype.itemsize}
-        plans = {
-            blend: make_plan(scene.height, scene.width, **shape, window=meta.window, overlap=overlap, blend=blend)
-            for blend in maps
-        }
-        size = {"height": scene.height, "width": scene.width, **scene.georeference}
-        writers = {
-            blend: stack.enter_context(MapWriter(path, **size, schema=meta.schema)) for blend, path in maps.items()
-        }
-        plan = next(iter(plans.values()))
-        for lane in range(len(plan.columns)):
-            sweeps = {blend: Sweep(plans[blend], lane, layers, arrays) for blend in maps}
-            strip = None
-            for item in read_run(scene, plan, Run(lane, 0, plan.strip_count)):
-                if item.strip is not strip:
-                    strip = item.strip
-                    for sweep in sweeps.values():
-                        sweep.begin(strip)
-                if isinstance(item, Batch):
-                    values = list(worker.predict(arrays.placed(item.image), arrays.placed(item.valid)))
-                    for sweep in sweeps.values():
-                        sweep.add(item.windows, values)
-                    continue
-                for blend, sweep in sweeps.items():
-                    made = {name: arrays.on_host(layer) for name, layer in sweep.finish().items()}
-                    layers.mask(made, item.valid)
-                    writers[blend].write(strip.output, made["classes"])
-    return plan.window_count
 
 
 if __name__ == "__main__":

@@ -296,35 +296,6 @@ def _overviews_of(dtype: np.dtype, count: int, schema: ClassSchema | None) -> Ov
     return "average" if dtype.kind == "f" or is_share_per_class else "mode"
 
 
-def write_chip(
-    path: str | os.PathLike[str],
-    array: NDArray[Any],
-    *,
-    crs: CRS | str | None,
-    transform: Affine,
-    nodata: float | None = None,
-    colormap: Mapping[int, Sequence[int]] | None = None,
-    descriptions: Sequence[str] | None = None,
-    mask: NDArray[np.bool_] | None = None,
-) -> None:
-    """Write `encode_chip` of the same arguments to a file that appears complete or not at all.
-
-    Raises RasterError when the file cannot be written.
-    """
-    place_chip(
-        path,
-        encode_chip(
-            array,
-            crs=crs,
-            transform=transform,
-            nodata=nodata,
-            colormap=colormap,
-            descriptions=descriptions,
-            mask=mask,
-        ),
-    )
-
-
 def place_chip(path: str | os.PathLike[str], content: bytes) -> None:
     """Write the bytes of a chip to a file that appears complete or not at all, and make its folder.
 

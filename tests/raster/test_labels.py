@@ -6,7 +6,7 @@ import rasterio
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pieces import blocks
+from pieces import blocks, write_chip
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
@@ -14,7 +14,6 @@ from rs_biformer.raster import labels
 from rs_biformer.raster.labels import LabelRaster, encode_colours, erode_boundaries, translate_bytes
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import require_same_grid
-from rs_biformer.raster.writer import write_chip
 from rs_biformer.schema import IGNORE, ClassSchema, load_schema
 
 ISPRS = load_schema("vaihingen")

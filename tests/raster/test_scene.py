@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from pieces import blocks
+from pieces import blocks, write_chip
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import transform
@@ -18,7 +18,6 @@ from rs_biformer.geometry import Window
 from rs_biformer.raster.regrid import PixelGrid
 from rs_biformer.raster.scene import Scene
 from rs_biformer.raster.source import grid_difference
-from rs_biformer.raster.writer import write_chip
 
 TEN_BY_TWELVE = Window(0, 0, 10, 12)
 

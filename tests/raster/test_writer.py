@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from pieces import blocks
+from pieces import blocks, write_chip
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rio_cogeo import cog_validate
@@ -21,7 +21,7 @@ from rs_biformer.geometry import Window
 from rs_biformer.raster import cog, writer
 from rs_biformer.raster.gdal import open_raster
 from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.writer import MapWriter, write_chip
+from rs_biformer.raster.writer import MapWriter
 from rs_biformer.schema import IGNORE, load_schema
 
 POTSDAM = load_schema("potsdam")
@@ -227,7 +227,7 @@ import numpy as np
 from affine import Affine
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.writer import MapWriter, write_chip
+from rs_biformer.raster.writer import MapWriter, encode_chip, place_chip
 
 path, mode, dtype, limits = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4]
 image = np.random.default_rng(0).integers(0, 255, (1, 600, 512)).astype(dtype)
@@ -236,7 +236,7 @@ for limit in map(int, limits.split(",")):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         if mode == "chip":
-            write_chip(path, image, **place)
+            place_chip(path, encode_chip(image, **place))
         else:
             with MapWriter(path, height=600, width=512, dtype=dtype, cog=mode == "cog", nodata=None, **place) as sink:
                 for row in range(0, 600, 100):
