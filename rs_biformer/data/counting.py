@@ -27,7 +27,6 @@ from rs_biformer.shares import Executor
 _PIXELS_AT_ONCE = 1 << 22
 _ROW_STEP = 256
 _BYTES_AT_ONCE = 1 << 28  # of an image with many bands
-_COLUMNS_AT_ONCE = 1 << 16
 _SAMPLED = 4
 
 Progress = Callable[[int, int], None]
@@ -35,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class TilePlan:
-    """A scene with its planned windows and the split of each, "" for none."""
+    """A scene with its planned windows and the split of each, "" for none. block: rows and columns decoded at once."""
 
     record: SceneRecord
     bands: tuple[str, ...]
@@ -45,6 +44,7 @@ class TilePlan:
     frame: Frame
     windows: Windows
     splits: NDArray[np.str_]
+    block: tuple[int, int] = (_ROW_STEP, _ROW_STEP)
 
 
 @dataclass(frozen=True)
@@ -161,15 +161,31 @@ def _slabs(
     if statistics_of != "all":
         counted = plan.windows.take(plan.splits == statistics_of).covered(row_edges, col_edges)
     pixel = len(plan.bands) * np.dtype(plan.dtype).itemsize
-    at_once = min(_PIXELS_AT_ONCE, _BYTES_AT_ONCE // pixel)
-    step = max(_ROW_STEP, at_once // record.width // _ROW_STEP * _ROW_STEP)
-    # A scene of extreme width, or of a great many bands, comes in columns as well.
-    columns = max(_ROW_STEP, min(_COLUMNS_AT_ONCE, _BYTES_AT_ONCE // pixel // _ROW_STEP) // _ROW_STEP * _ROW_STEP)
-    for window in cover(Window(0, 0, record.height, record.width), step, columns):
+    for window in cover(Window(0, 0, record.height, record.width), *slab_shape(record.width, pixel, plan.block)):
         rows, first = _between(row_edges, window.row, window.row_stop)
         cols, left = _between(col_edges, window.col, window.col_stop)
         own = counted[first : first + len(rows) - 1, left : left + len(cols) - 1]
         yield _Slab(record, plan.bands, reading, schema, tolerance, window, rows, cols, own)
+
+
+def slab_shape(width: int, pixel: int, block: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the slabs of a scene `width` pixels wide, of `pixel` bytes each: bounded, whatever the width.
+
+    Whole rows where there is room for enough of them. Else what is decoded at once decides, since each slab opens the
+    file anew: strips are not cut in columns, each of which would decode them whole, but come a few rows at a time;
+    tiles come in columns, whole where one fits.
+    """
+    at_once = max(1, min(_PIXELS_AT_ONCE, _BYTES_AT_ONCE // pixel))
+    if width * _ROW_STEP <= at_once:
+        return at_once // width // _ROW_STEP * _ROW_STEP, width
+    high, wide = block
+    if wide >= width:
+        rows = max(1, at_once // width)
+        return rows // high * high or rows, min(width, at_once)
+    rows = -(-_ROW_STEP // high) * high
+    if rows * wide > at_once:
+        rows, wide = min(_ROW_STEP, at_once), 1
+    return rows, at_once // rows // wide * wide
 
 
 def _between(edges: NDArray[np.int64], start: int, stop: int) -> tuple[NDArray[np.int64], int]:

@@ -378,6 +378,7 @@ def _open(
             Frame.of(scene),
             Windows.of(grid(scene.height, scene.width, options.window, stride)),
             np.array([], "<U5"),
+            max((source.decoded, source.block) for source in scene.sources)[1],
         )
 
 

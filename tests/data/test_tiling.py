@@ -96,7 +96,7 @@ def test_every_valid_pixel_lies_in_a_window_inside_the_scene_and_histograms_are_
     ("dtype", "nodata"), [("uint8", 0), ("uint16", 0), ("float32", float("nan")), ("int16", -9999)]
 )
 def test_mean_and_deviation_equal_numpy_over_the_valid_training_pixels(tmp_path, monkeypatch, dtype, nodata):
-    monkeypatch.setattr("rs_biformer.data.counting._PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("rs_biformer.data.counting._PIXELS_AT_ONCE", 7 * 50)
     monkeypatch.setattr("rs_biformer.data.counting._ROW_STEP", 7)  # bands that cut windows and cells in two
     one, two, other = (
         make_scene(tmp_path, name, size, seed, split, dtype, nodata)
@@ -163,7 +163,7 @@ def test_windows_without_a_valid_label_are_dropped_and_counted(tmp_path):
 
 
 def test_the_same_bytes_whatever_the_number_of_workers_and_however_often(tmp_path, monkeypatch):
-    monkeypatch.setattr("rs_biformer.data.counting._PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("rs_biformer.data.counting._PIXELS_AT_ONCE", 16 * 50)
     monkeypatch.setattr("rs_biformer.data.counting._ROW_STEP", 16)
     files = [make_scene(tmp_path, name, seed=number)[0] for number, name in enumerate("ab")]
     seen = []

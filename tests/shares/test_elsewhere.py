@@ -195,7 +195,7 @@ def made(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def short(monkeypatch) -> None:
     """Shares that small rasters have many of."""
-    monkeypatch.setattr("rs_biformer.data.counting._PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("rs_biformer.data.counting._PIXELS_AT_ONCE", 2**15)
     monkeypatch.setattr("rs_biformer.evaluation.stream._PIXELS_AT_ONCE", 1)
     monkeypatch.setattr("rs_biformer.raster.vector._SLAB_PIXELS", 2**14)
     monkeypatch.setattr("rs_biformer.raster.tracing._SHARE_PIXELS", 2**15)
