@@ -1,20 +1,23 @@
 """Which networks export to ONNX and compute there what they compute here; what coarser precisions cost and bring.
 
-    python benchmarks/export.py matrix [--only NAME ...] [--window 64] [--precision fp32]
+    python benchmarks/export.py matrix [--only NAME ...] [--from FAMILY] [--window 64] [--precision fp32]
     python benchmarks/export.py speed --checkpoint best.ckpt --scene test.tif --label test_label.tif \
         --calibration train.tif [--rounds 3]
 
 matrix: a row for each of our encoders, and for the least member of each family of smp (its class of encoder) and timm
 (its module) that can be built; random weights with statistics of batch norms other than 0 and 1, and a head scaled so
 that logits deviate by 3. Each is exported for any batch of one size and checked by the exporter on windows of noise,
-one and three at a time. Where a family's members cannot be built the row says why.
+one and three at a time. Where a family's members cannot be built the row says why. --from goes on with the rows from
+that family on ("ours", "smp ResNetEncoder", "timm fastvit"), after a run that was ended.
 
-speed: the scene mapped by the checkpoint and by its exports in fp32, fp16 and int8 with the same windows, in turns;
-seconds are medians, figures those of `rs-biformer evaluate` on the whole scene.
+speed: the scene mapped by the checkpoint and by its exports in fp32, fp16 and int8 with the same windows (those of
+training, --quality best), in turns; seconds, and those of the CPU, are medians, of whole commands. Figures are those of
+`rs-biformer evaluate` on the whole scene; "same" is the share of pixels of the class that the checkpoint gives.
 """
 
 import argparse
 import logging
+import resource
 import statistics
 import subprocess
 import sys
@@ -22,13 +25,17 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import rasterio
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from numpy.typing import NDArray
 
 from rs_biformer.checkpoint import CheckpointMeta, TrainedModel, load_checkpoint
 from rs_biformer.data.layouts import pattern_scenes
@@ -37,7 +44,7 @@ from rs_biformer.evaluation import evaluate
 from rs_biformer.export import Trial, export_onnx
 from rs_biformer.nn.encoders.library import SMP_NAMES
 from rs_biformer.nn.model import create_encoder, list_encoders
-from rs_biformer.schema import PRESETS
+from rs_biformer.schema import IGNORE, PRESETS
 
 OURS: tuple[tuple[str, dict[str, Any]], ...] = (
     *((name, {}) for name in list_encoders()),
@@ -54,25 +61,32 @@ WINDOWS = (224, 256, 192)
 """Tried where a network does not take the window asked for."""
 
 
-def families() -> Iterator[tuple[str, list[str]]]:
-    """The families of smp and of timm, and their members, the least first."""
+def families(begin: str | None) -> Iterator[tuple[str, list[str]]]:
+    """The families of smp and of timm, and their members, the least first; those before `begin` are not looked into."""
     of_smp = defaultdict(list)
     for name in SMP_NAMES:
         of_smp[smp.encoders.encoders[name]["encoder"].__name__].append(name)
-    for family, names in of_smp.items():
-        yield f"smp {family}", names
-    for module in timm.list_modules():
-        sizes = []
-        for name in timm.list_models(module=module):
-            if name.startswith("test_"):
+    members: dict[str, Callable[[], list[str]]] = {
+        f"smp {family}": lambda n=names: n for family, names in of_smp.items()
+    }
+    members |= {f"timm {module}": lambda found=module: by_size(found) for module in timm.list_modules()}
+    for family in dropwhile(lambda family: begin not in (None, family), members):
+        yield family, members[family]()
+
+
+def by_size(module: str) -> list[str]:
+    """The encoders of one of timm's modules, the least first."""
+    sizes = []
+    for name in timm.list_models(module=module):
+        if name.startswith("test_"):
+            continue
+        with torch.device("meta"):
+            try:
+                network = timm.create_model(name)
+            except Exception:  # what cannot be made by timm itself is no encoder
                 continue
-            with torch.device("meta"):
-                try:
-                    network = timm.create_model(name)
-                except Exception:  # what cannot be made by timm itself is no encoder
-                    continue
-            sizes.append((sum(value.numel() for value in network.parameters()), f"tu-{name}"))
-        yield f"timm {module}", [name for _, name in sorted(sizes)]
+        sizes.append((sum(value.numel() for value in network.parameters()), f"tu-{name}"))
+    return [name for _, name in sorted(sizes)]
 
 
 def least(names: list[str]) -> tuple[str, str]:
@@ -147,7 +161,7 @@ def matrix(args: argparse.Namespace) -> None:
     print("| family | member | M parameters | window | exports | largest difference | MB | remark | s |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for family, name, arguments in chosen(args.only):
+        for family, name, arguments in chosen(args.only, args.begin):
             row = [family, name, "", "", "not built", "", "", str(arguments), ""]
             if isinstance(arguments, dict):
                 row = exported(family, name, arguments, args.window, args.precision, Path(folder))
@@ -155,13 +169,15 @@ def matrix(args: argparse.Namespace) -> None:
             torch._dynamo.reset()
 
 
-def chosen(only: list[str] | None) -> Iterator[tuple[str, str, Any]]:
+def chosen(only: list[str] | None, begin: str | None) -> Iterator[tuple[str, str, Any]]:
     """Family, member and arguments; for families without a member the reason instead of the arguments."""
     if only:
         yield from (("", name, {}) for name in only)
         return
-    yield from (("ours", name, arguments) for name, arguments in OURS)
-    for family, names in families():
+    if begin in (None, "ours"):
+        yield from (("ours", name, arguments) for name, arguments in OURS)
+        begin = None
+    for family, names in families(begin):
         name, reason = least(names)
         yield (family, name, {}) if name else (family, "", reason)
 
@@ -179,29 +195,39 @@ def speed(args: argparse.Namespace) -> None:
             )
             forms[precision] = written.path
             print(f"{precision}: {written.size / 1e6:.1f} MB, {written.agreement}", flush=True)
-        seconds: dict[str, list[float]] = {form: [] for form in forms}
+        took: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
         for _ in range(args.rounds):
             for form, path in forms.items():
-                seconds[form].append(_map(path, args.scene, folder / form))
-        print("| form | MB | s | mIoU | overall accuracy |")
-        print("|---|---|---|---|---|")
+                took[form].append(map_by(path, args.scene, folder / form))
+        maps = {form: next((folder / form).glob("*_classes.tif")) for form in forms}
+        wanted = read(maps["torch"])
+        print("| form | MB | s | s of CPU | same, % | mIoU | overall accuracy |\n|---|---|---|---|---|---|---|")
         for form, path in forms.items():
-            (drawn,) = (folder / form).glob("*_classes.tif")
-            found = evaluate(drawn, args.label, model.schema)
+            whole, busy = (statistics.median(one) for one in zip(*took[form], strict=True))
+            same = 100 * float((read(maps[form]) == wanted)[wanted != IGNORE].mean())
+            found = evaluate(maps[form], args.label, model.schema)
             print(
-                f"| {form} | {path.stat().st_size / 1e6:.1f} | {statistics.median(seconds[form]):.1f} | "
-                f"{found.mean_iou:.4f} | {found.overall_accuracy:.4f} |"
+                f"| {form} | {path.stat().st_size / 1e6:.1f} | {whole:.1f} | {busy:.1f} | {same:.4f} | "
+                f"{100 * found.mean_iou:.2f} | {100 * found.overall_accuracy:.2f} |"
             )
 
 
-def _map(model: Path, scene: Path, out: Path) -> float:
-    """Seconds that `predict` takes, from the command to its end."""
+def map_by(model: Path, scene: Path, out: Path) -> tuple[float, float]:
+    """Seconds that `predict` takes, from the command to its end, and seconds of the CPU."""
     command = [sys.executable, "-m", "rs_biformer", "predict", str(scene), "--checkpoint", str(model)]
-    began = time.monotonic()
-    subprocess.run(
-        [*command, "--precision", "32", "--restart", "--out", str(out)], check=True, stdout=subprocess.DEVNULL
-    )
-    return time.monotonic() - began
+    options = ["--quality", "best", "--precision", "32", "--restart", "--out", str(out)]
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.monotonic() - began, busy
+
+
+def read(path: Path) -> NDArray[np.uint8]:
+    """The classes of a map (H, W)."""
+    with rasterio.open(path) as source:
+        classes: NDArray[np.uint8] = source.read(1)
+    return classes
 
 
 def main() -> None:
@@ -210,6 +236,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("matrix")
     one.add_argument("--only", nargs="+", metavar="NAME", help="these encoders")
+    one.add_argument("--from", dest="begin", metavar="FAMILY", help="go on with this family")
     one.add_argument("--window", type=int, default=64)
     one.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
     one.set_defaults(run=matrix)

@@ -17,6 +17,7 @@ PACKAGE = Path(rs_biformer.__file__).parent
 FLOORS = {
     "errors": 0,
     "background": 1,
+    "components": 1,
     "distribution": 1,
     "lazy": 1,
     "documents": 1,

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from rs_biformer.cli import COMMANDS
+from rs_biformer.distribution import SPARED
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -104,7 +105,9 @@ def test_prediction_alone_needs_a_part_of_what_the_toolkit_needs():
     assert set(part["dependencies"]) <= {*whole["dependencies"], *onnx}
     heavy = {"torch", "torchvision", "timm", "segmentation-models-pytorch", "pytorch-lightning", "torchmetrics"}
     left = {name_of(line) for line in {*whole["dependencies"], *onnx} - set(part["dependencies"])}
-    assert left == heavy | {"albumentations", "safetensors", "onnx", "onnxscript"}
+    spared = part["optional-dependencies"]["all"]
+    assert set(spared) <= set(whole["dependencies"]) and sorted(map(name_of, spared)) == sorted(SPARED)
+    assert left == heavy | {"albumentations", "safetensors", "onnx", "onnxscript", *SPARED}
     same = ("requires-python", "license", "classifiers", "scripts", "dynamic")
     assert {key: part[key] for key in same} == {key: whole[key] for key in same}
     assert PREDICTION["build-system"] == PROJECT["build-system"]

@@ -20,11 +20,13 @@ pytest.importorskip("onnxscript")
 
 import rs_biformer  # noqa: E402
 from rs_biformer.cli import main  # noqa: E402
+from rs_biformer.distribution import SPARED  # noqa: E402
 from rs_biformer.export import export_onnx  # noqa: E402
 
 ABSENT = (
     *("torch", "torchvision", "pytorch_lightning", "lightning_fabric", "lightning", "torchmetrics", "timm"),
     *("segmentation_models_pytorch", "albumentations", "tensorboard", "safetensors", "onnx", "onnxscript"),
+    *SPARED,
 )
 PROGRAM = """
 import json, os, sys
@@ -135,9 +137,10 @@ def test_exported_models_map_measure_and_describe_without_torch_and_to_the_same_
 ):
     maps, one, index = tmp_path / "maps", tmp_path / "maps/town_0_classes.tif", tmp_path / "tiles"
     checkpoint = write_checkpoint(tmp_path / "best.ckpt")
-    label = with_torch / "town_0_classes.tif"
+    label, confidence = with_torch / "town_0_classes.tif", with_torch / "town_0_confidence.tif"
     measured = ["--scene", scenes[0], *table_of(label, tmp_path / "model.json")]
     cut = ["--labels", with_torch / "{stem}_classes.tif", "--classes", "vaihingen", "--window", 32, "--out", index]
+    suspects = ["--find-label-errors", tmp_path / "none.gpkg"]
     commands = {
         "predict": ["predict", *scenes, *options(exported, maps)],
         "again": ["predict", *scenes, *options(exported, maps), "--skip-existing"],
@@ -160,13 +163,17 @@ def test_exported_models_map_measure_and_describe_without_torch_and_to_the_same_
         "export": ["export", "--checkpoint", checkpoint, "--out", tmp_path / "none.onnx"],
         "train": ["train", "--data.index", index, "--out", tmp_path / "none"],
         "models": ["models"],
+        "label errors": [*commands["evaluate maps"], "--confidence", confidence, *suspects],
+        "heights": ["ndsm", scenes[0], "--out", tmp_path / "none.tif"],
     }
     done = run(*commands.values(), *refused.values())
     found = dict(zip([*commands, *refused], codes(done), strict=True))
     assert found == dict.fromkeys(commands, 0) | dict.fromkeys(refused, 2), done.stderr
     assert bytes_of(maps) == bytes_of(with_torch)
     assert len(bytes_of(maps)) == len(LAYERS) * len(scenes)
-    assert not (tmp_path / "none").exists()
+    assert not list(tmp_path.glob("none*"))
+    assert (tmp_path / "maps.json").exists() and not (tmp_path / "maps_confusion.png").exists()
+    assert "maps_confusion.png is left out: matplotlib is not installed" in done.stdout
     lines = [line for line in done.stderr.splitlines() if line.startswith("rs-biformer ")]
     for what, line in zip(refused, lines, strict=True):
         wanted = {"scales": "--scales", "compile": "--compile", "bf16": "--precision", "device": "auto, cpu, cuda"}
@@ -242,3 +249,12 @@ def test_pixels_that_are_no_number_are_told_with_their_window_and_nothing_else(e
     monkeypatch.setattr(OnnxModel, "__call__", lambda self, raw, valid: np.full((len(raw), 6, 32, 32), np.nan, "f4"))
     with pytest.raises(RsBiformerError, match="NaN for the window at row 0, column 0"):
         predict_scene(model, scenes[0], tmp_path / "map.tif", classes=6, window=32, confidence=tmp_path / "c.tif")
+
+
+def test_what_the_light_distribution_can_do_without_is_asked_for_by_its_extra(monkeypatch):
+    from rs_biformer import distribution
+
+    monkeypatch.setattr(distribution, "NAME", "rs_biformer_predict")
+    for package in SPARED:
+        assert distribution.describe_missing(package).endswith("pip install 'rs_biformer_predict[all]'")
+    assert "the whole toolkit" in distribution.describe_missing("torch")

@@ -11,7 +11,8 @@ from typing import Callable, Sequence
 from . import process
 from .command import clean_environment, error_line
 
-DEFAULT_SOURCE = "rs-biformer-predict"
+DEFAULT_SOURCE = "rs-biformer-predict[all]"
+"""With what looking for label errors needs."""
 OLDEST, NEWEST = (3, 11), (3, 13)
 _NAMES = ("python3.13", "python3.12", "python3.11", "python3", "python")
 _ASK = "import sys; print(sys.version_info[0], sys.version_info[1])"
@@ -92,7 +93,9 @@ def requirement(source: str) -> list[str]:
     wheels = [os.path.join(source, name) for name in os.listdir(source) if name.endswith(".whl")]
     ours = [path for path in wheels if os.path.basename(path).startswith("rs_biformer")]
     if ours:  # the newest; an index may have a newer one still, which was not asked for
-        return ["--find-links", source, max(ours, key=os.path.getmtime)]
+        newest = max(ours, key=os.path.getmtime)
+        extra = "[all]" if os.path.basename(newest).startswith("rs_biformer_predict-") else ""
+        return ["--find-links", source, newest + extra]
     if any(os.path.isfile(os.path.join(source, name)) for name in ("pyproject.toml", "setup.py")):
         return [source]
     raise SetupError(

@@ -19,9 +19,8 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine, from_gcps
 from rasterio.warp import transform as reproject
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from rs_biformer.components import components
 from rs_biformer.data.index import SPLITS
 from rs_biformer.geometry import Window, Windows
 from rs_biformer.raster.crs import horizontal, names_a_place, same_crs
@@ -195,8 +194,7 @@ def _cores(frames: Sequence[Frame], numbers: Sequence[int], crs: CRS) -> tuple[l
 def sites(count: int, shared: Sequence[Overlap]) -> list[tuple[int, ...]]:
     """The numbers of `count` scenes, those together that are linked by shared ground; in order of their first."""
     links = np.array([(overlap.first, overlap.second) for overlap in shared], np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(count, count))
-    labels = connected_components(graph, directed=False)[1]
+    labels = components(links[:, 0], links[:, 1], count)[1]
     groups: dict[int, list[int]] = {}
     for number, label in enumerate(labels.tolist()):
         groups.setdefault(label, []).append(number)

@@ -24,7 +24,6 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.transform import Affine
-from scipy import ndimage
 
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.confusion import ratio
@@ -264,6 +263,8 @@ def _suspicious(
 
 def _opened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The mask (h, w) without what no square of NARROWEST pixels fits into; beyond the array its edge goes on."""
+    from scipy import ndimage  # that the distribution without torch may do without
+
     values = mask.astype(np.uint8)
     for extreme in (ndimage.minimum_filter, ndimage.maximum_filter):
         values = extreme(values, NARROWEST, mode="nearest")

@@ -75,6 +75,23 @@ def kept(graph: Any, head: bool) -> list[str]:
     return sorted(normalisation(graph) | classification(graph, head) | routing(graph))
 
 
+def keep_padding(graph: Any) -> None:
+    """Put a maximum of one input, which is that input, between zeros at the rim and the pooling that looks at them.
+
+    Where nothing stands between, onnxruntime (Pad_Fusion, seen in 1.31) hands the rim to the pooling, which takes
+    the least of all numbers for it: windows of negative values at the rim come out otherwise. graph: of onnx_ir.
+    """
+    import onnx_ir
+
+    for pool in [node for node in graph if node.op_type == "MaxPool"]:
+        padded = pool.inputs[0]
+        if padded is not None and (maker := padded.producer()) is not None and maker.op_type == "Pad":
+            same = onnx_ir.node("Max", [padded], name=f"{pool.name}_of_zeros")
+            same.outputs[0].type, same.outputs[0].shape = padded.type, padded.shape
+            graph.insert_before(pool, same)
+            pool.replace_input_with(0, same.outputs[0])
+
+
 def join_casts(graph: Any) -> None:
     """Let nodes that stay in float32 hand values to each other as they are.
 

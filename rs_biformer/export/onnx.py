@@ -8,6 +8,8 @@ network sees, what turns logits into probabilities, and what picks the regions o
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from rs_biformer.checkpoint import TrainedModel
 from rs_biformer.errors import ConfigError
 from rs_biformer.export.check import CHANGED, Run, compare, require_classes, require_equal
 from rs_biformer.export.deployed import INPUT, OUTPUT, Deployed, example, first_line, metadata, tracing
-from rs_biformer.export.graph import join_casts, kept
+from rs_biformer.export.graph import join_casts, keep_padding, kept
 from rs_biformer.export.samples import Samples, Trial
 from rs_biformer.export.writing import Exported, prepared, published
 from rs_biformer.predict.onnx import import_onnxruntime
@@ -93,18 +95,37 @@ def _require_onnxscript() -> None:
 
 
 def _trace(deployed: Deployed, size: int) -> Any:
-    program = torch.onnx.export(
-        deployed,
-        (example(deployed, size),),
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        dynamo=True,
-        opset_version=OPSET,
-        verbose=False,
-    )
-    program.model.ir_version = IR_VERSION  # type: ignore[union-attr]
+    with _attention_in_parts(deployed):
+        program = torch.onnx.export(
+            deployed,
+            (example(deployed, size),),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.ir_version = IR_VERSION
+    keep_padding(program.model.graph)
     return program
+
+
+@contextmanager
+def _attention_in_parts(network: torch.nn.Module) -> Iterator[None]:
+    """Let timm's attention be two products and a softmax, which it has as well as torch's one function.
+
+    Torch's exporter takes that function apart all the same, but only for tensors of four axes: Hiera has five.
+    """
+    fused: list[Any] = [part for part in network.modules() if getattr(part, "fused_attn", False)]
+    try:
+        for part in fused:
+            part.fused_attn = False
+        yield
+    finally:
+        for part in fused:
+            part.fused_attn = True
 
 
 def _save(program: Any, target: Path, entries: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rs_biformer.distribution import describe_missing, require
 from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation import (
     SceneView,
@@ -27,7 +28,8 @@ from rs_biformer.raster.paths import Location, PathLike, without_access
 class Outputs:
     """The files to write.
 
-    figures: JSON, with the confusion matrix of a single result as NAME_confusion.png beside it. report: a page that
+    figures: JSON, with the confusion matrix of a single result as NAME_confusion.png beside it, where there is
+    matplotlib. report: a page that
     needs nothing else. card: a model card in Markdown. label_errors: a GeoPackage. title: of page and card.
     curves: metrics.csv of the training, for the page. commands: what to type to get the figures again.
 
@@ -63,8 +65,13 @@ class Outputs:
         return self.figures.with_name(f"{self.figures.stem}_confusion.png")
 
     def require_apart(self, read: Iterable[PathLike | None]) -> None:
-        """Raise ConfigError where one of them is a file that is read, cannot be written, or is asked for twice."""
+        """Raise ConfigError where one of them is a file that is read, cannot be written, or is asked for twice.
+
+        ModuleNotFoundError where what finds label errors is not installed.
+        """
         refuse_overwriting([*read, self.curves], self.files)
+        if self.label_errors is not None:
+            require("scipy")  # which the distribution without torch may do without: told before the work
         for path in self.files:
             above = next(folder for folder in path.absolute().parents if folder.exists())
             if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
@@ -81,12 +88,18 @@ def command_line(program: str, arguments: Sequence[str]) -> str:
 def write_outputs(
     evaluation: Evaluation, outputs: Outputs, *, progress: Progress = no_progress, say: Say = silent
 ) -> list[Path]:
-    """Every file that was asked for, in the order written. say: gets how many labels are suspicious."""
+    """Every file that was asked for, in the order written.
+
+    say: gets how many labels are suspicious, and which file is left out for want of a package.
+    """
     outputs.require_apart(evaluation.files_read)
     first, single = evaluation.results[0], len(evaluation.results) == 1
     if single:
         written = [write_json(outputs.figures, first)]
-        written.append(write_confusion_png(outputs.picture, first))
+        try:
+            written.append(write_confusion_png(outputs.picture, first))
+        except ModuleNotFoundError as error:  # matplotlib, which the distribution without torch may do without
+            say(f"{outputs.picture.name} is left out: {describe_missing((error.name or '').partition('.')[0])}")
     else:
         written = [write_results(outputs.figures, evaluation.results, evaluation.comparisons)]
     if outputs.report:

@@ -17,7 +17,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from rs_biformer.raster.patches import components
+from rs_biformer.components import components
 
 _NORTH, _SOUTH, _EAST, _WEST = 1, 2, 4, 8  # bits: in which directions borders leave a lattice point
 _BITS = np.array([bin(code).count("1") for code in range(16)])

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from rs_biformer.components import components
 from rs_biformer.schema import IGNORE
 
 _CLASSES = 256
@@ -65,13 +64,6 @@ def find_patches(values: NDArray[np.uint8]) -> Patches:
     classes = np.empty(count, np.uint8)
     classes[numbers] = of_run
     return Patches((height, width), starts, numbers, classes, contacts)
-
-
-def components(one: NDArray[np.int64], other: NDArray[np.int64], count: int) -> tuple[int, NDArray[np.int64]]:
-    """How many parts a graph of `count` vertices with edges one[i] - other[i] has, and the part of each vertex."""
-    graph = coo_array((np.ones(len(one), bool), (one, other)), (count, count))
-    parts, of_vertex = connected_components(graph, directed=False)
-    return int(parts), of_vertex.astype(np.int64)
 
 
 def sum_by(numbers: NDArray[np.int64], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:

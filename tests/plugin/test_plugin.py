@@ -214,7 +214,7 @@ def test_what_pip_is_asked_for(tmp_path):
     assert environment.requirement(str(tmp_path)) == [
         "--find-links",
         str(tmp_path),
-        str(tmp_path / "rs_biformer_predict-0.2-py3-none-any.whl"),
+        str(tmp_path / "rs_biformer_predict-0.2-py3-none-any.whl[all]"),
     ]
 
 
