@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from rs_biformer.checkpoint import CheckpointMeta, TrainedModel
 from rs_biformer.predict.folding import folded
+from rs_biformer.predict.fusing import fused
 from rs_biformer.schema import PRESETS
 
 Run = Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.float32]]
@@ -65,11 +66,20 @@ def network(name: str, window: int) -> TrainedModel:
     return model
 
 
-def by_torch(model: TrainedModel, *, last: bool = True, fold: bool = False, bf16: bool = False, how: str = "") -> Run:
-    """A run by torch. last: channels last. how: of torch.compile, `default` or `freezing`."""
+def by_torch(
+    model: TrainedModel,
+    *,
+    last: bool = True,
+    fold: bool = False,
+    fuse: bool = False,
+    bf16: bool = False,
+    how: str = "",
+) -> Run:
+    """A run by torch. last: channels last. fuse: as prediction does. how: of torch.compile, `default` or `freezing`."""
     layout = torch.channels_last if last else torch.contiguous_format
     model = model.to(memory_format=layout)
-    used = folded(model) if fold else model
+    used = folded(model) if fold or fuse else model
+    used = fused(used, torch.bfloat16 if bf16 else torch.float32) if fuse else used
     if how:
         import torch._inductor.config as inductor
 
@@ -139,6 +149,8 @@ WAYS: dict[str, Callable[[TrainedModel, Exports], Run]] = {
     "bf16": lambda model, _: by_torch(model, last=False, bf16=True),
     "bf16, channels last": lambda model, _: by_torch(model, bf16=True),
     "bf16, folded": lambda model, _: by_torch(model, fold=True, bf16=True),
+    "fp32, fused": lambda model, _: by_torch(model, fuse=True),
+    "bf16, fused": lambda model, _: by_torch(model, fuse=True, bf16=True),
     "fp32, compile": lambda model, _: by_torch(model, fold=True, how="default"),
     "bf16, compile": lambda model, _: by_torch(model, fold=True, bf16=True, how="default"),
     "bf16, compile, frozen": lambda model, _: by_torch(model, fold=True, bf16=True, how="freezing"),

@@ -317,7 +317,7 @@ def test_every_option_reaches_the_map_of_a_scene(rgb, pointwise, tmp_path, monke
     monkeypatch.setattr("rs_biformer.jobs.mapping.map_scene", note)
     layers = ["probabilities", "confidence", "margin", "entropy", "disagreement"]
     argv = "--tta flips --blend average --scales 0.5 1 --probability-dtype float16 --max-memory 300MB --restart"
-    argv += " --compile --window 64 --device cpu,cpu --batch-size 2 --overlap 0.25 --precision bf16"
+    argv += " --compile --window 64 --device cpu,cpu --batch-size 2 --overlap 0.25 --precision bf16 --passes plain"
     run(
         "predict",
         rgb(),
@@ -330,7 +330,7 @@ def test_every_option_reaches_the_map_of_a_scene(rgb, pointwise, tmp_path, monke
     )
     assert seen["options"] == Options(
         Windows(64, 0.25, "average", "flips", (0.5, 1.0)),
-        Compute(2, ["cpu", "cpu"], "bf16", 3 * 10**8, compile=True),
+        Compute(2, ["cpu", "cpu"], "bf16", 3 * 10**8, compile=True, passes="plain"),
         Output("float16", restart=True),
     )
     assert seen["paths"] == {layer: tmp_path / f"scene_{layer}.tif" for layer in ["classes", *layers]}

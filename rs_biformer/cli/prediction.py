@@ -60,6 +60,7 @@ def add_compute(group: Any) -> None:
         default=None,
         help="run the model through torch.compile; pays for itself on large scenes",
     )
+    add("--passes", metavar="HOW", help="of a CPU: auto, plain or fused (auto: fused in bf16, unless compiled)")
     add("--max-memory", metavar="SIZE", help="bound on what is allocated beside the model (2GB, at most 1/4 of all)")
     add_cluster(group)
 
@@ -81,6 +82,7 @@ _KEYWORDS = (
     "device",
     "precision",
     "compile",
+    "passes",
     "max_memory",
 )
 FITTING = ("bands", "nodata", "scale", "rescale_gsd", "allow_gsd_mismatch", "allow_dtype_mismatch", "area")

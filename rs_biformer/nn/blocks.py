@@ -6,11 +6,13 @@ the other, so nothing here copies as long as memory stays channels-last.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
@@ -40,6 +42,23 @@ class IRFFN(nn.Module):
         x = self.depthwise_norm(self.activation(x + self.depthwise(x)))
         out: Tensor = self.reduce_norm(self.reduce(x))
         return out
+
+    def folded(self) -> nn.Sequential:
+        """The same function in eval mode, for inference: the sum is in the middle tap of the depth-wise convolution,
+        and the last two batch norms are in the convolution between them. The first stays, since the map that is padded
+        with zeros is its output.
+        """
+        norm = self.depthwise_norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        summed, reduce = deepcopy(self.depthwise), deepcopy(self.reduce)
+        with torch.no_grad():
+            summed.weight[:, :, 1, 1] += 1
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            assert reduce.bias is not None
+            reduce.bias += reduce.weight[:, :, 0, 0] @ (norm.bias - norm.running_mean * scale)
+            reduce.weight *= scale[:, None, None]
+        last = fuse_conv_bn_eval(reduce, self.reduce_norm)
+        return nn.Sequential(self.expand, self.activation, self.expand_norm, summed, self.activation, last)
 
 
 class MLP(nn.Sequential):

@@ -96,7 +96,8 @@ class _Together:
 
     def prepare(self, recipe: Recipe, model: Any, device: Any, copy: bool = False) -> Worker:
         own = replace(recipe, models=1, disagreement=False)
-        as_exported = replace(own, precision="32", compile=False)  # a file computes in the numbers that it has
+        # A file computes in the numbers that it has.
+        as_exported = replace(own, precision="32", compile=False, passes="plain")
         workers = [
             one.prepare(as_exported if exported else own, member, self._device_of(exported, device), copy)
             for one, exported, member in zip(self._backends, self._exported, self._members, strict=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.predict.folding import folded
+from rs_biformer.predict.fusing import fused
 from rs_biformer.predict.recipe import Device, Model, Recipe, Worker
 from rs_biformer.predict.tensors import TorchArrays
 from rs_biformer.predict.tta import average_views
@@ -59,13 +60,14 @@ def prepare(recipe: Recipe, model: Model, device: torch.device, copy: bool = Fal
 
     Raises ConfigError like `Recipe.settled`.
     """
-    bf16 = recipe.settled(model, good_at_bf16(device)).precision == "bf16"
+    recipe = recipe.settled(model, good_at_bf16(device))
+    bf16 = recipe.precision == "bf16"
     own = getattr(model, "normalisation", None) is not None
     layout = torch.contiguous_format
     if isinstance(model, nn.Module):
         layout = _layout(model)
         model = (deepcopy(model) if copy else model).to(device).to(memory_format=layout)
-        model = folded(model) if device.type == "cuda" else model
+        model = _shortened(model, device, recipe)
     normalisation = deepcopy(recipe.normalisation).to(device) if recipe.normalisation is not None else None
     chosen = recipe.views
     first = [True]  # emptied by the first batch
@@ -128,6 +130,15 @@ def largest_batch(worker: Worker, size: int, image: NDArray[Any], valid: NDArray
         size = -(-size // 2)
         if one[0].device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _shortened(model: nn.Module, device: torch.device, recipe: Recipe) -> nn.Module:
+    """The same function in fewer steps, where the device gains by it."""
+    if device.type == "cuda":
+        return folded(model)
+    if device.type == "cpu" and recipe.passes == "fused":
+        return fused(folded(model), torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
+    return model
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:

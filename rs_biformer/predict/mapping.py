@@ -81,9 +81,8 @@ def predict_scene(
     progress: called as progress(windows done, windows in all), from one thread at a time.
     tags: more metadata for the maps.
     options: the fields of `options.Windows` (window, overlap, quality, blend, tta,
-        scales), of `options.Compute` (batch_size,
-        device, precision, max_memory, compile, cluster) and of `options.Output` (probability_dtype, style, resume,
-        restart), each with its default unless given.
+        scales), of `options.Compute` (batch_size, device, precision, max_memory, compile, passes, cluster) and of
+        `options.Output` (probability_dtype, style, resume, restart), each with its default unless given.
 
     The result depends on the scene, the model and the options alone; running again gives the same bytes, on one kind of
     hardware. Another batch size or bound on memory may change pixels where two classes tie within rounding.
@@ -155,7 +154,7 @@ def map_scene(
         stack.enter_context(memory_errors(plan, devices[0] if devices else None))
         if runner is None:
             runner = stack.enter_context(_opened(model, recipe, devices, compute))
-        plan = replace(plan, batch_size=runner.largest_batch(source, plan))
+        plan = replace(plan, batch_size=runner.largest_batch(source, plan), passes=str(runner.recipe))
         if on_plan is not None:
             on_plan(plan)
         set_cache(plan.memory.cache)
@@ -241,7 +240,15 @@ def _recipe(
     windows, compute, models = options.windows, options.compute, len(members_of(model))
     differing = "disagreement" in layers
     return Recipe(
-        count, normalisation, compute.precision, windows.tta, windows.scales, differing, compute.compile, models
+        count,
+        normalisation,
+        compute.precision,
+        windows.tta,
+        windows.scales,
+        differing,
+        compute.compile,
+        models,
+        compute.passes,
     )
 
 

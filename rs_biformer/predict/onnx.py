@@ -180,13 +180,14 @@ def hardware(device: str, threads: int, model: Any = None) -> str:
 def prepare(recipe: Recipe, model: OnnxModel, device: str, copy: bool = False) -> Worker:
     """The model on a device, ready to predict.
 
-    Raises ConfigError for what only torch can do: other sizes than the file's, bfloat16, compiling.
+    Raises ConfigError for what only torch can do: other sizes than the file's, bfloat16, compiling, fusing.
     """
     chosen = recipe.views
     refused = {
         "--scales": any(view.scale != 1 for view in chosen),
         "--precision": recipe.precision == "bf16",
         "--compile": recipe.compile,
+        "--passes": recipe.passes == "fused",
     }
     for option in (name for name, asked in refused.items() if asked):
         raise ConfigError(

@@ -13,7 +13,7 @@ from rs_biformer.errors import ConfigError
 from rs_biformer.geometry import Blend, stride_of
 from rs_biformer.predict.cluster import Cluster
 from rs_biformer.predict.outputs import ScoreDtype
-from rs_biformer.predict.recipe import Device, Precision
+from rs_biformer.predict.recipe import Device, Passes, Precision
 from rs_biformer.predict.tta import View, Views, views
 
 Quality = Literal["fast", "balanced", "best"]
@@ -84,6 +84,9 @@ class Compute:
         forward pass; see `plan.Memory`. Left out, a quarter of the machine's memory, at most 2 GB for each device. On a
         cluster it holds for each worker.
     compile: run the model through torch.compile.
+    passes: how a CPU makes forward passes: `fused` has batch norms, activations and weights of bfloat16 in the
+        convolutions, see fusing.py; `plain` runs the model as it is. `auto` fuses what runs in bfloat16 and normalises
+        by itself, unless it is compiled. On GPUs batch norms are folded in either case.
     cluster: `dask` for processes on this machine, the address of a Dask scheduler, or what else `cluster.connect`
         takes: the strips are inferred by its workers, which must be able to read the scene.
     """
@@ -94,6 +97,7 @@ class Compute:
     max_memory: int | None = None
     compile: bool = False
     cluster: str | Cluster | None = None
+    passes: Passes = "auto"
 
 
 @dataclass(frozen=True)

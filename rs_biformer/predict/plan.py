@@ -123,7 +123,8 @@ class Plan:
     rows_together: rows of windows that make a strip; more than one only where a row has fewer windows than a batch.
     read_ahead, write_behind: batches and strips that wait between the stages.
     memory: what one worker takes.
-    rule: by which window and overlap were chosen, in words; empty where they were given.
+    rule: by which window and overlap were chosen, in words; empty where they were given. passes: how they are made, in
+    words, for people alone.
     """
 
     height: int
@@ -138,6 +139,7 @@ class Plan:
     read_ahead: int = READ_AHEAD
     write_behind: int = WRITE_BEHIND
     rule: str = ""
+    passes: str = ""
 
     @cached_property
     def _row_starts(self) -> tuple[int, ...]:
@@ -226,14 +228,15 @@ class Plan:
     def __str__(self) -> str:
         used, strips = self.memory, len(self.columns) * self.strip_count
         parts = ", ".join(f"{_mb(getattr(used, item.name))} {item.name}" for item in fields(used))
+        passes = f" in passes of {self.passes}" if self.passes else ""
         inferred = self.window_count * self.size**2 / (self.height * self.width)
         return (
             f"{self.height} x {self.width} pixels in {self.window_count} windows of {self.size} every {self.stride} "
             f"({self.rule}{', ' * bool(self.rule)}a halo of {(self.size - self.stride) // 2}, each pixel inferred "
             f"{inferred:.2f} times): "
             f"{strips} strips in {len(self.columns)} lane{'s' * (len(self.columns) > 1)} of columns, "
-            f"batches of {self.batch_size}, {self.read_ahead} read ahead; at most {_mb(used.total)} MB beside the "
-            f"model ({parts})"
+            f"batches of {self.batch_size}{passes}, {self.read_ahead} read ahead; at most {_mb(used.total)} MB beside "
+            f"the model ({parts})"
         )
 
 

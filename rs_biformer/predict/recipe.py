@@ -21,6 +21,7 @@ else:
     Device = str  # where there is no torch, there are no other
 
 Precision = Literal["auto", "32", "bf16"]
+Passes = Literal["auto", "plain", "fused"]
 Model = Callable[..., Any]
 Predictor = Callable[[Array, Array], Iterable[Array]]
 """(image (B, C, S, S) as in the raster, valid (B, S, S) bool) -> values to blend, for each window (P, S, S) float32."""
@@ -31,8 +32,8 @@ class Recipe:
     """How a model is run; a value that can be sent to another process.
 
     classes: K. normalisation: None where the model wants raw values or normalises by itself. precision, tta, scales,
-    compile: as in `predict_scene`. models: how many are averaged, see ensemble.py. disagreement: of these, or of the
-    views of a single one, is wanted as one more plane.
+    compile, passes: as in `predict_scene`. models: how many are averaged, see ensemble.py. disagreement: of these, or
+    of the views of a single one, is wanted as one more plane.
 
     Raises ConfigError for options that cannot be meant.
     """
@@ -45,12 +46,17 @@ class Recipe:
     disagreement: bool = False
     compile: bool = False
     models: int = 1
+    passes: Passes = "auto"
 
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= 254:
             raise ConfigError(f"got {self.classes} classes; a class map holds 1 to 254")
         if self.precision not in get_args(Precision):
             raise ConfigError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}")
+        if self.passes not in get_args(Passes):
+            raise ConfigError(f"passes is {self.passes!r}; it must be one of {', '.join(get_args(Passes))}")
+        if self.passes == "fused" and self.compile:
+            raise ConfigError("torch.compile fuses by itself; leave out --compile or --passes fused")
         if len(self.views) == self.models == 1 and self.disagreement:
             raise ConfigError(
                 "disagreement is that of several models or test-time views; ask for views with tta= or scales=, or "
@@ -63,18 +69,28 @@ class Recipe:
         return views(self.tta, self.scales)
 
     def settled(self, model: Model, fast: bool) -> "Recipe":
-        """The recipe with a precision that is not `auto`. fast: whether bfloat16 is, on every device that will run it.
+        """The recipe with a precision and passes that are not `auto`. fast: whether bfloat16 is, on every device that
+        will run it.
 
-        A callable that does not normalise by itself is none of ours and runs as it is.
+        A callable that does not normalise by itself is none of ours and runs as it is. Passes are fused in bfloat16
+        alone: what float32 gives stays what it was.
 
         Raises ConfigError for a model that has a normalisation of its own beside the recipe's.
         """
         own = getattr(model, "normalisation", None) is not None
         if own and self.normalisation is not None:
             raise ConfigError("the model normalises by itself (it has .normalisation); leave out normalisation=")
-        if self.precision != "auto":
-            return self
-        return replace(self, precision="bf16" if fast and own else "32")
+        precision, passes = self.precision, self.passes
+        if precision == "auto":
+            precision = "bf16" if fast and own else "32"
+        if passes == "auto":
+            passes = "fused" if precision == "bf16" and own and not self.compile else "plain"
+        return replace(self, precision=precision, passes=passes)
+
+    def __str__(self) -> str:
+        """How passes are made, for people; empty where there is nothing to tell."""
+        told = {"bf16": self.precision == "bf16", "compiled": self.compile, "fused": self.passes == "fused"}
+        return ", ".join(name for name, true in told.items() if true)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def _recipe_options(recipe: Recipe) -> dict[str, object]:
         "tta": recipe.tta,
         "scales": " ".join(f"{scale:g}" for scale in recipe.scales),
         "compile": recipe.compile,
+        "passes": recipe.passes,
     }
 
 

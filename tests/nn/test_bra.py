@@ -161,6 +161,9 @@ def test_the_rule_is_dense_on_small_maps_and_gathers_elsewhere():
     assert choose_method(16 * 16, 16 / 64) is attend_dense
     assert choose_method(16 * 16, 1 / 64) is attend_gathered
     assert choose_method(64 * 64, 16 / 64) is attend_gathered
+    assert choose_method(32 * 32, 16 / 64) is attend_dense
+    assert choose_method(32 * 32, 16 / 64, infers=True) is attend_gathered
+    assert choose_method(16 * 16, 16 / 64, infers=True) is attend_dense
 
 
 def test_a_method_can_be_asked_for_by_name_and_given_back_to_the_rule():

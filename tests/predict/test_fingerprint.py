@@ -111,6 +111,7 @@ def test_a_plain_callable_has_no_identity_unless_it_brings_one(scene):
         ({"recipe": replace(RECIPE, tta="d4")}, "tta"),
         ({"recipe": replace(RECIPE, scales=(1.0, 1.5))}, "scales"),
         ({"recipe": replace(RECIPE, compile=True)}, "compile"),
+        ({"recipe": replace(RECIPE, passes="fused")}, "passes"),
         ({"recipe": replace(RECIPE, classes=5)}, "classes"),
         ({"recipe": replace(RECIPE, normalisation=Normalisation([1.0], [2.0]))}, "normalisation"),
         ({"hardware": "NVIDIA H100"}, "hardware"),

@@ -48,6 +48,7 @@ class Command:
         self.log = folder / "log.txt"
         self.argv = ["predict", scene, "--checkpoint", checkpoint, "--out", self.out]
         self.argv += ["--probabilities", "--confidence", "--batch-size", 2, "--device", "cpu", "--precision", "32"]
+        self.argv += ["--passes", "fused"]  # the way that bfloat16 takes, on every machine
         self.argv += ["--quality", "best"]  # small windows: pieces enough to be killed between them
         self.staging = [self.out / f".{scene.stem}_{layer}.tif.partial" for layer in LAYERS]
         self.maps = [self.out / f"{scene.stem}_{layer}.tif" for layer in LAYERS]

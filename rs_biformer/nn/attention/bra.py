@@ -67,7 +67,7 @@ class BiLevelRoutingAttention(nn.Module):
             out = attend_everywhere(q, k, v, self.num_heads, self.scale)
         else:
             routes = self._routes(x, q, k, region)
-            attend = self.method or choose_method(size[0] * size[1], self.topk / count)
+            attend = self.method or choose_method(size[0] * size[1], self.topk / count, _infers_on_cpu(q))
             out = attend(q, k, v, routes, region, self.num_heads, self.scale)
         local = self.local(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         joined: Tensor = self.project(out + local)
@@ -89,13 +89,24 @@ class BiLevelRoutingAttention(nn.Module):
         return route(q, k, (1, 1), self.topk)
 
 
-def choose_method(pixels: int, share: float) -> Method:
+DENSE, DENSE_TO_INFER = 1024, 256
+"""Pixels of a map that is attended densely, at most; the second for inference on a CPU."""
+
+
+def choose_method(pixels: int, share: float, infers: bool = False) -> Method:
     """The way to compute routed attention on a map of `pixels` whose regions attend to a `share` of all regions.
 
     Dense work grows with N * N, gathering with N * N * share, and with it the copies of keys and values: so dense wins
-    where regions attend to a good part of a small map (`benchmarks/attention.py methods`).
+    where regions attend to a good part of a small map (`benchmarks/attention.py methods`). Without a backward pass,
+    which is what gathering costs, a CPU gathers sooner (infers): in bfloat16 a mask of all pairs took twice as long on
+    32 x 32 pixels.
     """
-    return attend_dense if pixels <= 1024 and share >= 1 / 4 else attend_gathered
+    most = DENSE_TO_INFER if infers else DENSE
+    return attend_dense if pixels <= most and share >= 1 / 4 else attend_gathered
+
+
+def _infers_on_cpu(q: Tensor) -> bool:
+    return q.device.type == "cpu" and not q.requires_grad
 
 
 def use_method(model: nn.Module, name: str | None) -> None:
