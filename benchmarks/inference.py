@@ -1,7 +1,7 @@
 """Prediction of big rasters: time and memory of whole processes. What overlap is worth: frontier.py.
 
     python benchmarks/inference.py --sides 8192 24576 [--max-memory 500MB] [--beside SCRIPT.py ...]
-    python benchmarks/inference.py --model resnet50_biformer --sides 4096
+    python benchmarks/inference.py --model resnet50_biformer --sides 4096 [--against CHECKOUT [--rounds 3]]
 
 Without --model, merge and I/O alone: a 1x1 convolution is the model, so what is timed is reading, blending and writing
 of a SIDE x SIDE scene of 3 uint8 bands, 6 classes, windows of 512 every 384 pixels. Each run is a process of its own;
@@ -11,6 +11,10 @@ package.
 
 With --model, the command `rs-biformer predict` with that encoder and random weights, beside the same forward passes
 alone: windows of 256, an overlap of 0.5, batches of 8.
+
+With --against, the command as it is here and that of another checkout of this package, such as a git worktree of an
+older commit, on the same scene and checkpoint, each by its own defaults, in turn: medians of time and of processor
+time.
 """
 
 import argparse
@@ -19,6 +23,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 from rs_biformer.machine import machine_cores
 
@@ -34,10 +39,15 @@ def main() -> None:
     add("--max-memory", help="as for predict, such as 500MB")
     add("--threads", type=int, default=machine_cores(), help="of torch (all cores)")
     add("--model", metavar="ENCODER", help="time the command with this encoder and not merge and I/O alone")
+    add("--against", type=Path, metavar="CHECKOUT", help="with --model: whole commands of this one, too, in turn")
+    add("--rounds", type=int, default=3, help="of --against (%(default)s)")
     add("--run", choices=["baseline", "ours", "passes"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
         {"baseline": run_baseline, "ours": run_ours, "passes": run_passes}[args.run](args)
+    elif args.model and args.against:
+        for side in args.sides:
+            side_by_side(args, side)
     elif args.model:
         for side in args.sides:
             whole_command(args, side)
@@ -68,10 +78,10 @@ def itself(args: argparse.Namespace, side: int, run: str) -> list[str]:
     return command + (["--model", args.model] if args.model else [])
 
 
-def measure(command: list[str]) -> tuple[float, int]:
+def measure(command: list[str], environment: dict[str, str] | None = None) -> tuple[float, int]:
     """Seconds and peak resident bytes of a process."""
     started = time.perf_counter()
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -156,6 +166,33 @@ def whole_command(args: argparse.Namespace, side: int) -> None:
     seconds, peak = measure(command)
     print(f"{args.model}, {side} x {side}: the same forward passes alone {alone:.1f} s (their process {passes:.1f} s)")
     print(f"whole command {seconds:.1f} s, {seconds / alone:.3f} times the passes, {peak / 1e9:.2f} GB peak")
+
+
+def side_by_side(args: argparse.Namespace, side: int) -> None:
+    """The command of this checkout and of another, by their defaults, in turn."""
+    make_scene(scene_path(args, side))
+    checkpoint = write_checkpoint(args.model, args.folder / f"bench_{args.model}.ckpt")
+    trees = {"here": Path(__file__).resolve().parents[1], str(args.against): args.against.resolve()}
+    command = [sys.executable, "-m", "rs_biformer", "predict", str(scene_path(args, side)), "--restart"]
+    command += ["--checkpoint", str(checkpoint), "--max-memory", args.max_memory or "2GB"]
+    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in trees}
+    for _ in range(args.rounds):
+        for number, (name, tree) in enumerate(trees.items()):
+            environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(args.threads)}
+            spent = os.times()
+            seconds, peak = measure([*command, "--out", str(args.folder / f"bench_maps_{number}")], environment)
+            used = os.times()
+            processor = used.children_user + used.children_system - spent.children_user - spent.children_system
+            found[name].append((seconds, processor, peak))
+            print(f"{name}: {seconds:.1f} s, {processor:.1f} s of processor time", flush=True)
+    middles = {name: [median(part) for part in zip(*runs, strict=True)] for name, runs in found.items()}
+    theirs = middles[str(args.against)]
+    print(f"{args.model}, {side} x {side}, {args.threads} threads, whole commands, medians of {args.rounds} in turn")
+    for name, (seconds, processor, peak) in middles.items():
+        print(
+            f"{name}: {seconds:.1f} s, {side**2 / 1e6 / seconds:.3f} Mpx/s, {theirs[0] / seconds:.2f} times as fast; "
+            f"{processor:.1f} s of processor time, {theirs[1] / processor:.2f} times; {peak / 1e9:.2f} GB peak"
+        )
 
 
 def write_checkpoint(encoder: str, path: Path) -> Path:

@@ -3,9 +3,10 @@
 What a network knows of a pixel is what lies around it. Near the edge of a window that is cut off, so windows overlap,
 and every pixel is inferred more than once: 4 times where windows share half. Windows twice as large have half as
 much edge for their area, and most networks can look through them, so that an overlap as wide as before costs less than
-half (`benchmarks/frontier.py`; the table is in RESULTS.md). Networks whose answers depend on the size of the image
-(`nn/context.py`) and exported models keep the window that they have. Routed attention cuts larger windows into as many
-regions as ever: keeping the size of regions instead made no difference there that could be measured.
+half; and nothing was gained by sharing more than 64 pixels (`benchmarks/frontier.py`; the tables are in RESULTS.md).
+Networks whose answers depend on the size of the image (`nn/context.py`) and exported models keep the window that they
+have. Routed attention cuts larger windows into as many regions as ever: keeping the size of regions instead made no
+difference there that could be measured.
 """
 
 from collections.abc import Iterator
@@ -30,15 +31,19 @@ LEAST = 256
 
 
 class _Choice(NamedTuple):
-    """times: side of a window in those of training. shared: of two neighbours, as a share of a window of training."""
+    """times: side of a window in those of training. shared: of two neighbours, as a share of a window of training, and
+    pixels at most where windows are larger than that: what is missing beyond an edge is told by pixels and strides of
+    the network, and no longer by the window.
+    """
 
     times: int
     shared: float
+    most: int = 10**9
 
 
 _CHOICES: dict[Quality, _Choice] = {
-    "fast": _Choice(2, 0.25),  # 1.31 pixels inferred for each
-    "balanced": _Choice(2, 0.5),  # 1.78
+    "fast": _Choice(2, 0.25, 32),  # 1.31 pixels inferred for each with windows of training of 128, 1.14 with 256
+    "balanced": _Choice(2, 0.5, 64),  # 1.78 and 1.31
     "best": _Choice(1, 0.5),  # 4
 }
 
@@ -97,7 +102,10 @@ def _times(windows: Windows, batch_size: int, sight: Sight, wanted: int) -> list
 def _seen(
     windows: Windows, batch_size: int, sight: Sight, times: int, quality: Quality, scene: tuple[int, int]
 ) -> Seen:
-    shared = round(_CHOICES[quality].shared * sight.window)
+    _, share, most = _CHOICES[quality]
+    shared = round(share * sight.window)
+    if (windows.window or times * sight.window) > sight.window:
+        shared = min(shared, most)
     if windows.window is not None:
         shared = min(shared, windows.window // 2)
         size = windows.window

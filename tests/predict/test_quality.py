@@ -36,9 +36,19 @@ def test_best_is_half_an_overlap_of_the_windows_of_training():
 
 
 def test_balanced_shares_as_many_pixels_of_windows_twice_as_large_and_fast_half_of_them():
-    assert first(Windows()) == Seen(512, 0.25, 2, "quality balanced")
-    assert first(Windows(quality="fast")) == Seen(512, 0.125, 2, "quality fast")
+    small = Sight(96, grows=True)
+    assert first(Windows(), small) == Seen(192, 0.25, 8, "quality balanced")
+    assert first(Windows(quality="fast"), small) == Seen(192, 0.125, 8, "quality fast")
     assert first(Windows(quality="fast", overlap=0.3))[:3] == (512, 0.3, 2)
+
+
+def test_beyond_64_pixels_nothing_is_gained():
+    assert first(Windows()) == Seen(512, 64 / 512, 2, "quality balanced")
+    assert first(Windows(quality="fast")) == Seen(512, 32 / 512, 2, "quality fast")
+    assert first(Windows(), Sight(128, grows=True))[:2] == (256, 64 / 256)
+    assert first(Windows(768, quality="balanced"))[:2] == (768, 64 / 768)
+    assert first(Windows(256, quality="balanced"))[:2] == (256, 0.5)
+    assert first(Windows(quality="best"), Sight(1024, grows=True))[:2] == (1024, 0.5)
 
 
 def test_what_cannot_grow_keeps_its_window():
@@ -49,14 +59,14 @@ def test_what_cannot_grow_keeps_its_window():
 
 def test_a_pass_holds_no_more_pixels_than_with_the_windows_of_training():
     assert first(Windows(), batch=3)[:3] == (256, 0.5, 3)
-    assert first(Windows(), batch=4)[:3] == (512, 0.25, 1)
-    assert first(Windows(), Sight(512, grows=True))[:3] == (1024, 0.25, 2)
+    assert first(Windows(), batch=4)[:3] == (512, 64 / 512, 1)
+    assert first(Windows(), Sight(512, grows=True), scene=(1024 + 960 * 9,) * 2)[:3] == (1024, 64 / 1024, 2)
     # of 128 as many as of 256: a pass of so little is not worth a smaller one
     assert first(Windows(), Sight(128, grows=True))[:3] == (256, 0.25, 8)
 
 
 def test_the_next_choice_is_the_window_of_training():
-    assert [seen[:3] for seen in choices(Windows(), 8, GROWS, *FAR)] == [(512, 0.25, 2), (256, 0.5, 8)]
+    assert [seen[:3] for seen in choices(Windows(), 8, GROWS, *FAR)] == [(512, 0.125, 2), (256, 0.5, 8)]
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([64, 100, 128, 192, 256]), st.booleans())
