@@ -8,8 +8,10 @@ of the train scenes, of 128 pixels and without overlap, are the pool. In the fir
 windows, drawn at random, as there is no model yet to ask. In each further round one way adds as many at random, the
 other those that `suggest` takes of the maps of its own last model, by entropy, with its default options. After each
 round a U-Net on EfficientNet-Lite0 with ImageNet weights (the extra `pretrained`) is trained from these weights on what
-is labelled, for the same number of steps, by configs/czech/recommended.yaml; the test scenes are mapped and scored
-once, in one confusion matrix. `all` is the whole pool, for orientation (--with-all).
+is labelled, for the same number of steps, by configs/czech/recommended.yaml; nothing is chosen by what is measured: the
+weights are those of the last step, and the test scenes are mapped and scored once, in one confusion matrix. Where
+`suggest` names too few windows the rest is drawn at random, so that both ways label as many. `all` is the whole pool,
+for orientation (--with-all).
 
 What was done is not repeated: choices, models and results lie in DIR, and a training that was interrupted goes on.
 """
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument("--accelerator", default="auto", help="of the Trainer: auto, cpu, gpu (%(default)s)")
     parser.add_argument("--device", default="auto", help="of prediction: auto, cpu, cuda (%(default)s)")
     parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--overlap", type=float, default=0.5, help="of the windows of all maps (%(default)s)")
     parser.add_argument("--with-all", action="store_true", help="train on the whole pool, too")
     parser.add_argument("--table", action="store_true", help="print what is there and stop")
     args = parser.parse_args()
@@ -97,7 +100,7 @@ def run_rounds(args: argparse.Namespace, pool: TileIndex, way: str, seed: int) -
             if not file.exists():
                 more = order[each * (number - 1) : each * number]
                 if way == "suggest":
-                    more = suggested(args, pool, chosen, each, number, seed)
+                    more = suggested(args, pool, chosen, order, each, number, seed)
                 file.parent.mkdir(exist_ok=True)
                 file.write_text(json.dumps(more.tolist()))
             chosen = np.concatenate([chosen, np.array(json.loads(file.read_text()), np.int64)])
@@ -106,15 +109,20 @@ def run_rounds(args: argparse.Namespace, pool: TileIndex, way: str, seed: int) -
 
 
 def suggested(
-    args: argparse.Namespace, pool: TileIndex, chosen: NDArray[np.int64], count: int, number: int, seed: int
+    args: argparse.Namespace,
+    pool: TileIndex,
+    chosen: NDArray[np.int64],
+    order: NDArray[np.int64],
+    count: int,
+    number: int,
+    seed: int,
 ) -> NDArray[np.int64]:
-    """The windows of the pool that `suggest` takes of the maps of the last model."""
+    """The windows of the pool that `suggest` takes of the maps of the last model; those that it lacks, of `order`."""
     last = folder_of(args, "first" if number == 2 else "suggest", number - 1, seed)
     maps = args.out / "maps" / f"{number}_{seed}"
     model = load_checkpoint(last / "last.ckpt")
-    map_scenes(
-        images(args, "train"), model, maps, layers=["entropy"], skip_existing=True, window=MAPPED, device=args.device
-    )
+    looks = {"window": MAPPED, "overlap": args.overlap, "device": args.device}
+    map_scenes(images(args, "train"), model, maps, layers=["entropy"], skip_existing=True, **looks)
     # Windows that the pool lacks, as nobody labelled them, cost nothing: more are asked for than are taken.
     found = suggest_from_maps(
         maps,
@@ -132,10 +140,13 @@ def suggested(
         )
     }
     keys = zip(found["scene"].tolist(), found["row"].tolist(), found["col"].tolist(), strict=True)
-    taken = [place[key] for key in keys if key in place and place[key] not in set(chosen.tolist())]
+    done = set(chosen.tolist())
+    taken = [place[key] for key in keys if key in place and place[key] not in done][:count]
     if len(taken) < count:
-        print(f"only {len(taken)} of {count} windows were suggested")
-    return np.array(taken[:count], np.int64)
+        print(f"only {len(taken)} of {count} windows were suggested; the others are drawn at random")
+        done |= set(taken)
+        taken += [one for one in order.tolist() if one not in done][: count - len(taken)]
+    return np.array(taken, np.int64)
 
 
 def folder_of(args: argparse.Namespace, way: str, number: int, seed: int) -> Path:
@@ -179,7 +190,13 @@ def score(
     labels = [path.replace("_image", "_label") for path in scenes]
     maps = [
         predict_scene(
-            model, path, folder / f"{Path(path).stem}.tif", classes=model.schema, window=MAPPED, device=args.device
+            model,
+            path,
+            folder / f"{Path(path).stem}.tif",
+            classes=model.schema,
+            window=MAPPED,
+            overlap=args.overlap,
+            device=args.device,
         )
         for path in scenes
     ]
