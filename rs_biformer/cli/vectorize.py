@@ -4,6 +4,7 @@ import argparse
 
 from rs_biformer.cli import console
 from rs_biformer.cli.prediction import add_cluster
+from rs_biformer.errors import ConfigError
 
 HELP = "turn a class map into polygons (GeoPackage, FlatGeobuf, GeoParquet or GeoJSON)"
 EXAMPLE = "rs-biformer vectorize out/area3_classes.tif --out area3.gpkg --min-area 10"
@@ -48,6 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one band on the map's grid, as `predict --confidence` writes it: each polygon gets its mean; one for "
         "each map",
     )
+    parser.add_argument(
+        "--regularise",
+        nargs="*",
+        metavar="CLASS",
+        help="give the polygons of these classes right angles, and their neighbours the same borders: no gaps, no "
+        "overlaps; without a name buildings, houses and roofs. Lines say how the areas of the classes change by it",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=None,
+        metavar="PIXELS",
+        help="how far --regularise may move outlines; what has no right angles within that stays as it is (default: 3)",
+    )
     parser.add_argument("--allow-huge", action="store_true", help="take a map of more than 2^21 columns or 1e11 pixels")
 
     add_cluster(parser)
@@ -55,7 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Polygonise the map, with a progress bar over its rows."""
-    from rs_biformer.raster.vector import vectorize
+    from rs_biformer.raster.vector import TOLERANCE, vectorize
+
+    if args.tolerance is not None and args.regularise is None:
+        raise ConfigError("--tolerance is for --regularise; for other outlines it is --simplify")
 
     with console.progress("vectorize", "row") as progress:
         number = vectorize(
@@ -67,6 +85,9 @@ def run(args: argparse.Namespace) -> None:
             simplify=args.simplify,
             cluster=args.cluster,
             allow_huge=args.allow_huge,
+            regularise=args.regularise,
+            tolerance=TOLERANCE if args.tolerance is None else args.tolerance,
+            say=console.say,
             progress=progress,
         )
     console.show(f"{number} polygon(s) written to {args.out}")

@@ -18,12 +18,16 @@ import shapely
 from numpy.typing import NDArray
 
 from rs_biformer.components import components
+from rs_biformer.raster.patches import Patches
 
 _NORTH, _SOUTH, _EAST, _WEST = 1, 2, 4, 8  # bits: in which directions borders leave a lattice point
 _BITS = np.array([bin(code).count("1") for code in range(16)])
 _IS_STRAIGHT = np.isin(np.arange(16), [_NORTH | _SOUTH, _EAST | _WEST])
 _IS_POINT = (_BITS > 0) & ~_IS_STRAIGHT
 _IS_JUNCTION = (_BITS == 1) | (_BITS > 2)
+
+DROPPED = 2
+"""In `Lines.passing`: an end that cuts a straight, whatever rounding makes of it."""
 
 # Directions of travel are numbered east 0, west 1, south 2, north 3; d ^ 1 is the opposite of d. Pixels around a
 # lattice point are numbered north-west 0, north-east 1, south-west 2, south-east 3; 3 - p is the one across.
@@ -37,15 +41,18 @@ _LEFT_AT_END = np.array([0, 3, 1, 2])
 class Lines:
     """Lines of one slab; line i has the points first[i] to first[i + 1], its junctions included.
 
-    points (n, 2): x, y from the slab's upper left corner. directions (k, 2): of travel at start and end. passing
-    (k, 2): whether the start (end) is a junction only because it lies on the seam above, with the border going
-    straight through.
+    points (n, 2): x, y from the slab's upper left corner; of a lattice, but for lines that were moved. directions
+    (k, 2): of travel at start and end. passing (k, 2): whether the start (end) is a junction only because it lies on
+    the seam above, with the border going straight through.
     """
 
-    points: NDArray[np.int64]
+    points: NDArray[Any]
     first: NDArray[np.int64]
     directions: NDArray[np.int64]
-    passing: NDArray[np.bool_]
+    passing: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
 
     def thinned(self, keep: NDArray[np.bool_]) -> "Lines":
         """The same lines with these points alone; junctions must be among them."""
@@ -175,15 +182,16 @@ def _follow(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
 class Outlines:
     """Lines as their faces see them: line i bounds the face faces[i] on its left, so each line is here up to twice.
 
-    points, first, passing: as in Lines, with points (x, y) in the whole map, int32 since they may wait for long.
+    points, first, passing: as in Lines, with points (x, y) in the whole map, int32 since they may wait for long, or
+    floats where lines were moved.
     corners (k, 2): the pixel of the face beside the start and the end, one of the four around that point.
     """
 
     faces: NDArray[np.int64]
-    points: NDArray[np.int32]
+    points: NDArray[Any]
     first: NDArray[np.int64]
     corners: NDArray[np.int64]
-    passing: NDArray[np.bool_]
+    passing: NDArray[Any]
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
@@ -215,7 +223,8 @@ def outlines_of(lines: Lines, face_at: NDArray[np.int64], row: int) -> Outlines:
     count, total = len(lines.first) - 1, len(lines.points)
     backwards = np.arange(total)[::-1]
     lengths = np.diff(lines.first)
-    points = (np.concatenate([lines.points, lines.points[backwards]]) + [0, row]).astype(np.int32)
+    points = np.concatenate([lines.points, lines.points[backwards]]) + [0, row]
+    points = points.astype(np.int32) if points.dtype.kind == "i" else points
     first = np.append(0, np.cumsum(np.concatenate([lengths, lengths[::-1]])))
     start, end = lines.directions.T
     forth = np.stack([_LEFT_AT_START[start], _LEFT_AT_END[end]], axis=1)
@@ -225,6 +234,21 @@ def outlines_of(lines: Lines, face_at: NDArray[np.int64], row: int) -> Outlines:
     return Outlines(
         faces, points, first, np.concatenate([forth, back]), np.concatenate([lines.passing, lines.passing[::-1, ::-1]])
     )
+
+
+def faces_beside(lines: Lines, patches: Patches, known: int, above: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The face left and right of each line of a slab (k, 2), numbered as `patches.merge` takes them; -1 outside of the
+    map. above: the face of each pixel of the row above (w,), one of the `known` ones; empty for the first slab.
+    """
+    row, column = beside(lines).transpose(2, 0, 1)
+    height, width = patches.shape
+    faces = np.full(row.shape, -1, np.int64)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    faces[inside] = known + patches.at(row[inside] * width + column[inside])
+    if len(above):
+        over = (row < 0) & (column >= 0) & (column < width)
+        faces[over] = above[column[over]]
+    return faces
 
 
 def beside(lines: Lines) -> NDArray[np.int64]:
@@ -248,20 +272,22 @@ def polygons(outlines: Outlines, count: int) -> NDArray[np.object_]:
     A ring does not touch itself: where a face meets itself at a corner, a hole begins. Junctions stay in the rings as
     points, so that neighbours have the same points; those that only a seam made are left out.
     """
-    following = _next_lines(outlines)
-    ring, order = _rings(following)
+    following = next_lines(outlines)
+    ring, order = rings_of(following)
     lines = outlines[order]
     lengths = np.diff(lines.first) - 1  # the last point of a line is the first of the next one
-    points = lines.points[ranges(lines.first[:-1], lengths)].astype(np.int64)
+    points = lines.points[ranges(lines.first[:-1], lengths)]
+    points = points.astype(np.int64) if points.dtype.kind == "i" else points
     of_ring = np.repeat(ring, lengths)
     before = np.empty(len(order), np.int64)
     before[following] = np.arange(len(order))
-    passing = np.zeros(len(points), bool)
+    passing = np.zeros(len(points), np.uint8)
     passing[np.cumsum(lengths) - lengths] = lines.passing[:, 0] | outlines.passing[before[order], 1]
 
     bounds = np.append(np.flatnonzero(np.diff(of_ring, prepend=-1)), len(points))
     ahead, behind = _neighbours_in_rings(points, bounds)
-    straight = passing & (_cross(points - behind, ahead - points) == 0)
+    # Bit by bit: where two lines follow each other, what one of them says of their common end holds.
+    straight = (passing & DROPPED > 0) | ((passing & 1 > 0) & (_cross(points - behind, ahead - points) == 0))
     doubled = np.add.reduceat(_cross(points, ahead), bounds[:-1])
     face = lines.faces[np.flatnonzero(np.diff(ring, prepend=-1))]
     # Rings of a face: the outer one first. With the face on the left and y downwards its area is negative.
@@ -274,7 +300,7 @@ def polygons(outlines: Outlines, count: int) -> NDArray[np.object_]:
     return made
 
 
-def _next_lines(outlines: Outlines) -> NDArray[np.int64]:
+def next_lines(outlines: Outlines) -> NDArray[np.int64]:
     """The line that goes on along the same face at the end of each line.
 
     Where a face meets itself at a corner there are two to choose from; the one beside the other pixel keeps the two
@@ -288,7 +314,7 @@ def _next_lines(outlines: Outlines) -> NDArray[np.int64]:
     return following
 
 
-def _rings(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def rings_of(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The cycles of a permutation: the number of the cycle and the element, cycle by cycle, in the order of travel."""
     count = len(following)
     _, cycle = components(np.arange(count), following, count)
@@ -301,9 +327,7 @@ def _rings(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
     return cycle[order], order
 
 
-def _neighbours_in_rings(
-    points: NDArray[np.int64], bounds: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _neighbours_in_rings(points: NDArray[Any], bounds: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The points after and before each point of closed rings; ring i is points[bounds[i]:bounds[i + 1]]."""
     ahead, behind = np.roll(points, -1, axis=0), np.roll(points, 1, axis=0)
     ahead[bounds[1:] - 1] = points[bounds[:-1]]
@@ -311,5 +335,6 @@ def _neighbours_in_rings(
     return ahead, behind
 
 
-def _cross(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-    return one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
+def _cross(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    cross: NDArray[Any] = one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
+    return cross

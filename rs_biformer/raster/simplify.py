@@ -19,8 +19,8 @@ _PAIRS = 2**21
 """Pairs of a point and an edge that are looked at together; bounds the memory of a large tolerance."""
 
 
-def simplified(lines: Lines, shape: tuple[int, int], tolerance: float, *, last: bool) -> Lines:
-    """The lines with as few of their points as the tolerance (in pixels) asks for; junctions stay where they are.
+def points_kept(lines: Lines, shape: tuple[int, int], tolerance: float, *, last: bool) -> NDArray[np.bool_]:
+    """As few of the points of lines as the tolerance (in pixels) asks for, as a mask; junctions stay where they are.
 
     shape: of the slab (h, w) that was traced. last: whether it is the last one.
     """
@@ -37,7 +37,7 @@ def simplified(lines: Lines, shape: tuple[int, int], tolerance: float, *, last: 
     task.straighten(low, high)
     twins = task.twins(low, high)
     task.straighten(*task.halve(low[twins], high[twins], np.ones(len(twins), bool)))
-    return lines.thinned(keep)
+    return keep
 
 
 class _Task:

@@ -17,10 +17,10 @@ from rs_biformer.geometry import Window, cover
 from rs_biformer.raster import vrt
 from rs_biformer.raster.metadata import ScoreScale
 from rs_biformer.raster.mosaic import join_maps
-from rs_biformer.raster.outlines import Lines, trace
+from rs_biformer.raster.outlines import Lines, beside, trace
 from rs_biformer.raster.patches import Patches, find_patches, sum_by
 from rs_biformer.raster.paths import Location, PathLike, absolute, locate
-from rs_biformer.raster.simplify import simplified
+from rs_biformer.raster.simplify import points_kept
 from rs_biformer.raster.source import Source
 from rs_biformer.schema import IGNORE
 
@@ -77,12 +77,18 @@ class Scores:
 
 @dataclass(frozen=True)
 class Traced:
-    """A slab: its patches, its lines, and the sum and number of the scores in each patch."""
+    """A slab: its patches, its lines, and the sum and number of the scores in each patch.
+
+    kept: which points of the lines are those of simplified ones, as some may have all their points; None where all are.
+    moved: the same lines off the edges of pixels (regularise.py).
+    """
 
     patches: Patches
     lines: Lines
     sums: NDArray[np.float64]
     counts: NDArray[np.float64]
+    kept: NDArray[np.bool_] | None = None
+    moved: Lines | None = None
 
 
 def traced(
@@ -92,18 +98,42 @@ def traced(
     tolerance: float,
     *,
     last: bool,
+    exact: tuple[int, ...] = (),
 ) -> Traced:
-    """A slab of class indices (h, w). above, last: see `outlines.trace`. scores: (h, w), NaN where there is none."""
+    """A slab of class indices (h, w). above, last: see `outlines.trace`. scores: (h, w), NaN where there is none.
+
+    exact: classes whose lines have all their points; `kept` tells which of them are those of the simplified ones.
+    """
     patches = find_patches(values)
-    lines = trace(values, above, last=last)
+    lines, kept = trace(values, above, last=last), None
     if tolerance > 0:
-        lines = simplified(lines, patches.shape, tolerance, last=last)
-    return Traced(patches, lines, *_score_sums(patches, scores))
+        few = points_kept(lines, patches.shape, tolerance, last=last)
+        wanted: NDArray[np.bool_] = np.where(_points_beside(lines, values, above, exact), True, few)
+        lines, kept = lines.thinned(wanted), few[wanted]
+    return Traced(patches, lines, *_score_sums(patches, scores), kept)
+
+
+def _points_beside(
+    lines: Lines, values: NDArray[np.uint8], above: NDArray[np.uint8] | None, classes: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which points belong to lines of these classes."""
+    height, width = values.shape
+    row, column = beside(lines).transpose(2, 0, 1)
+    framed = np.full((height + 2, width + 2), IGNORE, np.uint8)
+    framed[1:-1, 1:-1] = values
+    if above is not None:
+        framed[0, 1:-1] = above
+    found = np.isin(framed[row + 1, column + 1], classes).any(axis=1)
+    points: NDArray[np.bool_] = np.repeat(found, np.diff(lines.first))
+    return points
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A share: rows of a map, in slabs of `height` rows. last: whether they are the map's last. tolerance: pixels."""
+    """A share: rows of a map, in slabs of `height` rows. last: whether they are the map's last. tolerance: pixels.
+
+    exact: see `traced`.
+    """
 
     maps: Joined
     scores: Joined | None
@@ -111,6 +141,7 @@ class Rows:
     height: int
     tolerance: float
     last: bool
+    exact: tuple[int, ...] = ()
 
     @property
     def files(self) -> list[Location]:
@@ -119,12 +150,17 @@ class Rows:
 
 
 def shares_of(
-    maps: Joined, scores: Joined | None, shape: tuple[int, int], height: int, tolerance: float
+    maps: Joined,
+    scores: Joined | None,
+    shape: tuple[int, int],
+    height: int,
+    tolerance: float,
+    exact: tuple[int, ...] = (),
 ) -> Iterator[Rows]:
     """A map of this shape (h, w), from the top down."""
     slabs = max(1, _SHARE_PIXELS // (height * shape[1]))
     for rows in cover(Window(0, 0, *shape), slabs * height):
-        yield Rows(maps, scores, rows, height, tolerance, rows.row_stop == shape[0])
+        yield Rows(maps, scores, rows, height, tolerance, rows.row_stop == shape[0], exact)
 
 
 def trace_rows(task: Rows) -> Iterator[Traced]:
@@ -136,7 +172,7 @@ def trace_rows(task: Rows) -> Iterator[Traced]:
         for rows, values in _slabs(source, task):
             last = task.last and rows.row_stop == task.rows.row_stop
             certain = None if scores is None else scores.read(rows)
-            yield traced(values, above, certain, task.tolerance, last=last)
+            yield traced(values, above, certain, task.tolerance, last=last, exact=task.exact)
             above = values[-1]
 
 
@@ -157,6 +193,7 @@ class Slab:
     rows: Window
     tolerance: float
     last: bool
+    exact: tuple[int, ...] = ()
 
     @property
     def files(self) -> tuple[Location, ...]:
@@ -170,17 +207,21 @@ def trace_slab(task: Slab) -> Traced:
     if task.scores is not None:
         with task.scores.opened() as source:
             scores = Scores(source).read(task.rows)
-    return traced(task.values, task.above, scores, task.tolerance, last=task.last)
+    return traced(task.values, task.above, scores, task.tolerance, last=task.last, exact=task.exact)
 
 
 def changed_slabs(
-    slabs: Iterator[NDArray[np.uint8]], scores: Joined | None, height: int, tolerance: float
+    slabs: Iterator[NDArray[np.uint8]],
+    scores: Joined | None,
+    height: int,
+    tolerance: float,
+    exact: tuple[int, ...] = (),
 ) -> Iterator[Slab]:
     """Shares of slabs that come from the top down. height: rows of the map."""
     row, above = 0, None
     for values in slabs:
         rows = Window(row, 0, *values.shape)
-        yield Slab(values, above, scores, rows, tolerance, rows.row_stop == height)
+        yield Slab(values, above, scores, rows, tolerance, rows.row_stop == height, exact)
         row, above = rows.row_stop, values[-1].copy()
 
 

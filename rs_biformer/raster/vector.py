@@ -19,15 +19,17 @@ import shapely
 from numpy.typing import NDArray
 
 from rs_biformer.errors import ConfigError, RasterError
+from rs_biformer.raster.balance import Balance
 from rs_biformer.raster.features import ClassPolygons, layer_name, require_format, write_features
 from rs_biformer.raster.georeference import Placing
 from rs_biformer.raster.ground import ground_areas, pixel_areas
 from rs_biformer.raster.legend import Legend
 from rs_biformer.raster.metadata import read_class_names
-from rs_biformer.raster.outlines import Lines, Outlines, beside, outlines_of, polygons
+from rs_biformer.raster.outlines import Outlines, faces_beside, outlines_of, polygons
 from rs_biformer.raster.overwriting import refuse_overwriting
-from rs_biformer.raster.patches import Patches, merge, sieved
+from rs_biformer.raster.patches import merge, sieved
 from rs_biformer.raster.paths import PathLike
+from rs_biformer.raster.regularise import MOST_TOLERANCE, Report, regularised
 from rs_biformer.raster.remarks import about_place
 from rs_biformer.raster.source import Source, require_same_grid
 from rs_biformer.raster.tracing import (
@@ -45,6 +47,11 @@ from rs_biformer.schema import IGNORE
 from rs_biformer.shares import Executor, executor
 
 _LOG = logging.getLogger(__name__)
+
+TOLERANCE = 3.0
+"""Pixels that outlines of regularised classes may move, unless given."""
+BUILDINGS = ("building", "buildings", "house", "houses", "roof", "roofs")
+"""Classes that are regularised where nobody says which, in any case of letters."""
 
 _FARTHEST = 1e6  # pixels that a line may be moved
 _SLAB_PIXELS = 2**22
@@ -67,6 +74,9 @@ def vectorize(
     rows: int | None = None,
     cluster: Any = None,
     allow_huge: bool = False,
+    regularise: Sequence[str] | None = None,
+    tolerance: float = TOLERANCE,
+    say: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write the patches of a class map, or of several on one grid, as polygons and return their number.
@@ -88,8 +98,10 @@ def vectorize(
     default depends on the map alone. With `simplify=0` the polygons are the same for every height; otherwise the points
     where borders pass from one slab to the next stay as well. cluster: whose workers read and trace the slabs, as
     `shares.executor` takes it; this process without one, with the same bytes. allow_huge: take maps of more than
-    MOST_COLUMNS columns or MOST_PIXELS pixels, whatever memory and time that needs. progress: called with rows done
-    and all rows.
+    MOST_COLUMNS columns or MOST_PIXELS pixels, whatever memory and time that needs. regularise: names of classes whose
+    polygons get right angles where no point of their outlines moves by more than `tolerance` pixels (regularise.py);
+    those of BUILDINGS that the map has where no name is given; none unless asked for. say: gets a line for each class,
+    of its area in pixels and as polygons, and one of what was squared. progress: called with rows done and all rows.
 
     Raises RasterError when a raster cannot be read, is no class map or not on its grid, when a map without a CRS is to
     become GeoJSON, or the disk is full; ConfigError when an option cannot be meant.
@@ -100,6 +112,8 @@ def vectorize(
             f"min_area is {min_area} and simplify is {simplify}; they must be numbers of 0 or more, "
             f"and the second at most {_FARTHEST:g} pixels"
         )
+    if not 0 < tolerance <= MOST_TOLERANCE:
+        raise ConfigError(f"tolerance is {tolerance}; it is a number of pixels above 0, {MOST_TOLERANCE:g} at most")
     if rows is not None and rows < 1:
         raise ConfigError(f"rows is {rows}; a slab is 1 row high or more")
     maps = [maps] if isinstance(maps, str | os.PathLike) else list(maps)
@@ -120,24 +134,49 @@ def vectorize(
         if scores is not None:
             watched.append(Scores(stack.enter_context(scores.opened())).source)
             require_same_grid(*watched)
-        areas = None
-        if min_area > 0:
-            crs = placing.crs if source.crs is None else source.crs
-            areas = pixel_areas(crs, placing.transform, source.height, source.width)
+        crs = placing.crs if source.crs is None else source.crs
+        areas = pixel_areas(crs, placing.transform, source.height, source.width)
         slabs = rows or int(np.clip(_SLAB_PIXELS // source.width, *_SLAB_ROWS))
-        tasks = list(shares_of(joined, scores, (source.height, source.width), slabs, simplify))
-        shares = stack.enter_context(executor(cluster))
-        lines = stack.enter_context(closing(_traced(shares, tasks, areas, min_area)))
         legend = Legend.of(maps[0], read_class_names(source.path))
+        exact = () if regularise is None else _indices(regularise, legend.names, maps[0])
+        tasks = list(shares_of(joined, scores, (source.height, source.width), slabs, simplify, exact))
+        shares = stack.enter_context(executor(cluster))
+        lines: Iterator[Traced] = stack.enter_context(
+            closing(_traced(shares, tasks, areas if min_area > 0 else None, min_area))
+        )
+        balance, report = Balance(areas, "square metres" if crs is not None else "square units"), Report()
+        if exact:
+            lines = regularised(balance.counted(lines), source.height, exact, tolerance, report)
         features = _features(lines, source.height, placing, legend.names, scores is not None, progress)
-        return write_features(
+        number = write_features(
             out,
-            _of_unchanged(watched, features),
+            _of_unchanged(watched, balance.drawn(features)),
             placing.crs,
             with_confidence=scores is not None,
             layer=layer or layer_name(out),
             legend=legend,
         )
+    if exact:
+        for line in balance.lines(legend.names, report, tolerance):
+            say(line)
+    return number
+
+
+def _indices(wanted: Sequence[str], names: Mapping[int, str], path: PathLike) -> tuple[int, ...]:
+    """The classes of a map that are to be regularised: those of these names, of BUILDINGS unless any is given."""
+    known = {name.casefold(): index for index, name in names.items()}
+    chosen = [name for name in wanted or BUILDINGS if name.casefold() in known]
+    if missing := [name for name in wanted if name not in chosen]:
+        raise ConfigError(
+            f"{path} has no class {', '.join(missing)} that could be regularised; its classes are "
+            f"{', '.join(names.values()) or 'not named'}"
+        )
+    if not chosen:
+        raise ConfigError(
+            f"{path} has no class {', '.join(BUILDINGS)}; name those that are to be regularised of "
+            f"{', '.join(names.values()) or 'a map with CLASS_NAMES'}"
+        )
+    return tuple(known[name.casefold()] for name in chosen)
 
 
 def _traced(
@@ -150,7 +189,7 @@ def _traced(
         return
     with closing(shares.map(patches_of_rows, tasks)) as found:
         slabs = sieved(chain.from_iterable(found), areas, min_area)
-        changed = changed_slabs(slabs, tasks[0].scores, len(areas), tasks[0].tolerance)
+        changed = changed_slabs(slabs, tasks[0].scores, len(areas), tasks[0].tolerance, tasks[0].exact)
         with closing(shares.map(trace_slab, changed)) as lines:
             yield from lines
 
@@ -236,9 +275,9 @@ class FaceBuilder:
         patches, lines = slab.patches, slab.lines
         last = self._row + patches.shape[0] == self._height
         merged = merge(self._classes, self._above, patches, last=last)
-        faces = self._faces_beside(lines, patches, merged.known)
+        faces = faces_beside(lines, patches, merged.known, self._above)
         faces[faces >= 0] = merged.part[faces[faces >= 0]]
-        new = outlines_of(lines, faces, self._row)
+        new = outlines_of(slab.moved or lines, faces, self._row)
         new = new[(new.faces >= 0) & (merged.classes[new.faces] != IGNORE)]
         sums, counts = merged.total(self._sums, slab.sums), merged.total(self._counts, slab.counts)
 
@@ -255,15 +294,3 @@ class FaceBuilder:
         outlines = polygons(finished.of(number[finished.faces]), int(done.sum()))
         with np.errstate(invalid="ignore"):  # no score at all gives NaN
             return outlines, merged.classes[done], sums[done] / counts[done]
-
-    def _faces_beside(self, lines: Lines, patches: Patches, known: int) -> NDArray[np.int64]:
-        """The face left and right of each line (k, 2), numbered as `merge` takes them; -1 outside of the map."""
-        row, column = beside(lines).transpose(2, 0, 1)
-        height, width = patches.shape
-        faces = np.full(row.shape, -1, np.int64)
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        faces[inside] = known + patches.at(row[inside] * width + column[inside])
-        if len(self._above):
-            above = (row < 0) & (column >= 0) & (column < width)
-            faces[above] = self._above[column[above]]
-        return faces

@@ -1,0 +1,209 @@
+"""Outlines with right angles against rectangles that were drawn, and coverages against shapely's rules."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from affine import Affine
+from rasterio.features import rasterize
+from scipy import ndimage
+from shapely import affinity
+
+from rs_biformer.cli import main
+from rs_biformer.errors import ConfigError
+from rs_biformer.raster import regularise
+from rs_biformer.raster.gdal import open_raster
+from rs_biformer.raster.outlines import trace
+from rs_biformer.raster.squaring import direction, squared
+from rs_biformer.raster.vector import vectorize
+
+NAMES = ["grass", "road", "building", "tree"]
+BUILDING = 2
+
+
+def write(path, index):
+    height, width = index.shape
+    profile = {"driver": "GTiff", "count": 1, "height": height, "width": width, "nodata": 255, "dtype": "uint8"}
+    with open_raster(path, "w", crs="EPSG:25832", transform=Affine(1, 0, 0, 0, -1, 0), **profile) as file:
+        file.write(index, 1)
+        file.update_tags(CLASS_NAMES=json.dumps(NAMES))
+    return path
+
+
+def read(path):
+    """Outlines in pixels, and their classes."""
+    table = pq.read_table(path)
+    outlines = shapely.transform(shapely.from_wkb(table["geometry"].to_numpy()), lambda points: points * [1, -1])
+    return outlines, table["class_index"].to_numpy()
+
+
+def ring_of(shape, size=300):
+    index = rasterize([(shape, 1)], (size, size)).astype(np.uint8)
+    lines = trace(index, None, last=True)
+    closed = [number for number in range(len(lines)) if lines.first[number + 1] - lines.first[number] > 4]
+    ring = max((lines.points[lines.first[n] : lines.first[n + 1]] for n in closed), key=len)
+    assert (ring[0] == ring[-1]).all()
+    return ring[:-1]
+
+
+def rectangle(width, height, angle, x=150.3, y=140.7):
+    return affinity.rotate(shapely.box(x - width / 2, y - height / 2, x + width / 2, y + height / 2), angle)
+
+
+@pytest.mark.parametrize("size", [(60, 30), (100, 20), (12, 8), (45, 45)])
+@pytest.mark.parametrize("angle", [0, 7, 20, 45, 71.3])
+def test_a_rectangle_comes_back_from_its_pixels(size, angle):
+    drawn = rectangle(*size, angle)
+    ring = ring_of(drawn)
+    found = squared(ring, turn := direction(ring, 3.0), 3.0)
+    off = (np.degrees(turn) - angle + 45) % 90 - 45
+    assert abs(off) < 40 / max(size)
+    assert len(found) == 4
+    assert shapely.hausdorff_distance(shapely.Polygon(found), drawn) < 0.75
+    assert shapely.Polygon(found).area == pytest.approx(shapely.Polygon(ring).area, rel=0.03)
+
+
+def test_an_angle_of_buildings_has_six_corners_and_a_circle_none():
+    angle = affinity.rotate(shapely.Polygon([(90, 90), (170, 90), (170, 120), (130, 120), (130, 150), (90, 150)]), 25)
+    ring = ring_of(angle)
+    found = squared(ring, direction(ring, 3.0), 3.0)
+    assert len(found) == 6
+    assert shapely.hausdorff_distance(shapely.Polygon(found), angle) < 0.5
+    ring = ring_of(shapely.Point(150, 150).buffer(40))
+    assert squared(ring, direction(ring, 3.0), 3.0) is None
+
+
+def town():
+    """A map of wide patches with rectangles on it, and these."""
+    rng = np.random.default_rng(3)
+    drawn = [
+        rectangle(rng.uniform(20, 60), rng.uniform(16, 40), rng.uniform(0, 180), 50 + 100 * col, 50 + 100 * row)
+        for row in range(3)
+        for col in range(4)
+    ]
+    ground = np.array([0, 1, 3])[ndimage.gaussian_filter(rng.standard_normal((3, 300, 400)), (0, 15, 15)).argmax(0)]
+    return np.where(rasterize([(one, 1) for one in drawn], ground.shape), BUILDING, ground).astype(np.uint8), drawn
+
+
+@pytest.mark.parametrize("rows", [None, 37, 16])
+def test_buildings_have_right_angles_and_their_neighbours_the_same_borders(tmp_path, rows):
+    index, drawn = town()
+    said = []
+    vectorize(
+        write(tmp_path / "map.tif", index),
+        tmp_path / "a.parquet",
+        regularise=[],
+        min_area=40,
+        rows=rows,
+        say=said.append,
+    )
+    outlines, classes = read(tmp_path / "a.parquet")
+    assert shapely.is_valid(outlines).all() and shapely.coverage_is_valid(outlines)
+    assert shapely.area(outlines).sum() == pytest.approx(index.size, abs=1e-6)
+    found = outlines[classes == BUILDING]
+    assert len(found) == len(drawn)
+    for one in drawn:
+        nearest = min(found, key=lambda other: shapely.hausdorff_distance(one, other))
+        assert shapely.hausdorff_distance(one, nearest) < 1
+        assert nearest.area == pytest.approx(one.area, rel=0.03)
+        # What else is in its outline are the ends of borders of others, on straight walls.
+        assert len(shapely.simplify(nearest, 0.01).exterior.coords) == 5
+    assert said[0].startswith("12 of 12 polygons have right angles, within 3 pixels")
+    vectorize(tmp_path / "map.tif", tmp_path / "b.parquet", simplify=0, min_area=40)
+    exact, of = read(tmp_path / "b.parquet")
+    areas = [shapely.area(some).sum() for some in (exact[of == BUILDING], found)]
+    assert any("building: {:.6g} square metres in pixels, {:.6g} as polygons".format(*areas) in line for line in said)
+
+
+@pytest.mark.parametrize("seed", [0, 28, 31])
+def test_whatever_the_map_the_faces_stay_and_the_coverage_is_valid(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(20, 60, 2)
+    blur = rng.uniform(1.5, 4)
+    index = ndimage.gaussian_filter(rng.standard_normal((4, height, width)), (0, blur, blur)).argmax(0).astype(np.uint8)
+    index[:5, :7] = 255
+    path = write(tmp_path / "map.tif", index)
+    some = {"regularise": ["Building", "road"], "tolerance": 8.0, "rows": int(rng.integers(5, 90))}
+    for simplify in (0, 2):
+        vectorize(path, tmp_path / "a.parquet", simplify=simplify, **some)
+        vectorize(path, tmp_path / "plain.parquet", simplify=0)
+        outlines, classes = read(tmp_path / "a.parquet")
+        plain, before = read(tmp_path / "plain.parquet")
+        assert shapely.is_valid(outlines).all() and shapely.coverage_is_valid(outlines)
+        assert np.bincount(classes).tolist() == np.bincount(before).tolist()
+        if simplify == 0:  # what is not mapped stays as it is
+            assert shapely.area(outlines).sum() == pytest.approx((index != 255).sum())
+            # What was regularised lies where it was.
+            wanted = plain[np.isin(before, (1, 2))]
+            for one in outlines[np.isin(classes, (1, 2))]:
+                nearest = min(shapely.hausdorff_distance(one.exterior, other.exterior) for other in wanted)
+                assert nearest <= 2 * some["tolerance"] + 1
+
+
+def test_a_face_of_one_pixel_beside_a_building_keeps_it_as_it_is(tmp_path):
+    index = np.zeros((60, 60), np.uint8)
+    index[rasterize([(rectangle(30, 20, 20, 30, 30), 1)], index.shape) == 1] = BUILDING
+    alone = index.copy()
+    row = int(np.flatnonzero(index[:, 30] == BUILDING)[0]) - 1
+    index[row, 30] = 1
+    for pixels, wanted in ((alone, "1 of 1"), (index, "0 of 1")):
+        said = []
+        vectorize(write(tmp_path / "map.tif", pixels), tmp_path / "a.parquet", regularise=[], say=said.append)
+        assert said[0].startswith(wanted), said
+        outlines, classes = read(tmp_path / "a.parquet")
+        assert shapely.coverage_is_valid(outlines) and len(classes) == len(np.unique(pixels))
+
+
+def test_buildings_that_touch_the_edge_or_are_too_tall_stay_and_are_counted(tmp_path, monkeypatch):
+    index = np.zeros((200, 100), np.uint8)
+    shapes = [rectangle(30, 20, 20, 0, 60), rectangle(60, 20, 80, 60, 60), rectangle(20, 12, 30, 60, 150)]
+    index[rasterize([(one, 1) for one in shapes], index.shape) == 1] = BUILDING
+    path = write(tmp_path / "map.tif", index)
+    monkeypatch.setattr(regularise, "MOST_ROWS", 40)
+    said = []
+    vectorize(path, tmp_path / "a.parquet", regularise=["building"], rows=16, say=said.append)
+    assert said[0].startswith("1 of 3 polygons have right angles")
+    assert sorted(said[1].removeprefix("left as they were: ").split(", ")) == [
+        "1 at the edge of what is mapped",
+        "1 too tall",
+    ]
+
+
+def test_a_courtyard_is_squared_with_its_building(tmp_path):
+    index = np.zeros((120, 120), np.uint8)
+    outer, inner = rectangle(80, 60, 20, 60, 60), rectangle(40, 24, 20, 60, 60)
+    index[rasterize([(outer.difference(inner), 1)], index.shape) == 1] = BUILDING
+    vectorize(write(tmp_path / "map.tif", index), tmp_path / "a.parquet", regularise=[], rows=50)
+    outlines, classes = read(tmp_path / "a.parquet")
+    assert shapely.coverage_is_valid(outlines)
+    (house,) = outlines[classes == BUILDING]
+    assert len(house.interiors) == 1
+    assert shapely.hausdorff_distance(house, outer.difference(inner)) < 0.75
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--regularise", "barn"],
+            "has no class barn that could be regularised; its classes are grass, road, building",
+        ),
+        (["--regularise", "--tolerance", "0"], "tolerance is 0.0; it is a number of pixels above 0, 100 at most"),
+        (["--regularise", "--tolerance", "nan"], "tolerance is nan"),
+        (["--tolerance", "2"], "--tolerance is for --regularise; for other outlines it is --simplify"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(tmp_path, capsys, options, message):
+    path = write(tmp_path / "map.tif", np.zeros((9, 9), np.uint8))
+    assert main(["vectorize", str(path), "--out", str(tmp_path / "a.gpkg"), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "a.gpkg").exists()
+
+
+def test_a_map_without_buildings_asks_for_names(tmp_path, monkeypatch):
+    monkeypatch.setattr("rs_biformer.raster.vector.BUILDINGS", ("hut",))
+    with pytest.raises(ConfigError, match="has no class hut; name those that are to be regularised of grass, road"):
+        vectorize(write(tmp_path / "map.tif", np.zeros((9, 9), np.uint8)), tmp_path / "a.gpkg", regularise=[])
