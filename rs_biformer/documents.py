@@ -389,6 +389,8 @@ def _not_plain(value: Any) -> str:
         return "a whole number beyond 64 bits"
     if type(value) is str and not value.isascii() and _SURROGATE.search(value):
         return f"the text {shown(value)}, which is no Unicode (a lone surrogate)"
+    if type(value) is str and "\0" in value:
+        return f"the text {shown(value)} with a zero byte, which no name of a file, class or band has"
     if isinstance(value, dict) and not all(type(key) in (str, int) for key in value):
         return f"the key {shown(next(key for key in value if type(key) not in (str, int)))}; a key is text"
     if value is None or type(value) in (bool, int, float, str) or isinstance(value, dict | list | tuple):

@@ -312,3 +312,9 @@ def test_no_document_is_read_another_way():
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in ("eval", "exec", "__import__"), path
     assert found == HOMES
+
+
+@pytest.mark.parametrize("text", ['{"a": "x\\u0000y"}', '["\\u0000"]', '{"\\u0000": 1}'])
+def test_text_with_a_zero_byte_is_refused(text):
+    with pytest.raises(ConfigError, match="zero byte"):
+        parse_json(text, "a.json")

@@ -16,7 +16,7 @@ from typing import Literal
 
 from rs_biformer.data.stac import StacScene, is_stac, stac_scenes
 from rs_biformer.errors import ConfigError
-from rs_biformer.raster.paths import Location, absolute, folder_of, is_remote, locate, stem_of
+from rs_biformer.raster.paths import Location, absolute, brief, folder_of, is_remote, locate, stem_of
 
 Height = Literal["dsm", "ndsm"]
 Image = Literal["rgb", "irrg", "rgbir"]
@@ -491,7 +491,7 @@ def _piece_hint(scene: Location, pattern: str) -> str:
 
 def nearest_file(path: Path) -> str:
     """How a message about a missing file ends: `; did you mean ...?` when its folder has a file of a similar name."""
-    if not path.parent.is_dir():
-        return f" (nor does the folder {path.parent})"
+    if not os.path.isdir(path.parent):  # noqa: PTH112 - Path raises at a name that no folder can have
+        return f" (nor does the folder {brief(path.parent)})"
     near = get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
     return f"; did you mean {path.parent / near[0]}?" if near else ""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rs_biformer.data.layouts import SceneFiles, nearest_file, require_own_names, with_own_names
 from rs_biformer.errors import ConfigError
-from rs_biformer.raster.paths import Location, PathLike, is_remote, locate
+from rs_biformer.raster.paths import Location, PathLike, brief, is_file, is_remote, locate
 
 PAIR_SUFFIXES = (".csv", ".tsv")
 """What tells a list of pairs from a scene."""
@@ -73,7 +73,7 @@ def pair_rows(path: PathLike, optional: Sequence[str]) -> list[tuple[int, Mappin
                 if len(fields) > len(columns):
                     raise ConfigError(
                         f"{path}, line {line}: {len(fields)} fields and {len(columns)} columns "
-                        f"({', '.join(columns)}); quote fields that hold the delimiter"
+                        f"({brief(', '.join(columns))}); quote fields that hold the delimiter"
                     )
                 values = zip(columns, (field.strip() for field in fields), strict=False)
                 rows.append((line, {column: value for column, value in values if value}))
@@ -92,6 +92,8 @@ def _text(path: Path) -> str:
         raise ConfigError(f"no list of pairs {path}: there is no such file{nearest_file(path)}") from None
     except OSError as error:
         raise ConfigError(f"the list of pairs {path} cannot be read: {error.strerror or error}") from None
+    if b"\0" in content and content[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        raise ConfigError(f"the list of pairs {path} holds zero bytes and is no text; save it as UTF-8")
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         return content.decode(encoding)
@@ -105,14 +107,15 @@ def _columns(path: Path, fields: Sequence[str], optional: Sequence[str]) -> list
     strange = [name for name in names if name not in known and not name.startswith("extra")]
     allowed = f"{', '.join(known)}, and extra... for further rasters"
     if "image" not in names:
+        found = brief(", ".join(filter(None, names))) or "nothing"
         raise ConfigError(
-            f"{path}: the first line names no column image (it has {', '.join(filter(None, names)) or 'nothing'}); "
-            f"a list begins with a header of {allowed}"
+            f"{path}: the first line names no column image (it has {found}); a list begins with a header of {allowed}"
         )
     if strange:
-        raise ConfigError(f"{path}: there is no column {strange[0] or '(without a name)'!r}; a list may have {allowed}")
+        name = brief(strange[0]) or "(without a name)"
+        raise ConfigError(f"{path}: there is no column {name!r}; a list may have {allowed}")
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"{path}: the header names {twice[0]} more than once; name each column once")
+        raise ConfigError(f"{path}: the header names {brief(twice[0])} more than once; name each column once")
     return names
 
 
@@ -122,7 +125,9 @@ def _scene(path: Path, line: int, row: Mapping[str, str]) -> SceneFiles:
         raise ConfigError(f"{where}: the row has no image; fill it in or remove the row")
     split = row.get("split")
     if split is not None and split.lower() not in _SPLITS:
-        raise ConfigError(f"{where}: the split is {split!r}; it must be {', '.join(_SPLITS)}, or empty for all rows")
+        raise ConfigError(
+            f"{where}: the split is {brief(split)!r}; it must be {', '.join(_SPLITS)}, or empty for all rows"
+        )
     images = [row["image"], *(value for column, value in row.items() if column.startswith("extra"))]
     located = [_located(path.parent, name, where) for name in images]
     label = _located(path.parent, row["label"], where) if "label" in row else None
@@ -133,6 +138,6 @@ def _scene(path: Path, line: int, row: Mapping[str, str]) -> SceneFiles:
 
 def _located(folder: Path, name: str, where: str) -> Location:
     location = locate(name if is_remote(name) else folder / name)
-    if isinstance(location, Path) and not location.is_file():
-        raise ConfigError(f"{where}: {location} does not exist{nearest_file(location)}")
+    if isinstance(location, Path) and not is_file(location):
+        raise ConfigError(f"{where}: {brief(location)} does not exist{nearest_file(location)}")
     return location

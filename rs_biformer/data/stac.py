@@ -5,6 +5,7 @@ needed. `FILE.json` names the one asset that is data; `FILE.json#visual` another
 whose bands are one scene's, in this order.
 """
 
+import os.path
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from rs_biformer.documents import read_json, shown
+from rs_biformer.documents import Part, build, read_json, shown
 from rs_biformer.errors import ConfigError
-from rs_biformer.raster.paths import Location, is_remote, locate
+from rs_biformer.raster.paths import Location, brief, is_file, is_remote, locate
 
 SUFFIXES = (".json", ".geojson")
 _LIMIT, _VALUES = 1 << 28, 1 << 23  # a search result: thousands of items of dozens of assets
@@ -32,6 +33,22 @@ class StacScene:
     images: tuple[Location, ...]
 
 
+class _Asset(Part):
+    href: str | None = None
+    type: str | None = None
+    roles: list[str] | None = None
+
+
+class _Item(Part):
+    id: str | int | None = None
+    assets: dict[str, _Asset]
+
+
+class _Link(Part):
+    rel: str | None = None
+    href: str | None = None
+
+
 def is_stac(name: str) -> bool:
     """Whether an input is to be read as STAC: a JSON file, perhaps with assets after a `#`."""
     return not is_remote(name) and name.partition("#")[0].lower().endswith(SUFFIXES)
@@ -46,27 +63,32 @@ def stac_scenes(name: str) -> list[StacScene]:
     keys = tuple(key.strip() for key in wanted.split(",")) if wanted else ()
     if "#" in name and not all(keys or [""]):
         raise ConfigError(f"{name} names no asset after the #; write {text}#KEY, or several with commas between")
-    found = [_scene(item, base, keys, text) for item, base in _items(Path(text), 0)]
+    found = [_scene(item, base, keys, text) for item, base in _items(Path(text), 0, set())]
     if not found:
         raise ConfigError(f"{text} holds no STAC Item; give an Item, a Collection or the result of a search")
     return found
 
 
-def _items(path: Path, depth: int) -> Iterator[tuple[Mapping[str, Any], Path]]:
-    """The Items of a document, each with the file that it stands in, of which relative names are counted."""
+def _items(path: Path, depth: int, seen: set[str]) -> Iterator[tuple[_Item, Path]]:
+    """The Items of a document, each with the file that it stands in, of which relative names are counted.
+
+    seen: documents that were read, which are not read again: catalogues may lead to each other.
+    """
+    seen.add(os.path.realpath(path))
     data = read_json(path, limit=_LIMIT, values=_VALUES)
     kind = data.get("type") if isinstance(data, dict) else None
     if kind == "Feature" and "assets" in data:
-        yield data, path
+        yield build(_Item, data, str(path)), path
     elif kind == "FeatureCollection":
-        for number, item in enumerate(data.get("features") or []):
-            if not isinstance(item, dict) or not isinstance(item.get("assets"), dict):
+        features: list[Any] = build(list[Any], data.get("features") or [], f"{path}: features")
+        for number, item in enumerate(features):
+            if not isinstance(item, dict) or "assets" not in item:
                 raise ConfigError(f"{path}: features[{number}] is no STAC Item, as it has no assets")
-            yield item, path
+            yield build(_Item, item, f"{path}: features[{number}]"), path
     elif kind in ("Collection", "Catalog"):
         if depth == _DEPTH:
             raise ConfigError(f"{path} lies more than {_DEPTH} catalogues deep; give one further down")
-        yield from _linked(data, path, depth)
+        yield from _linked(data, path, depth, seen)
     else:
         raise ConfigError(
             f"{path} is no STAC document (its type is {shown(kind)}); give an Item, a Collection or the result of a "
@@ -74,35 +96,39 @@ def _items(path: Path, depth: int) -> Iterator[tuple[Mapping[str, Any], Path]]:
         )
 
 
-def _linked(data: Mapping[str, Any], path: Path, depth: int) -> Iterator[tuple[Mapping[str, Any], Path]]:
-    for link in data.get("links") or []:
-        if not isinstance(link, dict) or link.get("rel") not in ("item", "child"):
+def _linked(data: Mapping[str, Any], path: Path, depth: int, seen: set[str]) -> Iterator[tuple[_Item, Path]]:
+    links: list[_Link] = build(list[_Link], data.get("links") or [], f"{path}: links")
+    for link in links:
+        if link.rel not in ("item", "child") or link.href is None:
             continue
-        target = _located(str(link.get("href")), path)
+        target = _located(link.href, path)
         if not isinstance(target, Path):
             raise ConfigError(f"{path} links to {target}; save its items to a file, as a search returns them")
-        yield from _items(target, depth + 1)
+        if not is_file(target):
+            raise ConfigError(f"{path} links to {brief(target)}, which does not exist")
+        if os.path.realpath(target) not in seen:
+            yield from _items(target, depth + 1, seen)
 
 
-def _scene(item: Mapping[str, Any], base: Path, keys: tuple[str, ...], text: str) -> StacScene:
-    called = str(item.get("id") or base.stem)
-    assets = {key: asset for key, asset in item["assets"].items() if isinstance(asset, dict) and asset.get("href")}
+def _scene(item: _Item, base: Path, keys: tuple[str, ...], text: str) -> StacScene:
+    called = str(item.id or base.stem)
+    assets = {key: asset for key, asset in item.assets.items() if asset.href}
     chosen = keys or (_the_one(assets, called, text),)
     if missing := [key for key in chosen if key not in assets]:
         raise ConfigError(
             f"{text}: the Item {called} has no asset {missing[0]!r}; it has {', '.join(assets) or 'none'}"
         )
-    images = tuple(_located(str(assets[key]["href"]), base) for key in chosen)
+    images = tuple(_located(assets[key].href or "", base) for key in chosen)
     for image in images:
-        if isinstance(image, Path) and not image.is_file():
-            raise ConfigError(f"{text}: the Item {called} leads to {image}, which does not exist")
+        if isinstance(image, Path) and not is_file(image):
+            raise ConfigError(f"{text}: the Item {called} leads to {brief(image)}, which does not exist")
     return StacScene(re.sub(r"[^\w.-]+", "_", called), images)
 
 
-def _the_one(assets: Mapping[str, Any], called: str, text: str) -> str:
+def _the_one(assets: Mapping[str, _Asset], called: str, text: str) -> str:
     """The asset that is meant without being named: the only raster of data, else the only one of that role."""
     rasters = [key for key, asset in assets.items() if _is_raster(asset)]
-    data = [key for key in rasters if "data" in (assets[key].get("roles") or [])]
+    data = [key for key in rasters if "data" in (assets[key].roles or [])]
     for group in (rasters, data):
         if len(group) == 1:
             return group[0]
@@ -113,13 +139,13 @@ def _the_one(assets: Mapping[str, Any], called: str, text: str) -> str:
     )
 
 
-def _is_raster(asset: Mapping[str, Any]) -> bool:
-    if _NO_DATA & set(asset.get("roles") or []):
+def _is_raster(asset: _Asset) -> bool:
+    if _NO_DATA & set(asset.roles or []):
         return False
-    media = str(asset.get("type") or "").partition(";")[0].strip().lower()
+    media = (asset.type or "").partition(";")[0].strip().lower()
     if media:
         return media in _KINDS
-    return PurePosixPath(urlparse(str(asset["href"])).path).suffix.lower() in _RASTERS
+    return PurePosixPath(urlparse(asset.href or "").path).suffix.lower() in _RASTERS
 
 
 def _located(href: str, base: Path) -> Location:

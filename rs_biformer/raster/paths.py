@@ -49,6 +49,25 @@ def locate(name: PathLike) -> Location:
     return os.fspath(name) if is_remote(name) else Path(name)
 
 
+def is_file(name: PathLike) -> bool:
+    r"""Whether there is such a file. Names that no file can have, which Path.is_file raises at, are none.
+
+    >>> is_file("x" * 5000), is_file("a\0.tif")
+    (False, False)
+    """
+    return os.path.isfile(name)  # noqa: PTH113
+
+
+def brief(name: PathLike) -> str:
+    """The name for a message: in one line, and without its middle where it is longer than any file's.
+
+    >>> brief("a.tif"), len(brief("x" * 5000))
+    ('a.tif', 523)
+    """
+    text = os.fspath(name)
+    return text if len(text) <= 520 else f"{text[:260]}...{text[-260:]}"
+
+
 def require_text(name: str) -> str:
     r"""The name itself. Raises RasterError where its bytes are not UTF-8: GDAL and our own documents know no others.
 

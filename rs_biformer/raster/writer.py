@@ -381,7 +381,7 @@ def _place(crs: CRS | str | None, transform: Affine, gcps: Any, rpcs: Any) -> di
         return {"crs": crs, "transform": transform}
     place: dict[str, Any] = {"crs": crs}
     if gcps is not None and gcps[0]:
-        place = {"gcps": list(gcps[0]), "crs": gcps[1] or crs}
+        place = {"gcps": list(gcps[0]), "crs": gcps[1] or crs or CRS()}  # rasterio wants one, if an empty one
     if rpcs is not None:
         place["rpcs"] = rpcs
     return place

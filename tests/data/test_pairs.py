@@ -95,3 +95,21 @@ def test_other_commands_may_ask_for_columns_of_their_own(write):
 )
 def test_a_list_is_known_by_its_suffix(name, whether):
     assert is_pair_list(name) is whether
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("image,label\n" + "x" * 5000 + ",b", "does not exist"),
+        ("image,label\n" + "x" * 5000 + "/a.tif,b", "nor does the folder"),
+        ("image,label\na\0.tif,b", "zero bytes"),
+        ("image,label,split\na.tif,a.tif," + "x" * 5000, "the split is"),
+        ("image," + "x" * 5000 + "\na.tif,", "there is no column"),
+    ],
+)
+def test_names_that_no_file_can_have_are_refused_in_a_short_line(text, message, tmp_path):
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        paired_scenes(tmp_path / "pairs.csv")
+    assert len(str(caught.value)) < 2000 and "\n" not in str(caught.value)

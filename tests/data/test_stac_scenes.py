@@ -107,12 +107,33 @@ def test_urls_stay_urls(folder):
             "",
             "save its items to a file",
         ),
-        ({"type": "Catalog", "links": [{"rel": "child", "href": "bad.json"}]}, "", "catalogues deep"),
+        ({"type": "Catalog", "links": [{"rel": "child", "href": "bad.json"}] * 30}, "", "holds no STAC Item"),
+        ({"type": "Catalog", "links": [{"rel": "item", "href": "gone.json"}]}, "", "gone.json, which does not exist"),
+        ({"type": "Catalog", "links": 7}, "", "links: it is 7"),
+        ({"type": "Catalog", "links": [{"rel": "item", "href": {"a": 1}}]}, "", r"links: \[0\].href is"),
+        ({"type": "FeatureCollection", "features": True}, "", "features: it is True"),
+        ({"type": "Feature", "assets": [1]}, "", "assets is"),
+        (item("x", a=raster("a/red.tif") | {"roles": 0.5}), "", "assets.a.roles is 0.5"),
+        (item("x", a=raster("a/red.tif") | {"type": 1}), "", "assets.a.type is 1"),
+        (item("x", a=raster(5)), "", "assets.a.href is 5"),
+        (item("x", a=raster("y" * 5000)), "", "which does not exist"),
+        (item("x", a=raster("y\0.tif")), "", "zero byte"),
     ],
 )
 def test_what_names_no_scene_is_one_line(folder, data, key, message):
     with pytest.raises(ConfigError, match=message):
         pattern_scenes([save(folder / "bad.json", data) + key], None)
+
+
+def test_catalogues_are_followed_so_deep_and_each_document_once(folder):
+    for depth in range(12):  # each leads to the next three times, and back
+        targets = [depth + 1, depth + 1, depth + 1, max(depth - 1, 0)]
+        links = [{"rel": "child", "href": f"{target}.json"} for target in targets]
+        save(folder / f"{depth}.json", {"type": "Catalog", "links": links})
+    save(folder / "12.json", item("x", a=raster("a/red.tif")))
+    with pytest.raises(ConfigError, match="8.json lies more than 8 catalogues deep"):
+        pattern_scenes([str(folder / "0.json")], None)
+    assert names(pattern_scenes([str(folder / "6.json")], None)) == {"x": ["red.tif"]}
 
 
 def test_scenes_of_a_search_result_are_tiled_with_labels_beside_them(folder):

@@ -5,10 +5,11 @@ out by other means, or one line with exit code 2 and nothing under the name of a
 on the screen, a hang, a crash of the interpreter or control characters of a file.
 
 More of them by hand: RS_BIFORMER_FUZZ=1000 pytest -m "" tests/fuzz/test_mutated_files.py
-RS_BIFORMER_FUZZ_FROM is the first seed; RS_BIFORMER_FUZZ_REPORT a file that gets a line for each kind and finding.
 """
 
+import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -16,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from files import (
     HEIGHT,
     WIDTH,
     Kind,
     Task,
     class_rasters,
+    classes,
     image,
     polygon_layers,
     scenes,
@@ -32,12 +33,13 @@ from files import (
     write_raster,
 )
 from harness import fuzz
+from mutate import mutated_bytes, mutated_document
+from reporting import FROM, report
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 FILES = int(os.environ.get("RS_BIFORMER_FUZZ", "30"))
-FROM = int(os.environ.get("RS_BIFORMER_FUZZ_FROM", "0"))
 
 TILE = "tile {in}/scene.SUFFIX --classes {in}/classes.yaml --out {out} --window 8 --overlap 0 --split train --workers 1"
 PREDICT = "predict {in}/scene.SUFFIX --checkpoint {in}/model.onnx --out {out} --max-memory 200MB --window 32"
@@ -153,9 +155,12 @@ def surface_kind(folder: Path) -> list[Kind]:
 
 
 def layer_kind(folder: Path, model: Path) -> list[Kind]:
+    tile = TILE.replace("SUFFIX", "tif")
+
     def add(place: Path) -> None:
         write_classes(place)
         shutil.copy(model / "model.onnx", place)
+        write_raster(place / "label.tif", classes()[None])
         write_raster(place / "scene.tif", image(), nodata=0, photometric="rgb")
         write_raster(place / "map.tif", np.ones((1, HEIGHT, WIDTH), np.uint8), nodata=255)
         (place / "out").mkdir()
@@ -164,7 +169,8 @@ def layer_kind(folder: Path, model: Path) -> list[Kind]:
     for place in with_files(polygon_layers(folder), add):
         name = next(p.name for p in place.glob("layer.*") if p.suffix not in (".cpg", ".prj", ".dbf", ".shx"))
         tasks = [
-            Task(TILE.replace("SUFFIX", "tif") + f" --labels {{in}}/{name}", "tiled", ("out/tiles.parquet",)),
+            Task(tile + f" --labels {{in}}/{name}", "tiled", ("out/tiles.parquet",)),
+            Task(tile + f" --labels {{in}}/label.tif --corrections {{in}}/{name}", "tiled", ("out/tiles.parquet",)),
             Task(PREDICT.replace("SUFFIX", "tif") + f" --area {{in}}/{name}", None, ("out/scene_classes.tif",)),
             Task(f"summarise {{in}}/map.tif --zones {{in}}/{name} --out {{out}}/table.csv", None, ("out/table.csv",)),
         ]
@@ -184,6 +190,73 @@ def onnx_kind(folder: Path, model: Path) -> list[Kind]:
     return [Kind("onnx", [folder], "model.onnx", tasks)]
 
 
+def model_kind(folder: Path) -> list[Kind]:
+    """A checkpoint, and weights with a card: whatever byte is another, the map is the same or there is none."""
+    from tiny_checkpoint import tiny_meta, write_checkpoint
+
+    from rs_biformer.checkpoint import load_checkpoint, write_safetensors
+    from rs_biformer.cli import main
+
+    kinds = []
+    for name in ("ckpt", "safetensors"):
+        place = folder / name
+        place.mkdir(parents=True)
+        checkpoint = write_checkpoint(place / "model.ckpt", tiny_meta("lcnet_035", decoder="segformer", window=32))
+        if name != "ckpt":
+            write_safetensors(load_checkpoint(checkpoint), place / f"model.{name}")
+            checkpoint.unlink()
+        write_raster(place / "scene.tif", image(), nodata=0, photometric="rgb")
+        words = PREDICT.replace("SUFFIX", "tif").replace("model.onnx", f"model.{name}")
+        task = Task(words, "undisturbed", ("out/scene_classes.tif",))
+        assert main([*task.argv(place)]) == 0
+        shutil.move(place / "out" / "scene_classes.tif", place / "undisturbed.bin")
+        shutil.rmtree(place / "out")
+        kinds.append(
+            Kind(f"model {name}", [place], f"model.{name}", [task, Task(f"info {{in}}/model.{name}")], by_bytes)
+        )
+    return kinds
+
+
+def by_bytes(path: Path, chance: random.Random) -> None:
+    path.write_bytes(mutated_bytes(path.read_bytes(), chance))
+
+
+def item_kind(folder: Path, model: Path) -> list[Kind]:
+    """A search result of STAC that names a scene."""
+    folder.mkdir()
+    for name in ("model.onnx", "weights.npz"):
+        shutil.copy(model / name, folder)
+    write_raster(folder / "scene.tif", image(), nodata=0, photometric="rgb")
+    assets = {"visual": {"href": "scene.tif", "type": "image/tiff", "roles": ["data"]}}
+    assets["thumbnail"] = {"href": "t.png", "type": "image/png", "roles": ["thumbnail"]}
+    item = {"type": "Feature", "id": "scene", "properties": {}, "links": [], "assets": assets}
+    (folder / "items.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [item]}))
+    words = PREDICT.replace("scene.SUFFIX", "items.geojson")
+    return [Kind("items", [folder], "items.geojson", [Task(words, "mapped")])]
+
+
+def result_kind(folder: Path) -> list[Kind]:
+    """Results of `evaluate`, with blocks, that are compared."""
+    from rs_biformer.cli import main
+
+    folder.mkdir()
+    write_classes(folder)
+    write_raster(folder / "label.tif", classes()[None])
+    words = EVALUATE.format(**{"in": folder, "out": folder}).split()
+    for name, pixels in (("one", classes()), ("other", np.roll(classes(), 5, 1))):
+        write_raster(folder / "map.tif", pixels[None], nodata=255)
+        assert main([*words[:-1], str(folder / f"{name}.json")]) == 0
+    task = Task("evaluate --compare {in}/one.json {in}/other.json --out {in}/compared.json", None, ("compared.json",))
+    return [Kind("results", [folder], "one.json", [task], by_document)]
+
+
+def by_document(path: Path, chance: random.Random) -> None:
+    text = json.dumps(mutated_document(json.loads(path.read_text()), chance))
+    path.write_bytes(
+        text.encode(errors="surrogatepass") if chance.random() < 0.8 else mutated_bytes(text.encode(), chance)
+    )
+
+
 def begun_kind(folder: Path, model: Path) -> list[Kind]:
     """A map that was begun by a process which ended at its third piece; it lies where the fuzzer puts it again."""
     place = folder.with_name("current")
@@ -201,19 +274,21 @@ def begun_kind(folder: Path, model: Path) -> list[Kind]:
     return [Kind("begun", [folder], "out/.scene_classes.tif.partial/*", [task])]
 
 
-KINDS = ("scenes", "labels", "maps", "surfaces", "layers", "onnx", "begun")
+KINDS = ("scenes", "labels", "maps", "surfaces", "layers", "onnx", "begun", "models", "items", "results")
 
 
 def kinds_of(name: str, folder: Path, model: Path) -> list[Kind]:
-    if name == "begun":
-        return begun_kind(folder, model)
-    if name == "onnx":
-        return onnx_kind(folder, model)
-    if name == "layers":
-        return layer_kind(folder, model)
-    if name == "scenes":
-        return scene_kind(folder, model)
-    return {"labels": label_kind, "maps": map_kind, "surfaces": surface_kind}[name](folder)
+    with_model = {
+        "scenes": scene_kind,
+        "layers": layer_kind,
+        "onnx": onnx_kind,
+        "begun": begun_kind,
+        "items": item_kind,
+    }
+    if name in with_model:
+        return with_model[name](folder, model)
+    alone = {"labels": label_kind, "maps": map_kind, "surfaces": surface_kind, "models": model_kind}
+    return (alone | {"results": result_kind})[name](folder)
 
 
 @pytest.mark.slow
@@ -231,9 +306,3 @@ def test_mutated_files_are_read_right_or_refused_in_a_line(name, tmp_path, model
     report(name, counts, findings)
     assert findings == []
     assert sum(counts.values()) == each * len(kinds) and counts.get("refused", 0) > 0
-
-
-def report(name: str, counts: dict[str, int], findings: list[str]) -> None:
-    if place := os.environ.get("RS_BIFORMER_FUZZ_REPORT"):
-        with open(place, "a") as file:
-            file.write(yaml.safe_dump({name: {"outcomes": counts, "findings": findings}}, width=10**6))

@@ -38,6 +38,16 @@ def resumed(folder: Path) -> str:
     return "" if found == wanted else "other bytes than those of the undisturbed map"
 
 
+def undisturbed(folder: Path) -> str:
+    """`predict`: the classes that the model gave before its bytes were changed."""
+    with (
+        rasterio.open(folder / "out" / "scene_classes.tif") as made,
+        rasterio.open(folder / "undisturbed.bin") as first,
+    ):
+        wrong = int((made.read() != first.read()).sum())
+    return f"{wrong} pixels have another class" if wrong else ""
+
+
 def outlined(folder: Path) -> str:
     """`vectorize`: as much area as there are valid pixels, where the grid is a plain one."""
     import pyogrio

@@ -188,6 +188,13 @@ def test_ground_control_points_survive(tmp_path):
         assert [(p.row, p.col, p.x, p.y) for p in got] == [(p.row, p.col, p.x, p.y) for p in points]
 
 
+def test_ground_control_points_survive_without_a_crs_too(tmp_path):
+    points = [GroundControlPoint(row, col, 10 + col, 50 - row) for row, col in [(0, 0), (0, 9), (9, 0)]]
+    with open_raster(write_map(tmp_path / "map.tif", class_map(40, 50), **NOWHERE, gcps=(points, None))) as file:
+        got, crs = file.gcps
+        assert crs is None and [(p.row, p.col, p.x, p.y) for p in got] == [(p.row, p.col, p.x, p.y) for p in points]
+
+
 def test_nothing_is_left_when_the_caller_fails(tmp_path):
     before = write_map(tmp_path / "map.tif", class_map(50, 50)).read_bytes()
     with pytest.raises(ZeroDivisionError), MapWriter(tmp_path / "map.tif", height=9, width=9, **PLACE) as sink:
