@@ -73,7 +73,7 @@ class Recipe:
         will run it.
 
         A callable that does not normalise by itself is none of ours and runs as it is. Passes are fused in bfloat16
-        alone: what float32 gives stays what it was.
+        alone: what float32 gives stays what it was. Models with hooks are called as they are.
 
         Raises ConfigError for a model that has a normalisation of its own beside the recipe's.
         """
@@ -85,6 +85,8 @@ class Recipe:
             precision = "bf16" if fast and own else "32"
         if passes == "auto":
             passes = "fused" if precision == "bf16" and own and not self.compile else "plain"
+        if _has_hooks(model):
+            passes = "plain"
         return replace(self, precision=precision, passes=passes)
 
     def __str__(self) -> str:
@@ -99,3 +101,9 @@ class Worker:
 
     predict: Predictor
     arrays: Arrays
+
+
+def _has_hooks(model: Model) -> bool:
+    """Whether a module, or a part of it, has forward hooks, which would see other outputs."""
+    parts = model.modules() if hasattr(model, "modules") else ()
+    return any(getattr(part, "_forward_hooks", None) or getattr(part, "_forward_pre_hooks", None) for part in parts)

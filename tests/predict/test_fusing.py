@@ -148,5 +148,8 @@ def test_passes_are_fused_in_bfloat16_unless_the_model_is_compiled_or_none_of_ou
     assert Recipe(4, precision="bf16").settled(nn.Identity(), fast=True).passes == "plain"
     assert Recipe(4, passes="plain").settled(Own(), fast=True).passes == "plain"
     assert Recipe(4, passes="fused").settled(Own(), fast=False).passes == "fused"
+    hooked = Own()
+    hooked.register_forward_hook(lambda *_: None)
+    assert Recipe(4, passes="fused").settled(hooked, fast=True).passes == "plain"
     assert str(Recipe(4).settled(Own(), fast=True)) == "bf16, fused"
     assert str(Recipe(4).settled(Own(), fast=False)) == ""

@@ -16,6 +16,10 @@ from rs_biformer.errors import ConfigError, RasterError, RsBiformerError
 from rs_biformer.geometry import Window
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.predict import predict_scene
+from rs_biformer.predict.mapping import map_scene
+from rs_biformer.predict.options import Options
+from rs_biformer.predict.plan import Plan
+from rs_biformer.predict.quality import Sight
 from rs_biformer.raster.metadata import SCORE_LEVELS
 from rs_biformer.raster.scene import Scene
 from rs_biformer.schema import IGNORE, PRESETS
@@ -157,6 +161,40 @@ def test_windows_without_a_valid_pixel_are_not_inferred(write_raster, tmp_path):
     assert (read(out)[:, 32:] == IGNORE).all()
     assert calls[-1] == (16, 16)
     assert calls == sorted(calls)
+
+
+def test_where_memory_is_short_windows_are_those_of_training(write_raster, tmp_path):
+    scene = write_raster("scene.tif", pixels(600, 700))
+    found: list[Plan | None] = []
+
+    def note(plan: Plan) -> None:
+        found.append(plan)
+        raise KeyboardInterrupt
+
+    for megabytes in (20, *range(60, 400, 20)):
+        options = Options.of(max_memory=megabytes * 10**6, device="cpu")
+        paths = {"classes": tmp_path / "map.tif"}
+        try:
+            map_scene(
+                brightest_band,
+                scene,
+                paths,
+                classes=CLASSES,
+                options=options,
+                on_plan=note,
+                sight=Sight(256, grows=True),
+            )
+        except ConfigError as error:
+            assert "needs at least" in str(error)
+            found.append(None)
+        except KeyboardInterrupt:
+            assert found[-1].memory.total <= megabytes * 10**6
+    sizes = [plan and plan.size for plan in found]
+    refused, small = sizes.count(None), sizes.count(256)
+    large = next(size for size in sizes if size not in (None, 256))
+    assert refused and small and large > 256
+    assert sizes == [None] * refused + [256] * small + [large] * (len(sizes) - refused - small)
+    assert "quality balanced" in str(found[refused])
 
 
 def test_a_scene_of_nothing_but_nodata_gives_a_map_of_nothing_but_nodata(write_raster, tmp_path):

@@ -23,6 +23,9 @@ from torch import nn
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.predict import predict_scene
+from rs_biformer.predict.mapping import map_scene
+from rs_biformer.predict.options import Options
+from rs_biformer.predict.quality import Sight
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["rs_biformer.cli.predict", "rs_biformer.predict", "rs_biformer.checkpoint"])
@@ -275,6 +278,32 @@ def test_nothing_is_kept_where_it_is_not_wanted_or_cannot_be_trusted(scene, tmp_
     with pytest.raises(Interrupted):
         predict_scene(lambda batch: model(batch, None), scene, tmp_path / "map.tif", classes=6, window=32, batch_size=2)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_map_begun_in_one_way_is_not_continued_in_another(scene, tmp_path):
+    def stop(done: int, _: int) -> None:
+        if done > 40:
+            raise Interrupted
+
+    def mapped(model: nn.Module, **options: object) -> bytes:
+        how = {"batch_size": 2, "device": "cpu", "precision": "32", "passes": "plain"} | options
+        sight = Sight(32, grows=True)
+        progress = how.pop("progress", None)
+        paths = {"classes": tmp_path / "map.tif"}
+        map_scene(model, scene, paths, classes=6, options=Options.of(**how), progress=progress, sight=sight)
+        return paths["classes"].read_bytes()
+
+    wanted = mapped(pointwise_model())
+    with pytest.raises(Interrupted):
+        mapped(pointwise_model(), quality="best", progress=stop)
+    with pytest.raises(ConfigError, match="its window was 32 and is now 64; use --restart"):
+        mapped(pointwise_model())
+    with pytest.raises(ConfigError, match="its passes was plain and is now fused; use --restart"):
+        mapped(pointwise_model(), quality="best", passes="fused")
+    hooked = pointwise_model()
+    hooked.register_forward_hook(lambda *_: None)  # and so it is not fused, and goes on
+    assert mapped(hooked, quality="best", passes="fused") != wanted  # its metadata tells other windows
+    assert mapped(pointwise_model()) == wanted
 
 
 def test_a_model_that_is_another_in_the_same_process_is_told(scene, tmp_path):
