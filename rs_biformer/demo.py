@@ -91,6 +91,8 @@ def run_demo(
     """
     if size < 2 * WINDOW or steps < EPOCHS:
         raise ConfigError(f"size {size}, steps {steps}: the demo needs {2 * WINDOW} pixels and {EPOCHS} steps or more")
+    if not 0 <= seed < 2**32 // len(SCENES):
+        raise ConfigError(f"seed is {seed}; it must be a whole number from 0 to {2**32 // len(SCENES) - 1}")
     files = _Files(Path(out))
     _claim(files)
     commands: list[str] = []

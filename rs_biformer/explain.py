@@ -26,6 +26,9 @@ from rs_biformer.nn.encoders.plain import PlainTransformer
 from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.scene import Scene
 
+LARGEST_WINDOW = 8192
+"""Pixels on a side of what is looked at around a place: it goes through the network whole."""
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -174,8 +177,8 @@ def explain(
     refuse_overwriting([*scene.paths, model.path], [out])
     row, col = _pixel(scene, at, pixels)
     size = model.meta.window if window is None else window
-    if size < 1:
-        raise ConfigError(f"window is {size} pixels; it must be 1 or more")
+    if not 1 <= size <= LARGEST_WINDOW:
+        raise ConfigError(f"window is {size} pixels; it must be 1 or more, and at most {LARGEST_WINDOW}")
     view = _view_around(scene, row, col, size)
     image, valid = scene.read(view)
     row, col = row - view.row, col - view.col
@@ -193,6 +196,8 @@ def explain(
 def _pixel(scene: Scene, at: tuple[float, float], pixels: bool) -> tuple[int, int]:
     inverse = ~scene.transform
     x, y = at
+    if not (np.isfinite(x) and np.isfinite(y)):
+        raise ConfigError(f"the place is {x:g}, {y:g}; give two finite numbers")
     col, row = int(np.floor(x)), int(np.floor(y))
     if not pixels:
         col = int(np.floor(inverse.a * x + inverse.b * y + inverse.c))

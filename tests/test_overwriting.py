@@ -69,7 +69,8 @@ NEITHER = set(
     "buffer_labels label_order print_config fast find options pair map_numbers boundary samples title "
     "rescale_gsd allow_gsd_mismatch blend tta scales batch_size device precision compile max_memory cluster "
     "exclude skip_existing probabilities confidence margin entropy disagreement probability_dtype json "
-    "restart open port host layer min_area simplify format at pixels only all decoder classes csv shell".split()
+    "restart open port host layer min_area simplify format at pixels only all decoder classes csv shell "
+    "passes regularise".split()
 )
 """Options that name no file; some names do in other commands."""
 

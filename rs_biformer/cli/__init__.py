@@ -24,7 +24,7 @@ from rs_biformer.cli.console import (
     show_progress_as,
     visible,
 )
-from rs_biformer.errors import RsBiformerError
+from rs_biformer.errors import ConfigError, RsBiformerError
 from rs_biformer.machine import limit_threads
 
 COMMANDS = (
@@ -48,6 +48,8 @@ COMMANDS = (
 )
 DESCRIPTION = "Semantic segmentation of large aerial and satellite rasters with hybrid CNN-BiFormer networks."
 
+
+_MAY_BE_EMPTY = ("--title", "--label-field")  # whose value may be no text: of a page, of a layer of one class
 
 _SEVERAL_MODELS = ("predict", "suggest")  # commands with --checkpoint A B
 
@@ -134,6 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _require_text(words: Sequence[str]) -> None:
+    for before, word in zip(["rs-biformer", *words], words, strict=False):
+        option, joined, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        if not value and (joined or not word) and option not in _MAY_BE_EMPTY:
+            raise ConfigError(f"{option} is followed by nothing; is a variable of the shell not set?")
     if not all(map(str.isascii, words)):
         from rs_biformer.raster.paths import require_text
 

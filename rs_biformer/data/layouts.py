@@ -279,9 +279,11 @@ def with_corrections(scenes: Sequence[SceneFiles], patterns: Sequence[str]) -> t
 
 
 def require_own_names(named: Sequence[tuple[str, Location]]) -> None:
-    """Raise ConfigError, naming both files, when two scenes have one name."""
+    """Raise ConfigError when two scenes have one name, or a name, as a STAC Item may have it, leads out of a folder."""
     seen: dict[str, Location] = {}
     for called, location in named:
+        if Path(called).is_absolute() or ".." in Path(called).parts or not Path(called).name or "\0" in called:
+            raise ConfigError(f"{location} is called {called!r}, by which no file can be named; give another --name")
         other = seen.setdefault(called, location)
         if other is not location:
             raise ConfigError(

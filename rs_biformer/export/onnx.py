@@ -67,6 +67,8 @@ def export_onnx(
     _require_onnxscript()
     if precision not in CHANGED:
         raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join(CHANGED)}")
+    if max_changed is not None and not 0 <= max_changed <= 1:
+        raise ConfigError(f"max_changed is {max_changed}; it is a share of the pixels, from 0 to 1")
     if precision == "int8" and not trial.scenes:
         raise ConfigError("int8 finds its scales on real windows; give --scene IMAGE..., some of the training scenes")
     deployed, path, size = prepared(model, path, ".onnx", window, overlap)

@@ -12,6 +12,9 @@ from rs_biformer.export.deployed import Deployed
 from rs_biformer.files import publish, scratch_folder
 from rs_biformer.geometry import stride_of
 
+LARGEST_WINDOW = 8192
+"""Pixels on a side: several such windows are in memory, and go through the network, while a file is checked."""
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -48,6 +51,8 @@ def prepared(
     if path.is_dir():
         raise ConfigError(f"--out {path} is a folder; name a file that ends in {suffix}")
     stride_of(size, overlap)
+    if size > LARGEST_WINDOW:
+        raise ConfigError(f"window is {size} pixels; the model is tried on several, of at most {LARGEST_WINDOW}")
     return Deployed(model), path, size
 
 

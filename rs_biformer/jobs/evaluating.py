@@ -71,8 +71,12 @@ class Rules:
     area: PathLike | None = None
 
     def loaded(self) -> list[Protocol]:
-        """The protocols. Raises ConfigError for one that is none."""
-        return [rule if isinstance(rule, Protocol) else load_protocol(rule) for rule in self.protocols]
+        """The protocols. Raises ConfigError for one that is none, and for two of one id."""
+        found = [rule if isinstance(rule, Protocol) else load_protocol(rule) for rule in self.protocols]
+        for place, rule in enumerate(found):
+            if rule.id in [other.id for other in found[:place]]:
+                raise ConfigError(f"the protocol {rule.id!r} is asked for twice; name each once")
+        return found
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,10 @@ class Compute:
     cluster: str | Cluster | None = None
     passes: Passes = "auto"
 
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be 1 or more")
+
 
 @dataclass(frozen=True)
 class Output:

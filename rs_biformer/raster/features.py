@@ -37,7 +37,7 @@ GPKG_VERSION = "1.3"
 """Of 1.4, which GDAL writes by itself, the programs that people have warn."""
 _GROUP_BYTES = 32 * 2**20
 """Of a row group of GeoParquet: a reader skips whole groups by their box."""
-_LAYER = re.compile(r"(?!gpkg|sqlite_|rtree_)\w[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,199}", re.IGNORECASE)
+_LAYER = re.compile(r"(?!gpkg|sqlite_|rtree_|layer_styles$)\w[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{0,199}", re.IGNORECASE)
 """What a layer of a GeoPackage may be called: what GDAL and SQLite take, and QGIS shows."""
 _ROOM = 2**20  # bytes without which nothing can be written
 _BATCH = 2000
@@ -225,8 +225,8 @@ def require_own_layer(out: Path, layer: str, columns: Iterable[str], what: str, 
     if out.suffix.lower() == ".gpkg" and not _LAYER.fullmatch(layer):
         raise ConfigError(
             f"a layer is to be called {layer!r}; in a GeoPackage a name begins with a letter, a digit or _, has no "
-            "control character and at most 200 characters, and does not begin with gpkg, sqlite_ or rtree_: choose "
-            "another --layer"
+            "control character and at most 200 characters, and does not begin with gpkg, sqlite_ or rtree_, nor is it "
+            "layer_styles: choose another --layer"
         )
     if _is_there(out) and layer in layers(out) and not is_written_by_us(out, layer, columns):
         raise RasterError(f"{out} has a layer {layer} that holds no {what}; {advice}")

@@ -123,6 +123,8 @@ def require_plain_companions(path: Path) -> None:
 
     GDAL opens those with any driver that will.
     """
+    if not path.name:  # a folder, `.`
+        return
     for suffix in _SIDES:
         for spelt in (suffix, suffix.upper()):
             side = path.with_name(path.name + spelt)

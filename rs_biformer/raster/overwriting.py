@@ -1,4 +1,5 @@
-"""What is written is never what is read: one rule for every command and its function, asked before anything is made.
+"""What is written is never what is read, and can be written: one rule for every command and its function, asked before
+anything is made.
 
 Files are told apart as the operating system does, by what they are and not by how they are spelt: a relative path, a
 link of either kind, a file system that ignores case, an archive that holds the raster. What belongs to a raster counts
@@ -6,6 +7,7 @@ with it, both ways: masks, overviews and metadata beside it, and what writing a 
 """
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,7 +32,9 @@ _Key = tuple[int, int]
 def refuse_overwriting(
     inputs: Iterable[PathLike | None], outputs: Iterable[PathLike | None], *, emptied: Sequence[PathLike] = ()
 ) -> None:
-    """Raise ConfigError when a file to be written is one that is read, or two of them are one; None stands for no file.
+    """Raise ConfigError when a file to be written is one that is read, or two of them are one, or it cannot be written.
+
+    None stands for no file.
 
     inputs: what is read, as the user has it: files, URLs, parts of archives and containers, patterns and folders, of
         which the last two tell no file. outputs: files to be written; those of maps stand for what is removed beside
@@ -38,6 +42,7 @@ def refuse_overwriting(
     """
     written = [Path(path) for path in outputs if path is not None]
     _require_own_names(written)
+    _require_writable(written)
     files = [(name, file) for name in inputs if name is not None for file in _files_of(name)]
     folders = [Path(path) for path in emptied] + [_staging(path) for path in written if _is_map(path)]
     _require_outside(files, folders)
@@ -68,6 +73,27 @@ def _require_own_names(written: Sequence[Path]) -> None:
         seen[name] = path
 
 
+def _require_writable(written: Sequence[Path]) -> None:
+    """A file is begun where each is to be: permissions alone do not tell of disks that are mounted to be read."""
+    tried: set[Path] = set()
+    for path in written:
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        problem = "it is a folder" if path.is_dir() else "" if above in tried else _problem_with(above)
+        if problem:
+            raise ConfigError(f"{path} cannot be written: {problem}; choose another name")
+        tried.add(above)
+
+
+def _problem_with(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder} is a file"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return f"{folder} takes no file ({error.strerror or error})"
+
+
 def _require_outside(files: Sequence[tuple[PathLike, Path]], folders: Sequence[Path]) -> None:
     keys = {key: folder for folder in folders if (key := _key(folder)) is not None}
     if not keys:
@@ -89,6 +115,8 @@ def _touched(path: Path) -> list[Path]:
 
 def _belonging(file: Path) -> list[Path]:
     """What readers would take with a file, whether it is there or not."""
+    if not file.name:  # a folder, `.`
+        return []
     named = [file.with_name(file.name + suffix) for suffix in _WITH_NAME]
     return named + [file.with_suffix(suffix) for suffix in _WITH_STEM if file.suffix]
 

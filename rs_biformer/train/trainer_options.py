@@ -141,4 +141,9 @@ def problem_with(options: dict[str, Any]) -> str:
         value = options.get(name)
         if value is not None and value < 0:
             return f"trainer.{name} is {value}; it must be 0 or more"
+    interval = options.get("val_check_interval")
+    if isinstance(interval, int | float) and interval <= 0:
+        return f"trainer.val_check_interval is {interval}; it must be more than 0: a share of an epoch, or batches"
+    if (batches := options.get("num_sanity_val_steps")) is not None and batches < -1:
+        return f"trainer.num_sanity_val_steps is {batches}; it must be 0 or more, or -1 for all"
     return ""

@@ -136,6 +136,8 @@ OURS = {"logger", "callbacks"}
         (["--loggers", "null"], "loggers is null"),
         (["--loggers", "[file]"], "loggers is file; it must be a list of tensorboard"),
         (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches is 0; it must be 1 or more"),
+        (["--trainer.val_check_interval", "0"], "trainer.val_check_interval is 0; it must be more than 0"),
+        (["--trainer.num_sanity_val_steps", "-5"], "trainer.num_sanity_val_steps is -5; it must be 0 or more"),
         (["--trainer.accelerator", "tpu"], "trainer.accelerator is 'tpu'.*'cpu'"),
         (["--trainer.limit_val_batches=.nan"], "trainer.limit_val_batches is nan"),
         (["--optimizer.learning_rate", ".inf"], "optimizer.learning_rate is inf"),
