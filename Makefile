@@ -9,12 +9,14 @@ BENCH ?=
 PLUGIN ?=
 # mutated files of each kind in `make fuzz`
 MANY ?= 2000
+# options of benchmarks/soak.py, such as --minutes 5 --csv soak.csv
+SOAK ?=
 # options of .ci/mutants.py, such as --sample 30 geometry
 MUTANTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test test-slow test-install predict-env fuzz test-oldest constraints-oldest mutants wheel plugin
+.PHONY: install demo test test-slow test-install predict-env fuzz soak test-oldest constraints-oldest mutants wheel plugin
 .PHONY: lint lint-packaging format bench docs clean
 
 install: $(READY)
@@ -46,6 +48,10 @@ predict-env: $(READY)
 # Over twenty thousand mutated files, thousands of every kind; the slow suite tries some hundreds. An hour or two.
 fuzz: $(READY)
 	RS_BIFORMER_FUZZ=$(MANY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 36000 -m '' tests/fuzz
+
+# Training and prediction in a loop for an hour, under a watch of memory, handles, threads and files.
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(SOAK)
 
 # The lowest versions that pyproject.toml allows, all at once; on the lowest Python: make test-oldest PYTHON=python3.11
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
