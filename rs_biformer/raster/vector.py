@@ -163,18 +163,21 @@ def vectorize(
 
 
 def _indices(wanted: Sequence[str], names: Mapping[int, str], path: PathLike) -> tuple[int, ...]:
-    """The classes of a map that are to be regularised: those of these names, of BUILDINGS unless any is given."""
-    known = {name.casefold(): index for index, name in names.items()}
+    """The classes of a map that are to be regularised: those of these names, of BUILDINGS unless any is given.
+
+    Classes without a name are called "class N", as in the polygons.
+    """
+    known = {names.get(index, f"class {index}").casefold(): index for index in range(IGNORE)}
     chosen = [name for name in wanted or BUILDINGS if name.casefold() in known]
     if missing := [name for name in wanted if name not in chosen]:
         raise ConfigError(
             f"{path} has no class {', '.join(missing)} that could be regularised; its classes are "
-            f"{', '.join(names.values()) or 'not named'}"
+            f"{', '.join(names.values()) or 'class 0, class 1, ...'}"
         )
     if not chosen:
         raise ConfigError(
             f"{path} has no class {', '.join(BUILDINGS)}; name those that are to be regularised of "
-            f"{', '.join(names.values()) or 'a map with CLASS_NAMES'}"
+            f"{', '.join(names.values()) or 'class 0, class 1, ...'}"
         )
     return tuple(known[name.casefold()] for name in chosen)
 

@@ -179,7 +179,7 @@ def commands(city: Path, out: Path) -> list[list[str]]:
         [*measure, "--confidence", *sure, "--boundary", "2"] + ["--samples", "100", "--out", str(out / "result.json")],
         ["vectorize", maps[0], "--confidence", sure[0], "--out", str(out / "plain.gpkg")],
         ["vectorize", maps[0], "--confidence", sure[0], "--min-area", "40", "--out", str(out / "sieved.fgb")],
-        ["vectorize", maps[0], "--regularise", "--min-area", "40", "--out", str(out / "squared.fgb")],
+        ["vectorize", maps[0], "--regularise", "class 1", "--min-area", "40", "--out", str(out / "squared.fgb")],
     ]
 
 
