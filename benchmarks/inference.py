@@ -78,10 +78,12 @@ def itself(args: argparse.Namespace, side: int, run: str) -> list[str]:
     return command + (["--model", args.model] if args.model else [])
 
 
-def measure(command: list[str], environment: dict[str, str] | None = None) -> tuple[float, int]:
-    """Seconds and peak resident bytes of a process."""
+def measure(
+    command: list[str], environment: dict[str, str] | None = None, folder: Path | None = None
+) -> tuple[float, int]:
+    """Seconds and peak resident bytes of a process. folder: where it runs, from which `python -m` imports first."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=environment, cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -173,14 +175,15 @@ def side_by_side(args: argparse.Namespace, side: int) -> None:
     make_scene(scene_path(args, side))
     checkpoint = write_checkpoint(args.model, args.folder / f"bench_{args.model}.ckpt")
     trees = {"here": Path(__file__).resolve().parents[1], str(args.against): args.against.resolve()}
-    command = [sys.executable, "-m", "rs_biformer", "predict", str(scene_path(args, side)), "--restart"]
-    command += ["--checkpoint", str(checkpoint), "--max-memory", args.max_memory or "2GB"]
+    folder = args.folder.resolve()
+    command = [sys.executable, "-m", "rs_biformer", "predict", str(scene_path(args, side).resolve()), "--restart"]
+    command += ["--checkpoint", str(checkpoint.resolve()), "--max-memory", args.max_memory or "2GB"]
     found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in trees}
     for _ in range(args.rounds):
         for number, (name, tree) in enumerate(trees.items()):
             environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(args.threads)}
             spent = os.times()
-            seconds, peak = measure([*command, "--out", str(args.folder / f"bench_maps_{number}")], environment)
+            seconds, peak = measure([*command, "--out", str(folder / f"bench_maps_{number}")], environment, tree)
             used = os.times()
             processor = used.children_user + used.children_system - spent.children_user - spent.children_system
             found[name].append((seconds, processor, peak))
