@@ -26,6 +26,7 @@ from rs_biformer.data.layouts import SceneFiles  # noqa: E402
 from rs_biformer.export import Trial, check, export_onnx, export_program, metadata  # noqa: E402
 from rs_biformer.export.deployed import Deployed  # noqa: E402
 from rs_biformer.export.samples import invented  # noqa: E402
+from rs_biformer.jobs import describe, load_model  # noqa: E402
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention, closest_ties  # noqa: E402
 from rs_biformer.predict.onnx import OnnxModel  # noqa: E402
 from rs_biformer.schema import IGNORE, ClassSchema  # noqa: E402
@@ -471,12 +472,15 @@ def test_weights_that_are_too_many_lie_beside_the_model(tmp_path, monkeypatch, c
     with torch.inference_mode():
         wanted = layers()(torch.from_numpy(image)).softmax(1).numpy()
     np.testing.assert_allclose(session_of(tmp_path / "m.onnx").run(None, {"image": image})[0], wanted, atol=1e-2)
+    with pytest.raises(CheckpointError, match="weights in another file, which is not read; predict with"):
+        OnnxModel(tmp_path / "m.onnx")
 
 
 def test_a_program_of_torch_carries_the_same_metadata(tmp_path):
     model = layers()
-    done = export_program(model, tmp_path / "m.pt2", overlap=0.25)
-    wanted = metadata(model, 32, 0.25)
+    done = export_program(model, tmp_path / "m.pt2", overlap=0.25, licence="CC-BY-4.0")
+    wanted = metadata(model, 32, 0.25, "CC-BY-4.0")
+    assert wanted["model_license"] == "CC-BY-4.0"
     extra = dict.fromkeys(wanted, "")
     program = torch.export.load(done.path, extra_files=extra).module()
     assert extra == wanted
@@ -484,6 +488,34 @@ def test_a_program_of_torch_carries_the_same_metadata(tmp_path):
         image = torch.randint(0, 256, (batch, 3, 32, 32)).float()
         with torch.inference_mode():
             torch.testing.assert_close(program(image), model(image).softmax(1), atol=1e-5, rtol=0)
+    told = describe([str(done.path)])
+    assert told["kind"] == "exported program of torch" and told["bytes"] == done.path.stat().st_size
+    assert {key: value for key, value in told.items() if key not in ("kind", "bytes")} == model.meta.to_dict()
+    with pytest.raises(CheckpointError, match="program of torch, for other software; give the checkpoint"):
+        load_model(done.path)
+    for content in (b"", b"PK\x03\x04nonsense", done.path.read_bytes()[:-500], checkpoint_bytes(tmp_path)):
+        done.path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="is no program that rs-biformer export wrote, or a damaged one"):
+            describe([str(done.path)])
+
+
+def checkpoint_bytes(folder):
+    """An archive of torch's that is no program."""
+    torch.save({"weights": torch.zeros(3)}, folder / "state.pt")
+    return (folder / "state.pt").read_bytes()
+
+
+def test_a_licence_stands_in_the_file_or_is_refused_where_it_cannot(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rs_biformer.checkpoint.load_checkpoint", lambda path: pointwise_model())
+    argv = ["export", "--checkpoint=unused", "--license=CC-BY-4.0"]
+    assert main([*argv, f"--out={tmp_path}/m.onnx"]) == 0
+    assert session_of(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map["model_license"] == "CC-BY-4.0"
+    capsys.readouterr()
+    assert main([*argv, f"--out={tmp_path}/m.safetensors"]) == 2
+    assert "--license has no effect on safetensors" in capsys.readouterr().err
+    assert main(["export", "--checkpoint=unused", "--license=my own", f"--out={tmp_path}/n.onnx"]) == 2
+    assert "is no SPDX identifier of a licence; write one such as CC-BY-4.0" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx"]
 
 
 def test_the_command_tells_what_it_found(tmp_path, trial, monkeypatch, capsys):

@@ -142,7 +142,10 @@ def test_a_model_is_pushed_and_taken_wherever_models_are(hub, checkpoint, tmp_pa
 def test_a_revision_is_a_branch(hub, checkpoint):
     push_model(checkpoint, "owner/name", revision="v2")
     assert not hub.repositories["owner/name"]["main"]
-    assert load_model("hf://owner/name@v2").meta.encoder == "lcnet_035"
+    found = load_model("hf://owner/name@v2")
+    assert found.meta.encoder == "lcnet_035"
+    commit = hashlib.sha1(hub.repositories["owner/name"]["v2"]["model.safetensors"]).hexdigest()
+    assert found.tags["MODEL_FILE"] == found.facts["checkpoint"] == f"hf://owner/name@{commit}"
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,15 @@ def located(name: str | PathLike[str]) -> Path:
     return fetch(name) if is_hub_name(name) else Path(name)
 
 
+def origin(name: str | PathLike[str], path: Path) -> str:
+    """What a file of the hub that `fetch` found is called, with the commit it is of: hf://owner/name@commit."""
+    match = _NAME.fullmatch(str(name))
+    assert match is not None, "it was found by this name"
+    home = path.parent  # .../snapshots/COMMIT/model.safetensors
+    revision = home.name if home.parent.name == "snapshots" else match[2]
+    return f"hf://{match[1]}" + (f"@{revision}" if revision else "")
+
+
 def fetch(name: str | PathLike[str]) -> Path:
     """The model of a repository as a file in huggingface_hub's cache.
 

@@ -1,5 +1,6 @@
 """What a trained model says of itself: plain values, checked, without the network and without torch."""
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,12 @@ _LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoin
 _NOT_FINITE = (float("inf"), float("-inf"))
 
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
+
+
+def require_licence(licence: str) -> None:
+    """Raise ConfigError for what is no SPDX identifier of a licence; nothing says that none is told."""
+    if licence and not re.fullmatch(r"[\w.+-]+", licence):
+        raise ConfigError(f"{licence!r} is no SPDX identifier of a licence; write one such as CC-BY-4.0")
 
 
 def _known_dtype(name: Any) -> str:

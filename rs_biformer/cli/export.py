@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", required=True, type=Path, metavar="FILE", help="a checkpoint of rs-biformer train")
     add("--out", required=True, type=Path, metavar="FILE", help="the model to write; an existing one is replaced")
     add("--format", choices=FORMATS, help="what to write (by what FILE ends in: .onnx, .pt2, ...)")
-    add("--license", metavar="SPDX", help="of the model, such as CC-BY-4.0, for stac (not told)")
+    add("--license", metavar="SPDX", help="of the model, such as CC-BY-4.0, for onnx, torch and stac (not told)")
     group = parser.add_argument_group("onnx and torch")
     group.add_argument("--window", type=int, help="pixels on a side that the model will take (those of training)")
     group.add_argument("--overlap", type=float, help="suggested to tools that read the metadata (0.5)")
@@ -69,10 +69,12 @@ def _onnx(args: argparse.Namespace) -> Iterator[str]:
         precision=args.precision or "fp32",
         trial=_trial(args),
         max_changed=args.max_changed,
+        licence=args.license or "",
     )
     yield from _told(written)
     if len(written.files) > 1:
         yield f"{written.files[1].name} holds the weights, as they are too many for one file: keep both together"
+        yield "rs-biformer predict reads models of one file: give it the checkpoint"
         return
     yield f"next: rs-biformer predict SCENE --checkpoint {written.path} --out DIR, or open it in QGIS with Deepness"
 
@@ -83,7 +85,8 @@ def _torch(args: argparse.Namespace) -> Iterator[str]:
     from rs_biformer.export import export_program
 
     model = load_checkpoint(args.checkpoint)
-    yield from _told(export_program(model, args.out, window=args.window, overlap=_overlap(args), trial=_trial(args)))
+    sizes = {"window": args.window, "overlap": _overlap(args)}
+    yield from _told(export_program(model, args.out, **sizes, trial=_trial(args), licence=args.license or ""))
 
 
 def _copied(args: argparse.Namespace) -> Iterator[str]:
@@ -91,6 +94,8 @@ def _copied(args: argparse.Namespace) -> Iterator[str]:
     _refuse(
         args, ("precision", "max_changed", "window", "overlap", "scene", "label"), f"{kind}, which computes nothing"
     )
+    if kind != "stac":
+        _refuse(args, ("license",), f"{kind}, which has no place for it (a card beside it has: --format stac)")
     from rs_biformer.jobs import publish
 
     for path in publish(args.checkpoint, args.out, kind, args.license or ""):

@@ -87,11 +87,12 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0].strip()[:200]}" if lines else type(error).__name__
 
 
-def metadata(model: TrainedModel, window: int, overlap: float) -> dict[str, str]:
+def metadata(model: TrainedModel, window: int, overlap: float, licence: str = "") -> dict[str, str]:
     """The metadata of a file: the keys of Deepness, and all that our checkpoint carries under one key of ours.
 
     Deepness divides values by 255 and standardises them, so it is told a mean of 0 and a deviation of 1/255, which
-    undoes the division and leaves the raw values that the file expects.
+    undoes the division and leaves the raw values that the file expects. licence: of the model (SPDX), under the
+    key that ONNX has for it.
     """
     meta, bands = model.meta, len(model.bands)
     entries: dict[str, Any] = {
@@ -107,4 +108,5 @@ def metadata(model: TrainedModel, window: int, overlap: float) -> dict[str, str]
     }
     if meta.gsd is not None:
         entries["resolution"] = round(100 * meta.gsd, 4)  # centimetres per pixel
-    return {key: json.dumps(value) for key, value in entries.items()}
+    told = {"model_license": licence} if licence else {}
+    return {key: json.dumps(value) for key, value in entries.items()} | told

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from rs_biformer.checkpoint import TrainedModel
+from rs_biformer.checkpoint.meta import require_licence
 from rs_biformer.errors import ConfigError
 from rs_biformer.export.check import CHANGED, Run, compare, require_classes, require_equal
 from rs_biformer.export.deployed import INPUT, OUTPUT, Deployed, example, first_line, metadata, tracing
@@ -48,6 +49,7 @@ def export_onnx(
     precision: Precision = "fp32",
     trial: Trial | None = None,
     max_changed: float | None = None,
+    licence: str = "",
 ) -> Exported:
     """Write a model as ONNX, for any batch size and windows of `window` pixels (those of training unless given).
 
@@ -55,12 +57,14 @@ def export_onnx(
     the precision inside. overlap: the share of a window that tools which read the metadata should let neighbours have
     in common. trial: the scenes whose windows calibrate int8, which needs them, and check the file. max_changed: the
     share of pixels that may get another class than the checkpoint gives, see `check.CHANGED`.
+    licence: of the model, an SPDX identifier, for the file's metadata.
 
     The file is checked before it appears under its name: in float32 onnxruntime must give what torch gives.
 
     Raises ConfigError when the optional packages are missing or the network cannot be exported, RasterError for scenes
     that do not fit, CheckpointError when the exported model computes something else. Nothing is written then.
     """
+    require_licence(licence)
     trial = trial or Trial()
     refuse_overwriting([model.path, *trial.files], [path])
     onnxruntime = import_onnxruntime()
@@ -78,7 +82,7 @@ def export_onnx(
         program = _trace(deployed, size)
     with published(path) as (folder, files):
         target = folder / path.name
-        _save(program, target, metadata(model, size, overlap))
+        _save(program, target, metadata(model, size, overlap, licence))
         del program
         calibration, measured = _halves(samples) if precision == "int8" else (samples, samples)
         _coarsen(target, precision, calibration, deployed.name)

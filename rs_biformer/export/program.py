@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from rs_biformer.checkpoint import TrainedModel
+from rs_biformer.checkpoint.meta import require_licence
 from rs_biformer.export.check import compare, require_classes, require_equal
 from rs_biformer.export.deployed import INPUT, example, metadata, tracing
 from rs_biformer.export.samples import Trial
@@ -21,6 +22,7 @@ def export_program(
     window: int | None = None,
     overlap: float = 0.5,
     trial: Trial | None = None,
+    licence: str = "",
 ) -> Exported:
     """Write a model as a `torch.export` program: raw values (B, C, S, S) float32 -> probabilities (B, K, S, S).
 
@@ -29,6 +31,7 @@ def export_program(
 
     Raises as `onnx.export_onnx` does.
     """
+    require_licence(licence)
     trial = trial or Trial()
     refuse_overwriting([model.path, *trial.files], [path])
     deployed, path, size = prepared(model, path, ".pt2", window, overlap)
@@ -39,7 +42,7 @@ def export_program(
         program = torch.export.export(deployed, (example(deployed, size),), dynamic_shapes={INPUT: {0: batch}})
     with published(path) as (folder, files):
         with tracing("by torch.export", deployed.name):
-            torch.export.save(program, folder / path.name, extra_files=metadata(model, size, overlap))
+            torch.export.save(program, folder / path.name, extra_files=metadata(model, size, overlap, licence))
             loaded = torch.export.load(folder / path.name).module()
 
         def run(image: NDArray[np.float32]) -> NDArray[np.float32]:

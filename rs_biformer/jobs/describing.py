@@ -4,6 +4,8 @@ Only the machine and a model need torch, which takes seconds to load: it is impo
 """
 
 import platform
+import zipfile
+import zlib
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,9 +15,11 @@ import numpy as np
 import rasterio
 
 from rs_biformer import __version__
+from rs_biformer.checkpoint import META_KEY, CheckpointMeta
 from rs_biformer.checkpoint.hub import is_hub_name, located
 from rs_biformer.data.index import TileIndex
-from rs_biformer.errors import ConfigError
+from rs_biformer.documents import parse_json
+from rs_biformer.errors import CheckpointError, ConfigError
 from rs_biformer.machine import machine_cores
 from rs_biformer.raster.metadata import describe_map
 from rs_biformer.raster.paths import without_access
@@ -24,8 +28,15 @@ from rs_biformer.raster.scene import Scene
 
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "pytorch-lightning", "torchmetrics", "rasterio", "numpy")
 
-MODELS = {".ckpt": "checkpoint", ".safetensors": "model in safetensors", ".onnx": "exported model"}
+MODELS = {
+    ".ckpt": "checkpoint",
+    ".safetensors": "model in safetensors",
+    ".onnx": "exported model",
+    ".pt2": "exported program of torch",
+}
 """What files of models are, by their suffix."""
+
+_LARGEST_FACTS = 2**24  # bytes of what a program says of itself
 
 
 def describe(paths: Sequence[str]) -> dict[str, Any]:
@@ -90,6 +101,8 @@ def describe_path(text: str) -> dict[str, Any]:
     """What a file, folder or URL is, by its suffix. Raises one of our errors when it is not what its suffix says."""
     path = located(text)
     suffix = path.suffix.lower()
+    if suffix == ".pt2":
+        return describe_program(path)
     if suffix in MODELS:
         from rs_biformer.jobs.models import load_model
 
@@ -99,6 +112,25 @@ def describe_path(text: str) -> dict[str, Any]:
     if path.is_dir() or suffix == ".parquet":
         return describe_index(path)
     return describe_scene([text])
+
+
+def describe_program(path: Path) -> dict[str, Any]:
+    """What `export` wrote into a program of torch.export, an archive, beside the program: it is not run, nor unpickled.
+
+    Raises CheckpointError for a file that is none, or that others wrote.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith(f"/extra/{META_KEY}"))
+            if archive.getinfo(name).file_size > _LARGEST_FACTS:
+                raise ValueError
+            text = archive.read(name).decode()
+    except FileNotFoundError:
+        raise CheckpointError(f"no file {path}; give a program that rs-biformer export wrote") from None
+    except (OSError, ValueError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile):
+        raise CheckpointError(f"{path} is no program that rs-biformer export wrote, or a damaged one") from None
+    meta = CheckpointMeta.from_dict(parse_json(text, f"{path}: its facts"), str(path))
+    return {"kind": MODELS[".pt2"], **meta.to_dict(), "bytes": path.stat().st_size}
 
 
 def describe_index(path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rs_biformer import __version__
 from rs_biformer.checkpoint import CheckpointMeta
-from rs_biformer.checkpoint.hub import located
-from rs_biformer.errors import ConfigError
+from rs_biformer.checkpoint.hub import is_hub_name, located, origin
+from rs_biformer.errors import CheckpointError, ConfigError
 from rs_biformer.predict.backends import needing_torch
 from rs_biformer.predict.ensemble import Ensemble
 from rs_biformer.predict.fit import GSD_CLOSE, times_off
@@ -24,17 +24,23 @@ if TYPE_CHECKING:
     from rs_biformer.checkpoint import TrainedModel
 
 
+PROGRAM = ".pt2"
+"""What a program of torch.export is called, which others run."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A model ready to predict, what it was trained on, and the file it came from, if it came from one.
 
-    members: the models of an ensemble, whose description is that of the first.
+    origin: what the hub calls that file, with its commit; nothing for others. members: the models of an ensemble, whose
+    description is that of the first.
     """
 
     model: Model
     meta: CheckpointMeta
     path: Path | None = None
     members: tuple["Loaded", ...] = ()
+    origin: str = ""
 
     @property
     def schema(self) -> ClassSchema:
@@ -57,8 +63,8 @@ class Loaded:
 
     @property
     def file(self) -> str:
-        """The name of its file, or of the files of an ensemble."""
-        return ", ".join(one.file for one in self.members) or (self.path.name if self.path else "")
+        """The name of its file, with the repository of one of the hub, or of the files of an ensemble."""
+        return ", ".join(one.file for one in self.members) or self.origin or (self.path.name if self.path else "")
 
     @property
     def parameters(self) -> int:
@@ -80,7 +86,7 @@ class Loaded:
         count = self.parameters
         return {
             "network": self.network,
-            **({"checkpoint": self.path.name} if self.path else {}),
+            **({"checkpoint": self.file} if self.path else {}),
             **({"parameters": f"{count / 1e6:.2f} M"} if count else {}),
             **({"file size": f"{self.path.stat().st_size / 1e6:.1f} MB"} if self.path else {}),
             "training window": f"{self.meta.window} px",
@@ -104,13 +110,18 @@ def load_model(source: "PathLike | TrainedModel | Loaded | Sequence[PathLike | T
     if not isinstance(source, str | os.PathLike):
         return Loaded(source, source.meta)
     path = located(source)
+    found_as = origin(source, path) if is_hub_name(source) else ""
+    if path.suffix.lower() == PROGRAM:
+        raise CheckpointError(
+            f"{path} is a program of torch, for other software; give the checkpoint, or export an .onnx"
+        )
     if path.suffix.lower() == ".onnx":
         exported = OnnxModel(path)
         return Loaded(exported, CheckpointMeta.from_dict(exported.details, str(path)), path)
     with needing_torch(f"{path} is a checkpoint"):
         from rs_biformer.checkpoint import load_checkpoint
     model = load_checkpoint(path)
-    return Loaded(model, model.meta, path)
+    return Loaded(model, model.meta, path, origin=found_as)
 
 
 def load_ensemble(sources: "Sequence[PathLike | TrainedModel | Loaded]") -> Loaded:

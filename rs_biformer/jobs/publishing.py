@@ -2,11 +2,11 @@
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from rs_biformer.checkpoint import CheckpointMeta, hub, load_checkpoint, write_safetensors
+from rs_biformer.checkpoint.meta import require_licence
 from rs_biformer.errors import ConfigError
 from rs_biformer.files import temporary_folder, write_text
 from rs_biformer.jobs.converting import markdown, write_smp
@@ -25,8 +25,10 @@ def publish(source: PathLike, out: PathLike, kind: str = "safetensors", licence:
         `converting.write_smp`. `stac` writes a STAC Item that describes the file at hand, see stac.py.
     licence: of the model, an SPDX identifier, for the Item.
 
-    Raises CheckpointError for a file that is no model, ConfigError for a name that would not be read again.
+    Raises CheckpointError for a file that is no model, ConfigError for a name that would not be read
+    again, or a licence that is none.
     """
+    require_licence(licence)
     path = Path(out)
     refuse_overwriting([source], [path, path.with_suffix(".json")] if kind == "safetensors" else [path])
     if kind == "smp":
@@ -53,8 +55,7 @@ def push_model(
 
     Raises CheckpointError for a file that is no model, ConfigError where the hub refuses.
     """
-    if licence and not re.fullmatch(r"[\w.+-]+", licence):
-        raise ConfigError(f"{licence!r} is no SPDX identifier of a licence; write one such as CC-BY-4.0")
+    require_licence(licence)
     with temporary_folder() as folder:
         weights, card = publish(source, Path(folder) / hub.FILE)
         (item,) = publish(weights, Path(folder) / "model.stac.json", "stac", licence)

@@ -74,6 +74,10 @@ class OnnxModel:
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=_providers(onnxruntime))
         except Exception as error:  # onnxruntime's exceptions share no base of their own
+            if "External data" in str(error):
+                raise CheckpointError(
+                    f"{self._path} has its weights in another file, which is not read; predict with the checkpoint"
+                ) from None
             reason = " ".join(str(error).split())[:160]
             raise CheckpointError(f"{self._path} is no ONNX model, or a damaged one ({reason})") from None
         metadata = self._session.get_modelmeta().custom_metadata_map

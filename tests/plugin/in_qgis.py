@@ -132,7 +132,9 @@ kept = run(
 seen["kept"] = [kept["made"], sorted(name for name in os.listdir(WORK) if "kept" in name)]
 style = Path(path("town.qml"))
 style.write_text(style.read_text().replace('alpha="255"', 'alpha="99"'))
-seen["again"] = run("map_raster", **common, OUTPUT=path("town.tif"))
+quality = provider.algorithm("map_raster").parameterDefinition("QUALITY")
+seen["qualities"] = [quality.options()[quality.defaultValue()], quality.options()]
+seen["again"] = run("map_raster", **common, QUALITY=quality.options().index("Fast"), OUTPUT=path("town.tif"))
 seen["style again"] = 'alpha="99"' in style.read_text()
 
 seen["polygons"] = run(

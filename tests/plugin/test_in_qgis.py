@@ -99,6 +99,12 @@ def test_a_map_is_made_with_progress_and_has_its_legend_and_colours(seen, work):
         assert (drawn == wanted).all(axis=-1).mean() > 0.99
 
 
+def test_quality_is_chosen_in_the_form_and_balanced_where_nobody_chooses(seen):
+    assert seen["qualities"] == ["Balanced", ["Balanced", "Fast", "Best"]]
+    for run, quality in (("map", "balanced"), ("again", "fast")):
+        assert any(f"(quality {quality}," in line for line in seen[run]["lines"]), seen[run]["lines"]
+
+
 def test_polygons_are_drawn_as_the_map_is(seen):
     assert seen["polygons"]["error"] is None
     assert seen["polygon legend"] == LEGEND
