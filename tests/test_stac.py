@@ -1,7 +1,8 @@
 """The STAC Item of a model: what it says, and that it is one.
 
-The schema of MLM is no part of this project: RS_BIFORMER_STAC_SCHEMAS names a folder with mlm.json, classification.json
-and file.json, the schema.json of the extensions' repositories. stac-model and pystac are asked where installed.
+pystac brings the schemas of STAC itself. Those of MLM and other extensions are in no package and no part of this
+project: RS_BIFORMER_STAC_SCHEMAS names a folder with mlm.json, classification.json and file.json, each the schema.json
+of the extension's repository. stac-model is asked where installed.
 """
 
 import hashlib
@@ -111,8 +112,11 @@ def test_it_is_valid_by_the_schemas_of_the_extensions(folder):
 
 def test_pystac_reads_and_validates_it(folder):
     pystac = pytest.importorskip("pystac")
-    found = pystac.Item.from_dict(item(folder) | {"stac_extensions": []})
-    assert found.validate()
+    document = item(folder) | {"stac_extensions": []}  # whose schemas it would fetch
+    assert pystac.Item.from_dict(document).validate()
+    document["properties"] |= {"license": 4}
+    with pytest.raises(pystac.STACValidationError):
+        pystac.Item.from_dict(document).validate()
 
 
 def test_the_models_of_mlm_read_its_properties(folder):

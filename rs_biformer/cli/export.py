@@ -73,8 +73,7 @@ def _onnx(args: argparse.Namespace) -> Iterator[str]:
     )
     yield from _told(written)
     if len(written.files) > 1:
-        yield f"{written.files[1].name} holds the weights, as they are too many for one file: keep both together"
-        yield "rs-biformer predict reads models of one file: give it the checkpoint"
+        yield f"{written.files[1].name} holds the weights, too many for one file: keep both together (not for predict)"
         return
     yield f"next: rs-biformer predict SCENE --checkpoint {written.path} --out DIR, or open it in QGIS with Deepness"
 
@@ -91,11 +90,8 @@ def _torch(args: argparse.Namespace) -> Iterator[str]:
 
 def _copied(args: argparse.Namespace) -> Iterator[str]:
     kind = args.format or _format_of(args.out)
-    _refuse(
-        args, ("precision", "max_changed", "window", "overlap", "scene", "label"), f"{kind}, which computes nothing"
-    )
-    if kind != "stac":
-        _refuse(args, ("license",), f"{kind}, which has no place for it (a card beside it has: --format stac)")
+    useless = ("precision", "max_changed", "window", "overlap", "scene", "label", "license")
+    _refuse(args, useless[: -1 if kind == "stac" else None], kind)
     from rs_biformer.jobs import publish
 
     for path in publish(args.checkpoint, args.out, kind, args.license or ""):

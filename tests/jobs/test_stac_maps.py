@@ -73,7 +73,17 @@ def test_its_assets_are_the_maps_and_say_what_values_mean(made):
     assert scene.images == (made / "a_classes.tif",)
 
 
-def test_it_is_valid_by_the_schemas_of_the_extensions_and_pystac_opens_it(made):
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_pystac_opens_and_validates_it(made):
+    pystac = pytest.importorskip("pystac")
+    document = item(made) | {"stac_extensions": []}  # whose schemas it would fetch
+    assert pystac.Item.from_dict(document).validate()
+    document["assets"]["classes"]["data_type"] = "ubyte"
+    with pytest.raises(pystac.STACValidationError):
+        pystac.Item.from_dict(document).validate()
+
+
+def test_it_is_valid_by_the_schemas_of_the_extensions(made):
     """RS_BIFORMER_STAC_SCHEMAS names a folder with the schema.json of projection, raster, ... under these names."""
     home = os.environ.get("RS_BIFORMER_STAC_SCHEMAS")
     if not home or not (Path(home) / "projection.json").is_file():
