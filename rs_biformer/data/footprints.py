@@ -58,7 +58,7 @@ def footprints(scenes: Sequence[Placed], scene: NDArray[np.int64], windows: Wind
         return polygons, shared
     for wkt in spelt:
         rows = np.array([system == wkt for system in systems])[scene]
-        polygons[rows] = _lonlat_polygons(wkt, x[rows], y[rows])
+        polygons[rows] = lonlat_polygons(wkt, x[rows], y[rows])
     return polygons, CRS84
 
 
@@ -77,7 +77,7 @@ def off_the_globe(scene: Placed) -> bool:
     a, b, c, d, e, f = scene.transform
     col, row = scene.width * np.array([0, 0, 1, 1, 0]), scene.height * np.array([0, 1, 1, 0, 0])
     x, y = a * col + b * row + c, d * col + e * row + f
-    if _lonlat_polygons(scene.crs, x[None], y[None])[0] is None:
+    if lonlat_polygons(scene.crs, x[None], y[None])[0] is None:
         return True
     # A northing of 5e9 metres goes around the globe a few times; it does not come back as what it was.
     system = CRS.from_wkt(scene.crs)
@@ -86,15 +86,18 @@ def off_the_globe(scene: Placed) -> bool:
     return not system.is_geographic and not apart <= np.hypot(np.ptp(x), np.ptp(y))
 
 
-def _lonlat_polygons(wkt: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-    """Polygons in longitude and latitude for closed rings (N, 5) in the CRS; None where the CRS cannot tell."""
+def lonlat_polygons(wkt: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+    """Polygons in longitude and latitude for closed rings (N, points) in the CRS; None where the CRS cannot tell.
+
+    Those across the antimeridian are cut there, as RFC 7946 (3.1.9) wants.
+    """
     polygons = np.full(len(x), None, dtype=object)
     try:
         system = CRS.from_wkt(wkt)
         lon, lat = reproject(system, CRS84, x.ravel(), y.ravel())
     except (RasterioError, CPLE_BaseError):  # another planet, an engineering CRS, a missing datum grid
         return polygons
-    rings = np.stack([lon, lat], axis=-1).reshape(-1, 5, 2)
+    rings = np.stack([lon, lat], axis=-1).reshape(*x.shape, 2)
     known = np.isfinite(rings).all(axis=(1, 2)) & (abs(rings) <= _GLOBE).all(axis=(1, 2))
     rings = rings[known]
     if not len(rings):

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import shapely
-from rasterio.warp import transform as reproject
 
 from rs_biformer import __version__
-from rs_biformer.data.footprints import CRS84
+from rs_biformer.data.footprints import lonlat_polygons
 from rs_biformer.files import write_text
 from rs_biformer.raster.crs import horizontal, names_a_place
 from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
@@ -34,7 +33,7 @@ _EXTENSIONS = (
     "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
 )
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
-_EDGE = np.linspace(0, 1, 9)  # points along each side of a footprint: straight in the CRS, bent in degrees
+_EDGE = np.arange(8) / 8  # points along each side of a footprint: straight in the CRS, bent in degrees
 _ALL_TIMES = {"start_datetime": "1900-01-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
 
 
@@ -88,18 +87,27 @@ def _place(source: Source) -> dict[str, Any]:
     """Geometry and box in longitude and latitude; a geometry of null where the map does not say where it lies."""
     if not names_a_place(source.crs) or not is_georeferenced(source.transform):
         return {"geometry": None}
-    along, across = _EDGE * source.width, _EDGE * source.height
-    zero = np.zeros(len(_EDGE))
-    # Counterclockwise as seen with north up: down the left side first.
-    col = np.concatenate([zero, along, zero + source.width, along[::-1]])
-    row = np.concatenate([across, zero + source.height, across[::-1], zero])
+    along, across, zero = _EDGE * source.width, _EDGE * source.height, 0 * _EDGE
+    # Down the left side first: counterclockwise as seen with north up.
+    col = np.concatenate([zero, along, zero + source.width, source.width - along, [0]])
+    row = np.concatenate([across, zero + source.height, source.height - across, zero, [0]])
     x, y = source.transform @ (col, row)
     with gdal_env():
-        lon, lat = (np.asarray(one) for one in reproject(horizontal(source.crs), CRS84, x, y)[:2])
-    if not np.isfinite(lon + lat).all():
+        outline = lonlat_polygons(horizontal(source.crs).to_wkt(), x[None], y[None])[0]
+    if outline is None:
         return {"geometry": None}
-    outline = shapely.orient_polygons(shapely.Polygon(np.round(np.stack([lon, lat], axis=1), 8)))
-    return {"geometry": shapely.geometry.mapping(outline), "bbox": list(outline.bounds)}
+    outline = shapely.orient_polygons(shapely.transform(outline, lambda degrees: np.round(degrees, 8)))
+    return {"geometry": shapely.geometry.mapping(outline), "bbox": _box(outline)}
+
+
+def _box(outline: shapely.Geometry) -> list[float]:
+    """West, south, east, north of an outline; of one that is cut at the antimeridian, west is more than east."""
+    west, south, east, north = outline.bounds
+    parts = shapely.bounds(shapely.get_parts(outline))
+    at_west, at_east = parts[:, 0] <= -180, parts[:, 2] >= 180
+    if at_west.any() and at_east.any() and not (at_west & at_east).any():
+        west, east = parts[at_east, 0].min(), parts[at_west, 2].max()
+    return [float(one) for one in (west, south, east, north)]
 
 
 def _projection(source: Source) -> dict[str, Any]:

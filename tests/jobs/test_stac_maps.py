@@ -106,3 +106,29 @@ def within(schema):
     if not isinstance(schema, dict):
         return schema
     return {} if str(schema.get("$ref", "")).startswith("http") else {name: within(one) for name, one in schema.items()}
+
+
+@pytest.mark.parametrize("zone", [1, 60])
+def test_the_outline_of_a_map_across_the_antimeridian_is_cut_there(tmp_path, zone):
+    """Zone 60 ends at 180 degrees east, where zone 1 begins: 10 m on each side of it."""
+    system = 32600 + zone
+    x, y = Transformer.from_crs(4326, system, always_xy=True).transform(180.0, 10.0)
+    place = {"crs": f"EPSG:{system}", "transform": from_origin(x - 10, y + 5, 0.5, 0.5)}
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=20, width=40, count=3, dtype="uint8", **place
+    ) as file:
+        file.write(np.full((3, 20, 40), 7, np.uint8))
+    map_scenes([tmp_path / "a.tif"], pointwise_model(), tmp_path, stac=True, device="cpu")
+    found = item(tmp_path)
+    west, south, east, north = found["bbox"]
+    outline = shapely.geometry.shape(found["geometry"])
+    assert outline.geom_type == "MultiPolygon" and len(outline.geoms) == 2 and outline.is_valid
+    degree = 111_320 * np.cos(np.radians(10))
+    assert (180 - west) * degree == pytest.approx(10, rel=0.05) and east + west == pytest.approx(0, abs=1e-6)
+    assert 9.9999 < south < 10 < north < 10.0001
+    assert outline.area * degree * 110_610 == pytest.approx(20 * 10, rel=0.01)
+
+
+def test_no_corner_of_an_outline_is_there_twice(made):
+    ring = item(made)["geometry"]["coordinates"][0]
+    assert len({tuple(point) for point in ring}) == len(ring) - 1 == 32
