@@ -16,7 +16,7 @@ MUTANTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test test-slow test-install predict-env fuzz soak test-oldest constraints-oldest mutants wheel plugin
+.PHONY: install demo test test-slow test-install predict-env fuzz soak kills test-oldest constraints-oldest mutants wheel plugin
 .PHONY: lint lint-packaging format bench docs clean
 
 install: $(READY)
@@ -48,6 +48,10 @@ predict-env: $(READY)
 # Over twenty thousand mutated files, thousands of every kind; the slow suite tries some hundreds. An hour or two.
 fuzz: $(READY)
 	RS_BIFORMER_FUZZ=$(MANY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 36000 -m '' tests/fuzz
+
+# Every command of tests/test_kills.py killed twelve times; the slow suite kills each once.
+kills: $(READY)
+	RS_BIFORMER_KILLS=12 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 7200 -m slow tests/test_kills.py
 
 # Training and prediction in a loop for an hour, under a watch of memory, handles, threads and files.
 soak: $(READY)
