@@ -470,7 +470,7 @@ def test_an_existing_map_is_replaced_only_by_a_complete_one(scene, tmp_path):
         ({"window": 0}, "window is 0"),
         ({"overlap": 1.0}, "overlap is 1.0"),
         ({"blend": "cosine"}, "hann, average, center"),
-        ({"batch_size": 0}, "batch size is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"tta": "all"}, "none, flips, d4"),
         ({"precision": "16"}, "auto, 32, bf16"),
         ({"device": "cuda:99"}, "cannot be used"),
