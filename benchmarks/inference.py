@@ -6,8 +6,8 @@
 Without --model, merge and I/O alone: a 1x1 convolution is the model, so what is timed is reading, blending and writing
 of a SIDE x SIDE scene of 3 uint8 bands, 6 classes, windows of 512 every 384 pixels. Each run is a process of its own;
 its peak memory is what the kernel counted for it, and `baseline` is that of a process which imports the same and runs
-one forward pass. Each script given with --beside is called as `python SCRIPT SIDE FOLDER`: a prototype, or another
-package.
+one forward pass. Each script given with --beside is called as `python SCRIPT SCENE OUT`: a prototype, or another
+package. Other packages with a network: peers.py.
 
 With --model, the command `rs-biformer predict` with that encoder and random weights, beside the same forward passes
 alone: windows of 256, an overlap of 0.5, batches of 8.
@@ -64,7 +64,8 @@ def merge_and_io(args: argparse.Namespace, side: int) -> None:
     base = measure(itself(args, side, "baseline"))
     rows = [("baseline", *base), ("ours", *measure(itself(args, side, "ours")))]
     for script in args.beside:
-        rows.append((script.name, *measure([sys.executable, str(script), str(side), str(args.folder)])))
+        out = args.folder / f"{script.stem}_{side}.tif"
+        rows.append((script.name, *measure([sys.executable, str(script), str(scene_path(args, side)), str(out)])))
     print(f"{side} x {side}, {args.threads} threads, bound {args.max_memory or 'by default'}, whole processes")
     for name, seconds, peak in rows:
         over = (peak - base[1]) / 1e6

@@ -94,8 +94,8 @@ def tiny_model() -> TrainedModel:
     return TrainedModel(torch.nn.Conv2d(len(meta.bands), len(meta.schema), 1), meta).eval()
 
 
-def parts(scenes: Sequence[Path], model: TrainedModel, folder: Path) -> dict[str, float]:
-    """Milliseconds of each part for a scene, one after the other."""
+def parts(scenes: Sequence[Path], model: TrainedModel, folder: Path) -> dict[str, np.ndarray]:
+    """Milliseconds of each part for a scene, one after the other: by the clock, and of processors."""
     sample = scenes[:SAMPLE]
     images = [read(path) for path in sample[:BATCH]]
     batch = torch.from_numpy(np.stack([image[:, :WINDOW, :WINDOW] for image in images]))
@@ -129,11 +129,16 @@ def write(folder: Path, number: int, pixels: np.ndarray, like: Path) -> None:
         writer.write(Window(0, 0, *pixels.shape), pixels)
 
 
-def per_call(call: Callable[[int], object], times: int) -> float:
-    started = time.perf_counter()
+def per_call(call: Callable[[int], object], times: int) -> np.ndarray:
+    """Milliseconds of a call: by the clock, and of processors."""
+    started, worked = time.perf_counter(), cpu()
     for number in range(times):
         call(number)
-    return (time.perf_counter() - started) / times * 1e3
+    return np.array([time.perf_counter() - started, cpu() - worked]) / times * 1e3
+
+
+def cpu() -> float:
+    return sum(os.times()[:2])
 
 
 def run(args: argparse.Namespace, model: TrainedModel) -> dict[str, float]:
@@ -151,9 +156,6 @@ def run(args: argparse.Namespace, model: TrainedModel) -> dict[str, float]:
         began = time.perf_counter()
         map_scenes(args.folder / "scenes", model, args.folder / "maps", device="cpu", tell=watch, **options)
         return time.perf_counter() - began
-
-    def cpu() -> float:
-        return sum(os.times()[:2])
 
     at = cpu()
     if args.profile:
@@ -178,13 +180,15 @@ def state() -> str:
 
 def tell(args: argparse.Namespace, before: dict, whole: dict, after: dict, model: TrainedModel) -> None:
     print(f"{args.scenes} scenes of {args.side} x {args.side}, {torch.get_num_threads()} thread(s) of torch")
-    print("ms per scene: " + ", ".join(f"{name} {before[name]:.1f} / {after[name]:.1f}" for name in before))
-    per_scene = whole["seconds"] / args.scenes * 1e3
-    own = (sum(before.values()) + sum(after.values())) / 2
+    per_scene = np.array([whole["seconds"], whole["cpu"]]) / args.scenes * 1e3
+    for place, what in enumerate(("ms", "ms of CPU")):
+        named = ", ".join(f"{name} {before[name][place]:.1f} / {after[name][place]:.1f}" for name in before)
+        own = (sum(part[place] for part in before.values()) + sum(part[place] for part in after.values())) / 2
+        rest = per_scene[place] - own
+        print(f"{what} per scene: {per_scene[place]:.1f} in all; {named} before / after; {rest:.1f} beside these")
     print(
-        f"the call {whole['seconds']:.1f} s ({whole['cpu']:.1f} s of CPU): {per_scene:.1f} ms per scene, "
-        f"{per_scene - own:+.1f} beside its parts; with skip_existing {whole['skipping']:.1f} s, "
-        f"{whole['skipping'] / args.scenes * 1e3:.2f} ms per scene"
+        f"the call {whole['seconds']:.1f} s ({whole['cpu']:.1f} s of CPU); with skip_existing "
+        f"{whole['skipping']:.1f} s, {whole['skipping'] / args.scenes * 1e3:.2f} ms per scene"
     )
     sys.stdout.flush()
 

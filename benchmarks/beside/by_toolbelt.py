@@ -1,19 +1,17 @@
-"""The scene of benchmarks/inference.py mapped with pytorch-toolbelt (pip install pytorch-toolbelt): SIDE FOLDER."""
+"""A scene mapped with pytorch-toolbelt (pip install pytorch-toolbelt): SCENE OUT [WEIGHTS]."""
 
 import sys
 
 import numpy as np
 import rasterio
 import torch
+from network import BATCH, CLASSES, STRIDE, WINDOW, load
 from pytorch_toolbelt.inference.tiles import ImageSlicer, TileMerger
 
-CLASSES, WINDOW, STRIDE, BATCH = 6, 512, 384, 4
 
-
-def main(side: int, folder: str) -> None:
-    torch.set_num_threads(2)
-    model = torch.nn.Conv2d(3, CLASSES, 1).eval()
-    with rasterio.open(f"{folder}/in_{side}.tif") as source:
+def main(scene: str, out: str, weights: str | None = None) -> None:
+    model = load(weights)
+    with rasterio.open(scene) as source:
         image, profile = np.moveaxis(source.read(), 0, -1), source.profile
     slicer = ImageSlicer(image.shape, WINDOW, STRIDE, weight="pyramid")
     merger = TileMerger(slicer.target_shape, CLASSES, slicer.weight)
@@ -24,9 +22,9 @@ def main(side: int, folder: str) -> None:
             scores = model(torch.from_numpy(tiles).permute(0, 3, 1, 2).float()).softmax(1)
             merger.integrate_batch(scores, [slicer.crops[place] for place in places])
     classes = slicer.crop_to_orignal_size(np.moveaxis(merger.merge_().numpy(), 0, -1)).argmax(-1).astype(np.uint8)
-    with rasterio.open(f"{folder}/toolbelt_{side}.tif", "w", **profile | {"count": 1, "BIGTIFF": "IF_SAFER"}) as sink:
+    with rasterio.open(out, "w", **profile | {"count": 1, "photometric": None, "BIGTIFF": "IF_SAFER"}) as sink:
         sink.write(classes, 1)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(*sys.argv[1:])

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +159,7 @@ def map_scene(
             on_plan(plan)
         set_cache(plan.memory.cache)
         stack.callback(set_cache, CACHE_BYTES)
-        notes = _tags(plan, seen, windows) | metadata.date_tags(source.path) | dict(tags or {})
+        notes = _tags(plan, seen, windows) | metadata.date_tags(source.sources[0].dated) | dict(tags or {})
         known = runner.recipe, runner.hardware, runner.identity
         state = fingerprint(source, model, plan, *known) if output.resume else None
         maps = _open_maps(stack, source, paths, layers, schema, notes, state, output.restart)
@@ -387,12 +387,14 @@ def _fill(
                 missing.append((strip.lane, strip.index))
     if not missing:
         return
-    with (
-        closing(runner.infer(source, plan, layers, missing, tick)) as finished,
-        WriteBehind(plan.write_behind) as out,
-    ):
+    with ExitStack() as stack:
+        finished = stack.enter_context(closing(runner.infer(source, plan, layers, missing, tick)))
+        write: Callable[..., None] = _write
+        if len(missing) > 1:  # of a single strip nothing is inferred meanwhile
+            behind = stack.enter_context(WriteBehind(plan.write_behind))
+            write = partial(behind.submit, _write)
         for strip, made in finished:
-            out.submit(_write, maps, strip, made)
+            write(maps, strip, made)
             del made
 
 

@@ -18,7 +18,6 @@ from rs_biformer.predict.backends import backend_of, is_module
 from rs_biformer.predict.ensemble import Ensemble
 from rs_biformer.predict.plan import Plan
 from rs_biformer.predict.recipe import Recipe
-from rs_biformer.raster.gdal import gdal_env, open_raster
 from rs_biformer.raster.paths import gdal_name, identity
 from rs_biformer.raster.remote import local_file, remote_state
 from rs_biformer.raster.scene import Scene
@@ -40,8 +39,6 @@ def fingerprint(
 
     A module is known by its weights, an object with an attribute `fingerprint` (a line of text, such as the digest of
     its file) by that. Any other callable could be anything in the next process.
-
-    Raises RasterError when a file of the scene cannot be opened.
     """
     identity = known or model_identity(model)
     if identity is None:
@@ -125,9 +122,8 @@ def _is_plain(value: object) -> bool:
 def _files(scene: Scene) -> list[str]:
     """Every file that GDAL reads for the scene: rasters, masks, world files, the sources of a VRT, polygons."""
     names: dict[str, None] = {}
-    for path in scene.paths:
-        with gdal_env(), open_raster(path) as raster:
-            names |= dict.fromkeys([gdal_name(path), *raster.files])
+    for source in scene.sources:
+        names |= dict.fromkeys([gdal_name(source.path), *source.files])
     return [*names, *([str(scene.area)] if scene.area is not None else [])]
 
 

@@ -124,7 +124,10 @@ def _set_cache(size: int) -> None:
 
 def writer_threads() -> str:
     """Value of GDAL's NUM_THREADS for writing: all cores we may use, but none beside the caller in a forked process."""
-    return str(machine_cores()) if os.getpid() == _IMPORTED_BY else "1"
+    return str(_cores()) if os.getpid() == _IMPORTED_BY else "1"
+
+
+_cores = cache(machine_cores)  # which reads the files of control groups; asked for several times in each map
 
 
 def open_raster(path: PathLike, mode: str = "r", **profile: Any) -> Any:

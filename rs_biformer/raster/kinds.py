@@ -127,6 +127,8 @@ def require_plain_companions(path: Path) -> None:
         return
     for suffix in _SIDES:
         for spelt in (suffix, suffix.upper()):
+            if not os.access(f"{path}{spelt}", os.F_OK):  # a path takes longer to be made than to be looked for
+                continue
             side = path.with_name(path.name + spelt)
             if side.is_file() and not head_of(side).startswith(_TIFF):
                 raise RasterError(

@@ -55,13 +55,11 @@ def score_scale(dtype: Any) -> float:
     return 1 / SCORE_LEVELS if np.dtype(dtype) == np.uint8 else 1.0
 
 
-def date_tags(location: Location) -> dict[str, str]:
+def date_tags(text: str) -> dict[str, str]:
     """The date that a raster tells, as a tag for maps of it: of the ground that they show, not of their making.
 
-    Empty where it tells none, or one that is no date. Raises RasterError when the file cannot be opened.
+    Empty where it tells none, or one that is no date.
     """
-    with gdal_env(), raster_errors(location, "opened"), open_raster(location) as file:
-        text = file.tags().get(DATE, "").strip()
     try:
         return {DATE: f"{datetime.strptime(text, _DATE_FORM):{_DATE_FORM}}"}
     except ValueError:

@@ -23,6 +23,7 @@ from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.crs import horizontal, local_metres, names_a_place, same_crs
 from rs_biformer.raster.gdal import area, colour_table, gdal_env, open_raster, raster_errors
+from rs_biformer.raster.metadata import DATE
 from rs_biformer.raster.paths import Location, PathLike, locate
 from rs_biformer.raster.unchanged import Watched
 from rs_biformer.raster.values import Scaling
@@ -84,7 +85,8 @@ class Source:
     1 where the picture is to be seen as it is stored. `palette` is the colour table of a one-band raster as a lookup
     table (values, 4) uint8 of red, green, blue, alpha, else None. `overviews` are the factors by which the overviews
     of the file are coarser; `at_overview` gives one of them, `overview` is its number. `block` is the rows and
-    columns that are decoded at once, `decoded` its bytes, with all bands where these lie pixel by pixel.
+    columns that are decoded at once, `decoded` its bytes, with all bands where these lie pixel by pixel. `files` are
+    those that GDAL reads for it (masks, world files, the sources of a VRT), `dated` the text of its TIFFTAG_DATETIME.
 
     Every read looks whether the file is the one that was opened, `require_unchanged` at its masks and sources as well.
 
@@ -127,7 +129,9 @@ class Source:
                 together = self.dtypes if pixelwise else self.dtypes[:1]
                 self.decoded = self.block[0] * self.block[1] * sum(np.dtype(name).itemsize for name in together)
                 flags = handle.mask_flag_enums
-                self._beside = Watched(handle.files)
+                self.files: tuple[str, ...] = tuple(handle.files)
+                self.dated: str = handle.tags().get(DATE, "").strip()
+                self._beside = Watched(self.files)
         # Bands with a mask of their own (.msk or internal): one for all, read through the first, or one for each. An
         # alpha band also counts as a mask for GDAL but is read by us.
         self._mask_of_all = any(MaskFlags.per_dataset in flag and MaskFlags.alpha not in flag for flag in flags)

@@ -7,6 +7,7 @@ with it QGIS, takes them from `MAP.tif.aux.xml`; QGIS loads `MAP.qml` with the m
 import logging
 import os
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
@@ -38,6 +39,16 @@ def write_qml(path: str | os.PathLike[str], schema: ClassSchema) -> Path:
 
     Raises RasterError when the file cannot be written.
     """
+    path = Path(path).with_suffix(".qml")
+    _set_aside_other_classes(path, schema)
+    if not write_unless_edited(path, _style_of_classes(schema)):
+        _LOG.warning("%s was edited and is kept; remove it to have a new one", path)
+    return path
+
+
+@lru_cache(maxsize=8)
+def _style_of_classes(schema: ClassSchema) -> str:
+    """The document, the same for all maps of thousands of scenes."""
     document = Element("qgis", version="3.28.0", styleCategories="AllStyleCategories", hasScaleBasedVisibilityFlag="0")
     pipe = SubElement(document, "pipe")
     SubElement(
@@ -61,11 +72,7 @@ def write_qml(path: str | os.PathLike[str], schema: ClassSchema) -> Path:
     SubElement(pipe, "rasterresampler", maxOversampling="2")
     SubElement(pipe, "resamplingStage").text = "resamplingFilter"
     SubElement(document, "blendMode").text = "0"
-    path = Path(path).with_suffix(".qml")
-    _set_aside_other_classes(path, schema)
-    if not write_unless_edited(path, as_text(document)):
-        _LOG.warning("%s was edited and is kept; remove it to have a new one", path)
-    return path
+    return as_text(document)
 
 
 RAMP = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")

@@ -59,6 +59,23 @@ def test_the_model_is_looked_through_once_for_many_scenes(scene, model, tmp_path
     assert seen == [1]
 
 
+def test_a_scene_is_opened_once_to_be_checked_and_once_to_be_read(scene, model, tmp_path, monkeypatch):
+    from threading import Thread
+
+    from rs_biformer.raster import gdal
+
+    opened, started = [], []
+    open_it, start = gdal._opened, Thread.start
+    monkeypatch.setattr(
+        gdal, "_opened", lambda path, *rest, **more: (opened.append(path), open_it(path, *rest, **more))[1]
+    )
+    monkeypatch.setattr(Thread, "start", lambda thread: (started.append(thread.name), start(thread))[1])
+    scenes = [scene("in/a.tif"), scene("in/bb.tif")]
+    rs_biformer.map_scenes(tmp_path / "in", model, tmp_path / "out", window=128, overlap=0)
+    assert [sum(Path(path) == one for path in opened) for one in scenes] == [2, 2]
+    assert started == []  # one window, one strip: there is nothing to do beside
+
+
 def torn(path: Path) -> Path:
     """The scene without its last bytes: its header is whole."""
     path.write_bytes(path.read_bytes()[:-6000])
