@@ -1,21 +1,22 @@
 """Random changes of training windows. albumentations is used here and nowhere else.
 
-Geometry is albumentations' (labels and validity move along); brightness, contrast and noise are ours, in units of each
-band's standard deviation, because albumentations' own know only 8-bit or unit-range RGB, and a scene may have any
-number of bands of any dtype.
+Geometry is albumentations', or scipy's (moving.py); labels and validity move along. Blur, brightness, contrast and
+noise are ours, in units of each band's standard deviation, because albumentations' own know only 8-bit or unit-range
+RGB (others are cut off at 0 and 1), and a scene may have any number of bands of any dtype.
 """
 
 import math
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rs_biformer.data.moving import TURNS, Motion, moved
 from rs_biformer.errors import ConfigError
 from rs_biformer.schema import IGNORE
 
@@ -23,6 +24,11 @@ Change = Callable[
     [NDArray[Any], NDArray[Any], NDArray[Any], np.random.Generator], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 ]
 """(image (C, T, T), label (T, T) uint8, valid (T, T) bool, rng) -> the inner S x S pixels, changed."""
+
+Geometry = Callable[[NDArray[Any], NDArray[Any], np.random.Generator], tuple[NDArray[Any], NDArray[Any]]]
+"""(bands (C, T, T), masks (N, T, T) uint8, rng) -> the inner S x S pixels, moved; see `moving.moved`."""
+
+Backend = Literal["albumentations", "scipy"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Augmentation:
         noise: Standard deviation of Gaussian noise, in standard deviations of the band.
         blur: Largest standard deviation of a Gaussian blur, in pixels.
         probability: How often scale and rotate, how often blur, and how often the other changes of values are made.
+        backend: What turns and zooms: albumentations, or scipy, which draws from the same distributions in another
+            sequence.
     """
 
     d4: bool = False
@@ -51,8 +59,11 @@ class Augmentation:
     noise: float = 0.0
     blur: float = 0.0
     probability: float = 0.75
+    backend: Backend = "albumentations"
 
     def __post_init__(self) -> None:
+        if self.backend not in get_args(Backend):
+            raise ConfigError(f"augment.backend is {self.backend!r}; it must be one of {', '.join(get_args(Backend))}")
         for name, low, high in (
             ("scale", 0, 3),
             ("rotate", 0, 180),
@@ -155,6 +166,50 @@ def to_dtype(values: NDArray[Any], dtype: np.dtype) -> NDArray[Any]:
 
 
 def _create_geometry(options: Augmentation, size: int, mean: NDArray[Any]) -> Change:
+    left = replace(options, d4=False, scale=0.0, rotate=0.0)
+    own = options if options.backend == "scipy" else left
+    theirs = by_albumentations(options, size) if own is left and (options.d4 or options.warps) else None
+    interpolates = options.warps or options.blur > 0
+    level = mean.astype(np.float32)[:, None, None]
+
+    def move(
+        image: NDArray[Any], label: NDArray[Any], valid: NDArray[Any], rng: np.random.Generator
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        # Warping takes float32 deviations from the mean, so that the fill value 0 suits every band.
+        bands = (image - level).astype(np.float32) if interpolates else image
+        # Validity travels inverted: the fill value of masks, IGNORE, then also means "no data".
+        invalid = np.where(valid, 0, IGNORE).astype(np.uint8)
+        masks = np.stack([label, invalid])
+        if theirs is not None:
+            bands, masks = theirs(bands, masks, rng)
+        bands, (label, invalid) = moved(bands, masks, draw(own, rng) if own.moves else Motion(), size)
+        image = to_dtype(bands + level, image.dtype) if interpolates else bands
+        return np.ascontiguousarray(image), np.ascontiguousarray(label), invalid == 0
+
+    return move
+
+
+def draw(options: Augmentation, rng: np.random.Generator) -> Motion:
+    """A motion from the distributions that albumentations draws from."""
+    warps, blurs = (rng.random(2) < options.probability) & (options.warps, options.blur > 0)
+    return Motion(
+        int(rng.integers(TURNS)) if options.d4 else 0,
+        rng.uniform(*_zooms(options)) if warps else 1.0,
+        rng.uniform(*_angles(options)) if warps else 0.0,
+        rng.uniform(0, options.blur) if blurs else 0.0,
+    )
+
+
+def _zooms(options: Augmentation) -> tuple[float, float]:
+    return 1 / (1 + options.scale), 1 + options.scale
+
+
+def _angles(options: Augmentation) -> tuple[float, float]:
+    return -options.rotate, options.rotate
+
+
+def by_albumentations(options: Augmentation, size: int, fixed: Motion | None = None) -> Geometry:
+    """The geometry of albumentations, without blurring. fixed: zoom and angle are these instead of drawn: for tests."""
     # At import albumentations asks a server for a newer version of itself.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
@@ -167,9 +222,9 @@ def _create_geometry(options: Augmentation, size: int, mean: NDArray[Any]) -> Ch
         if options.warps:
             steps.append(
                 A.Affine(
-                    scale=(1 / (1 + options.scale), 1 + options.scale),
+                    scale=(fixed.zoom, fixed.zoom) if fixed else _zooms(options),
                     keep_ratio=True,
-                    rotate=(-options.rotate, options.rotate),
+                    rotate=(fixed.angle, fixed.angle) if fixed else _angles(options),
                     interpolation=cv2.INTER_LINEAR,
                     mask_interpolation=cv2.INTER_NEAREST,
                     border_mode=cv2.BORDER_CONSTANT,
@@ -181,25 +236,12 @@ def _create_geometry(options: Augmentation, size: int, mean: NDArray[Any]) -> Ch
             steps.append(A.CenterCrop(size, size))
         if options.d4:
             steps.append(A.D4(p=1.0))
-        if options.blur:
-            steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.0, options.blur), p=options.probability))
         pipeline = A.Compose(steps, seed=0)
-    interpolates = options.warps or options.blur > 0
-    level = mean.astype(np.float32)[:, None, None]
 
-    def move(
-        image: NDArray[Any], label: NDArray[Any], valid: NDArray[Any], rng: np.random.Generator
-    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def move(bands: NDArray[Any], masks: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
         pipeline.set_random_seed(int(rng.integers(2**31)))
-        # Warping takes float32 deviations from the mean, so that the fill value 0 suits every band, and band by band
-        # as a stack of images, because OpenCV fills at most four channels at once.
-        bands = (image - level).astype(np.float32) if interpolates else image
-        # Validity travels inverted: the fill value of masks, IGNORE, then also means "no data".
-        invalid = np.where(valid, 0, IGNORE).astype(np.uint8)
-        moved = pipeline(images=bands[..., None], masks=np.stack([label, invalid]))
-        bands = moved["images"][..., 0]
-        label, invalid = moved["masks"]
-        image = to_dtype(bands + level, image.dtype) if interpolates else bands
-        return np.ascontiguousarray(image), np.ascontiguousarray(label), invalid == 0
+        # Band by band as a stack of images, because OpenCV fills at most four channels at once.
+        found = pipeline(images=bands[..., None], masks=masks)
+        return found["images"][..., 0], np.stack(found["masks"])
 
     return move

@@ -2,8 +2,10 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
-from rs_biformer.data.augment import Augmentation, create_augment
+from rs_biformer.data.augment import Augmentation, by_albumentations, create_augment, draw
+from rs_biformer.data.moving import TURNS, Motion, moved
 from rs_biformer.errors import ConfigError
 from rs_biformer.schema import IGNORE
 
@@ -110,3 +112,104 @@ def test_building_it_gives_no_warning():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ConfigError, match=f"augment.{next(iter(options))}"):
         Augmentation(**options)
+
+
+# --- two back ends ----------------------------------------------------------------------------------------------------
+
+
+def layers(size: int = 48) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth bands about 0, as far as half a standard deviation of 20 from a pixel to the next, and masks."""
+    rows, cols = np.mgrid[:size, :size].astype(np.float32)
+    bands = np.stack([40 * np.sin(rows / 5) + 30 * np.cos(cols / 7), 60 * np.sin((rows + cols) / 9), cols - rows])
+    masks = (rows // 8 + cols // 8)[None].repeat(2, 0).astype(np.uint8) % 3
+    return bands.astype(np.float32), masks
+
+
+def test_both_back_ends_turn_to_the_same_eight_pictures():
+    bands, masks = layers(SIZE)
+    theirs = by_albumentations(Augmentation(d4=True), SIZE)
+    found = [theirs(bands, masks, np.random.default_rng(seed)) for seed in range(60)]
+    ours = [moved(bands, masks, Motion(turn), SIZE) for turn in range(TURNS)]
+    for place in (0, 1):
+        assert {one[place].tobytes() for one in found} == {one[place].tobytes() for one in ours}
+    assert len({one[0].tobytes() for one in ours}) == TURNS
+
+
+@pytest.mark.parametrize("zoom, angle", [(1.3, 0.0), (0.6, 0.0), (1.0, 17.0), (0.8, -40.0), (2.0, 90.0), (0.5, 180.0)])
+def test_both_back_ends_zoom_and_turn_to_the_same_picture(zoom, angle):
+    bands, masks = layers()
+    options = Augmentation(scale=1.0, rotate=180, probability=1.0)
+    motion = Motion(0, zoom, angle)
+    theirs, their_masks = by_albumentations(options, SIZE, motion)(bands, masks, np.random.default_rng(0))
+    ours, our_masks = moved(bands, masks, motion, SIZE)
+    assert ours.shape == theirs.shape == (3, SIZE, SIZE) and ours.dtype == theirs.dtype
+    assert (our_masks != their_masks).mean() < 0.01  # where two pixels are as near
+    assert (our_masks == IGNORE).any() == (their_masks == IGNORE).any() == (zoom < 1)
+    inside = (our_masks != IGNORE).all(0) & (their_masks != IGNORE).all(0)
+    assert np.abs(ours - theirs)[:, inside].max() < 1.0  # 1e-5, but for OpenCVs that take places to 1/32 of a pixel
+
+
+@pytest.mark.parametrize("backend", ["albumentations", "scipy"])
+def test_blurring_keeps_levels_and_softens_edges(backend):
+    """albumentations' own blur cut what deviates from the mean off at 0 and 1."""
+    augment = create(blur=2.0, probability=1.0, backend=backend)
+    image = np.full((3, SIZE, SIZE), 30, np.uint8)
+    image[..., SIZE // 2 :] = 210
+    label, valid = np.zeros((SIZE, SIZE), np.uint8), np.ones((SIZE, SIZE), bool)
+    softest = 180
+    for seed in range(20):
+        blurred, *_ = augment(image, label, valid, np.random.default_rng(seed))
+        assert (blurred[..., :8] == 30).all() and (blurred[..., -8:] == 210).all()
+        steps = np.diff(blurred.astype(int), axis=-1)
+        assert (steps >= 0).all()
+        softest = min(softest, steps.max())
+    assert softest < 60
+
+
+@pytest.mark.parametrize("sigma", [0.7, 1.5, 3.0])
+def test_a_blur_is_the_gaussian_of_scipy(sigma):
+    bands, masks = layers(SIZE)
+    wanted = gaussian_filter(bands.astype(np.float64), (0, sigma, sigma), mode="mirror", radius=int(3.5 * sigma))
+    np.testing.assert_allclose(moved(bands, masks, Motion(blur=sigma), SIZE)[0], wanted, atol=1e-3)
+
+
+def test_motions_are_drawn_from_the_distributions_that_are_promised():
+    options = Augmentation(d4=True, scale=0.5, rotate=20, blur=2.0, probability=0.6)
+    found = [draw(options, np.random.default_rng(seed)) for seed in range(4000)]
+    warped, blurred = [one for one in found if one.zoom != 1], [one for one in found if one.blur]
+    assert abs(len(warped) / 4000 - 0.6) < 0.03 and abs(len(blurred) / 4000 - 0.6) < 0.03
+    assert abs(len([one for one in warped if one.blur]) / 4000 - 0.36) < 0.03  # each by itself
+    for values, low, high in (
+        ([one.zoom for one in warped], 1 / 1.5, 1.5),
+        ([one.angle for one in warped], -20, 20),
+        ([one.blur for one in blurred], 0, 2),
+    ):
+        assert low <= min(values) < low + 0.02 * (high - low) and high - 0.02 * (high - low) < max(values) <= high
+        assert abs(np.mean(values) - (low + high) / 2) < 0.03 * (high - low)
+    assert (
+        np.bincount([one.turn for one in found]).min() > 400
+        and draw(Augmentation(), np.random.default_rng()) == Motion()
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_augmentation_by_scipy_moves_image_label_and_validity_together(dtype):
+    augment = create(3, d4=True, scale=0.4, rotate=30, blur=1.0, brightness=0.1, probability=1.0, backend="scipy")
+    length = SIZE + 2 * augment.margin
+    label = (np.arange(length) // 8 % 3).astype(np.uint8)[None].repeat(length, 0)
+    image = (100 + 50 * label.astype(np.int64))[None].repeat(3, 0).astype(dtype)
+    for seed in range(8):
+        changed, moved_label, valid = augment(image, label, np.ones_like(label, bool), np.random.default_rng(seed))
+        assert (
+            changed.shape == (3, SIZE, SIZE)
+            and changed.dtype == image.dtype
+            and set(np.unique(moved_label)) <= {0, 1, 2}
+        )
+        assert valid.all()
+        means = [changed[:, moved_label == value].mean() for value in range(3) if (moved_label == value).sum() > 20]
+        assert all(later - before > 20 for before, later in zip(means, means[1:], strict=False))
+
+
+def test_an_unknown_back_end_is_refused():
+    with pytest.raises(ConfigError, match="augment.backend is 'torchvision'; it must be one of albumentations, scipy"):
+        Augmentation(backend="torchvision")
