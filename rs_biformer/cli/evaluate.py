@@ -78,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=int, help="draws for intervals and tests (2000)")
     add("--tolerance", type=int, default=0, help="largest difference per channel of near label colours (0: exact)")
     add("--max-unknown", type=float, default=0.01, help="share of unknown pixels at which a label is refused (0.01)")
+    add("--allow-huge", action="store_true", help="measure a raster of more than 1e11 pixels")
     add_label_arguments(parser)
     add = parser.add_argument_group("more to write").add_argument
     add("--report", type=Path, metavar="HTML", help="also write one self-contained page")
@@ -153,5 +154,5 @@ def _rules(args: argparse.Namespace) -> "Rules":
         resampling=Resampling(**given(args, _DRAWING)),
         numbers=args.map_numbers or "auto",
         labelling=label_options(args),
-        **given(args, ("boundary", "tolerance", "max_unknown", "nodata", "area")),
+        **given(args, ("boundary", "tolerance", "max_unknown", "nodata", "area", "allow_huge")),
     )

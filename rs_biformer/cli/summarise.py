@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map", dest="change_map", type=Path, metavar="FILE.tif", help="with --change: a map of what became what"
     )
+    parser.add_argument("--allow-huge", action="store_true", help="count all of a map of more than 1e11 pixels")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,33 +63,31 @@ def run(args: argparse.Namespace) -> None:
     certain = args.confidence or []
     with console.progress("summarise", "px") as progress:
         if args.change is not None:
-            title, columns = (
-                f"From {args.change} to {args.map}",
-                summarise_change(
-                    args.change,
-                    args.map,
-                    output,
-                    confidence=tuple(certain) or None,
-                    regrid=args.regrid,
-                    progress=progress,
-                ),
+            title = f"From {args.change} to {args.map}"
+            columns = summarise_change(
+                args.change,
+                args.map,
+                output,
+                confidence=tuple(certain) or None,
+                regrid=args.regrid,
+                allow_huge=args.allow_huge,
+                progress=progress,
             )
         elif args.zones is not None:
-            title, columns = (
-                f"Zones of {args.zones}",
-                summarise_zones(
-                    args.map,
-                    args.zones,
-                    output,
-                    options=PolygonOptions(layer=args.zones_layer),
-                    confidence=certain[0] if certain else None,
-                    fractional=args.fractional,
-                    say=console.show,
-                    progress=progress,
-                ),
+            title = f"Zones of {args.zones}"
+            columns = summarise_zones(
+                args.map,
+                args.zones,
+                output,
+                options=PolygonOptions(layer=args.zones_layer),
+                confidence=certain[0] if certain else None,
+                fractional=args.fractional,
+                say=console.show,
+                progress=progress,
             )
         else:
-            title, columns = f"Classes of {args.map}", summarise_map(args.map, output, progress=progress)
+            title = f"Classes of {args.map}"
+            columns = summarise_map(args.map, output, allow_huge=args.allow_huge, progress=progress)
     tables.columns(title, columns, most=_SHOWN)
     for path in (output.table, output.map):
         if path is not None:
@@ -103,6 +102,8 @@ def _require_consistent(args: argparse.Namespace) -> None:
             if getattr(args, option) and getattr(args, name) is None:
                 written = {"change_map": "map"}.get(option, option).replace("_", "-")
                 raise ConfigError(f"--{written} has no effect without --{name}; leave it out")
+    if args.allow_huge and args.zones is not None:
+        raise ConfigError("--allow-huge has no effect with --zones, which reads the zones alone; leave it out")
     if args.layer and not str(args.out or "").lower().endswith(".gpkg"):
         raise ConfigError("--layer names the layer of a GeoPackage; give --out FILE.gpkg, or leave it out")
     wanted = 1 if args.zones is not None else 2 if args.change is not None else 0

@@ -29,14 +29,12 @@ from rs_biformer.raster.layer import is_vector
 from rs_biformer.raster.paths import Location, absolute, locate
 from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.sizes import MOST_PIXELS
 from rs_biformer.raster.source import Source, is_georeferenced
 from rs_biformer.raster.unchanged import Watched
 from rs_biformer.raster.values import AS_IT_IS, Reading, Scaling, describe
 from rs_biformer.schema import ClassSchema
 from rs_biformer.shares import executor
-
-MOST_PIXELS = 10**11
-"""Of a scene, unless insisted on: Switzerland at 0.6 m. A file of a kilobyte may claim any size."""
 
 MOST_WINDOWS = 10**7
 """Of a scene, unless insisted on: each takes some hundred bytes until the index is written."""

@@ -16,6 +16,7 @@ from rs_biformer.raster.legend import Legend
 from rs_biformer.raster.metadata import ScoreScale, read_class_names
 from rs_biformer.raster.paths import PathLike, locate
 from rs_biformer.raster.placing import Reader, placed
+from rs_biformer.raster.sizes import require_possible
 from rs_biformer.raster.source import Source, grid_difference
 from rs_biformer.raster.style import write_style
 from rs_biformer.raster.vector import require_class_map
@@ -59,9 +60,10 @@ class Pair:
     """Two class maps of one place, and their confidences, read block by block; a context manager.
 
     regrid: read the later one on the pixels of the earlier one, by nearest neighbour, where they do not lie on them.
+    allow_huge: take an earlier one of more than `sizes.MOST_PIXELS`.
 
-    Raises RasterError when a raster cannot be read, is no class map, names other classes than the other, or does not
-    lie on the pixels of the earlier one.
+    Raises RasterError when a raster cannot be read, is too large or no class map, names other classes than the other,
+    or does not lie on the pixels of the earlier one.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class Pair:
         *,
         confidence: tuple[PathLike, PathLike] | None = None,
         regrid: bool = False,
+        allow_huge: bool = False,
     ) -> None:
         with ExitStack() as stack:
             self.grid = stack.enter_context(closing(Source(before)))
             later = stack.enter_context(closing(Source(after)))
+            require_possible(self.grid, allow_huge)
             for source in (self.grid, later):
                 require_class_map(source)
             self.names, self._renumbered = _one_naming(before, after)

@@ -107,16 +107,17 @@ def find_label_errors(
     numbers: Numbers = "auto",
     labelling: LabelOptions | None = None,
     area: AnyPath | None = None,
+    allow_huge: bool = False,
     names: Sequence[str] | None = None,
     most: int = MOST,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write the places where labels may be wrong to a GeoPackage, the likeliest first, and return their number.
 
-    predictions, labels, scenes, tolerance, nodata, numbers, labelling, area, names: as `evaluate` takes them.
-    probabilities: one raster for each prediction, a band per class or the confidence. Each place has the attributes
-    rank, score, scene, label, predicted, pixels, area (square metres, as ground.py gives it), gap. progress: called
-    with (pixels done, pixels in all) of both passes.
+    predictions, labels, scenes, tolerance, nodata, numbers, labelling, area, allow_huge, names: as `evaluate` takes
+    them. probabilities: one raster for each prediction, a band per class or the confidence. Each place has the
+    attributes rank, score, scene, label, predicted, pixels, area (square metres, as ground.py gives it), gap. progress:
+    called with (pixels done, pixels in all) of both passes.
 
     Raises ConfigError for options that cannot be meant and RasterError for rasters that do not fit each other.
     """
@@ -126,7 +127,14 @@ def find_label_errors(
     files = subjects(predictions, labels, scenes, probabilities, names)
     refuse_overwriting([area, *(path for one in files for path in one.paths)], [out])
     spelling = Spelling.of(
-        files, schema, tolerance=tolerance, numbers=numbers, nodata=nodata, labelling=labelling, area=area
+        files,
+        schema,
+        tolerance=tolerance,
+        numbers=numbers,
+        nodata=nodata,
+        labelling=labelling,
+        area=area,
+        allow_huge=allow_huge,
     )
     total, crs = _check(files, spelling)
     done = 0

@@ -16,6 +16,7 @@ from rs_biformer.raster.gdal import gdal_env, open_raster, raster_errors
 from rs_biformer.raster.labels import LabelRaster, translate_bytes
 from rs_biformer.raster.metadata import SCORE_LEVELS, ScoreScale, read_class_names
 from rs_biformer.raster.paths import Location
+from rs_biformer.raster.sizes import require_possible
 from rs_biformer.raster.source import Closing, Source
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -141,7 +142,11 @@ class ClassMap(Closing):
 
 
 def find_numbers(
-    paths: Sequence[AnyPath], schema: ClassSchema, say: Callable[[str], None] = lambda line: None
+    paths: Sequence[AnyPath],
+    schema: ClassSchema,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    allow_huge: bool = False,
 ) -> Literal["indices", "values"]:
     """What the numbers in maps of one band mean: class indices, or the values that labels have for the classes.
 
@@ -163,7 +168,7 @@ def find_numbers(
         silent += [path] if told is None else []
     if not silent:
         return "indices"
-    held = set().union(*(_numbers_in(path) for path in silent)) - {IGNORE}
+    held = set().union(*(_numbers_in(path, allow_huge) for path in silent)) - {IGNORE}
     as_indices = held <= set(range(len(schema)))
     as_values = held <= set(values)  # what labels ignore is nothing that a model maps
     if as_indices and as_values:
@@ -195,10 +200,11 @@ def _told(path: AnyPath, schema: ClassSchema) -> Literal["indices", "values", "n
     return None if by_index == by_value else "indices" if by_index else "values"
 
 
-def _numbers_in(path: AnyPath) -> set[int]:
+def _numbers_in(path: AnyPath, allow_huge: bool) -> set[int]:
     """The numbers that the valid pixels of a map hold."""
     held: set[int] = set()
     with closing(Source(path)) as source:
+        require_possible(source, allow_huge)
         for window in cover(Window(0, 0, source.height, source.width), _ROWS, source.width):
             (band,) = source.read([1], window)
             held.update(np.unique(band[source.valid([1], [band], window)]).tolist())

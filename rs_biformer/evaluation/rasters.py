@@ -24,6 +24,7 @@ from rs_biformer.raster.paths import Location, absolute, folder_of, locate, stem
 from rs_biformer.raster.placing import fits
 from rs_biformer.raster.polygons import Area
 from rs_biformer.raster.scene import Scene
+from rs_biformer.raster.sizes import require_possible
 from rs_biformer.raster.source import (
     MAX_SHIFT,
     Grid,
@@ -60,6 +61,7 @@ class Spelling:
     reading: Reading = Reading()
     labelling: LabelOptions = LabelOptions()
     area: Location | None = None
+    allow_huge: bool = False
 
     @classmethod
     def of(
@@ -72,11 +74,12 @@ class Spelling:
         nodata: tuple[float | None, ...],
         labelling: LabelOptions | None,
         area: AnyPath | None,
+        allow_huge: bool = False,
         say: Callable[[str], None] = lambda line: None,
     ) -> "Spelling":
         """What holds for all of a set, with what the numbers of its maps mean found out where that is `auto`."""
         if numbers == "auto":
-            numbers = find_numbers([subject.prediction for subject in subjects], schema, say)
+            numbers = find_numbers([one.prediction for one in subjects], schema, say, allow_huge=allow_huge)
         return cls(
             schema,
             tolerance,
@@ -84,6 +87,7 @@ class Spelling:
             Reading(nodata),
             labelling or LabelOptions(),
             None if area is None else locate(area),
+            allow_huge,
         )
 
 
@@ -184,7 +188,7 @@ def subjects(
 def opened(subject: Subject, spelling: Spelling, *, settled: bool = False) -> Iterator[Opened]:
     """The rasters of a scene, open. settled: the spelling's labelling is what an earlier call found out.
 
-    Raises RasterError unless they lie on the same ground.
+    Raises RasterError unless they lie on the same ground, and for more pixels than `sizes.MOST_PIXELS`.
     """
     schema, tolerance = spelling.schema, spelling.tolerance
     with (
@@ -193,8 +197,10 @@ def opened(subject: Subject, spelling: Spelling, *, settled: bool = False) -> It
         nullcontext() if subject.image is None else Scene(subject.image, reading=spelling.reading) as scene,
         nullcontext() if subject.confidence is None else Probabilities(subject.confidence, schema) as confidence,
     ):
+        require_possible(prediction.source, spelling.allow_huge)
         label, labelling, notes = label_for(subject.label, prediction.source, scene, spelling, settled=settled)
         close.callback(label.close)
+        require_possible(label, spelling.allow_huge)
         for other in (prediction.source, scene, None if confidence is None else confidence.source):
             if other is not None and not same_ground(other, label):
                 require_same_grid(other, label)

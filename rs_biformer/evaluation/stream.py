@@ -49,6 +49,7 @@ def evaluate(
     numbers: Numbers = "auto",
     labelling: LabelOptions | None = None,
     area: AnyPath | None = None,
+    allow_huge: bool = False,
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
@@ -71,7 +72,8 @@ def evaluate(
     nodata: the value that means no data in scenes that declare none, as in `raster.values.Reading`.
     numbers: what those of the maps mean, class indices or the schema's label values; found out unless given, see
         `maps.find_numbers`.
-    area: a layer of polygons; only pixels inside are counted.
+    area: a layer of polygons; only pixels inside are counted. allow_huge: take rasters of more than
+    `raster.sizes.MOST_PIXELS`.
     names: what the scenes are called in the result; told by the files unless given.
     say: gets a line about each thing that was decided. progress: called with (pixels done, pixels in all).
 
@@ -92,6 +94,7 @@ def evaluate(
         nodata=nodata,
         numbers=numbers,
         area=area,
+        allow_huge=allow_huge,
         names=names,
         say=say,
         progress=progress,
@@ -115,6 +118,7 @@ def evaluate_protocols(
     numbers: Numbers = "auto",
     labelling: LabelOptions | None = None,
     area: AnyPath | None = None,
+    allow_huge: bool = False,
     names: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
@@ -142,6 +146,7 @@ def evaluate_protocols(
         nodata=nodata,
         labelling=labelling,
         area=area,
+        allow_huge=allow_huge,
         say=say,
     )
     looked = _check(files, spelling, say)

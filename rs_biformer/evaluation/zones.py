@@ -26,6 +26,7 @@ from rs_biformer.raster.layer import Features
 from rs_biformer.raster.metadata import read_class_names
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.polygons import PolygonOptions, Polygons
+from rs_biformer.raster.sizes import require_possible
 from rs_biformer.raster.source import Source, is_georeferenced, require_same_grid
 from rs_biformer.raster.tracing import Scores
 from rs_biformer.raster.vector import require_class_map
@@ -117,15 +118,19 @@ def zone_areas(
         )
 
 
-def class_areas(path: PathLike, progress: Progress | None = None) -> tuple[tuple[str, ...], NDArray[np.float64], str]:
+def class_areas(
+    path: PathLike, progress: Progress | None = None, *, allow_huge: bool = False
+) -> tuple[tuple[str, ...], NDArray[np.float64], str]:
     """Names of the classes of a class map, the area of ground without a class and of each class (K + 1,), the unit.
 
-    Memory is bounded by a block. progress: called with the pixels done and all.
+    Memory is bounded by a block. progress: called with the pixels done and all. allow_huge: take a map of more than
+    `sizes.MOST_PIXELS`.
 
-    Raises RasterError when the map cannot be read or is none.
+    Raises RasterError when the map cannot be read, is none, or is too large.
     """
     with closing(Source(path)) as source:
         require_class_map(source)
+        require_possible(source, allow_huge)
         names = read_class_names(source.path) or ()
         table, pixels = _Table(np.zeros(1, np.int64), len(names)), placed_areas(source)
         for block in cells(Window(0, 0, source.height, source.width), *_BLOCK):

@@ -69,6 +69,7 @@ class Rules:
     numbers: Numbers = "auto"
     labelling: LabelOptions = LabelOptions()
     area: PathLike | None = None
+    allow_huge: bool = False
 
     def loaded(self) -> list[Protocol]:
         """The protocols. Raises ConfigError for one that is none, and for two of one id."""
@@ -132,6 +133,7 @@ def evaluate_maps(
                 numbers=rules.numbers,
                 labelling=rules.labelling,
                 area=rules.area,
+                allow_huge=rules.allow_huge,
                 names=truths.names,
                 say=say,
                 progress=update,

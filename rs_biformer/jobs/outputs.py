@@ -146,6 +146,7 @@ def _find_label_errors(path: Path, evaluation: Evaluation, progress: object) -> 
         numbers=rules.numbers,
         labelling=rules.labelling,
         area=rules.area,
+        allow_huge=rules.allow_huge,
         names=truths.names,
         progress=progress,  # type: ignore[arg-type]
     )

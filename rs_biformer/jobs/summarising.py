@@ -55,13 +55,15 @@ class Output:
         refuse_overwriting(inputs, [path for path in (self.table, self.map) if path is not None])
 
 
-def summarise_map(path: PathLike, output: Output, *, progress: Progress | None = None) -> Columns:
+def summarise_map(
+    path: PathLike, output: Output, *, allow_huge: bool = False, progress: Progress | None = None
+) -> Columns:
     """The area of each class of a class map as a table: `class`, the area, and its share of what has a class.
 
     Raises RasterError when the map cannot be read, ConfigError for a name that cannot be meant.
     """
     output.check(TABLES, [path])
-    names, areas, unit = class_areas(path, progress)
+    names, areas, unit = class_areas(path, progress, allow_huge=allow_huge)
     total = areas[1:].sum()
     columns: Columns = {
         "class": np.array([NO_DATA, *names], object),
@@ -152,6 +154,7 @@ def summarise_change(
     *,
     confidence: tuple[PathLike, PathLike] | None = None,
     regrid: bool = False,
+    allow_huge: bool = False,
     progress: Progress | None = None,
 ) -> Columns:
     """What became of each class, see `evaluation.change`: a table of all transitions, and a map if one is asked for.
@@ -160,7 +163,7 @@ def summarise_change(
     `confidence` if two are given.
     """
     output.check(TABLES, [before, after, *(confidence or ())])
-    with Pair(before, after, confidence=confidence, regrid=regrid) as pair:
+    with Pair(before, after, confidence=confidence, regrid=regrid, allow_huge=allow_huge) as pair:
         change = count_change(pair, progress)
         columns = change_columns(change)
         if output.map is not None:

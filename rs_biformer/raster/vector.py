@@ -31,6 +31,7 @@ from rs_biformer.raster.patches import merge, sieved
 from rs_biformer.raster.paths import PathLike
 from rs_biformer.raster.regularise import MOST_TOLERANCE, Report, regularised
 from rs_biformer.raster.remarks import about_place
+from rs_biformer.raster.sizes import MOST_PIXELS
 from rs_biformer.raster.source import Source, require_same_grid
 from rs_biformer.raster.tracing import (
     Joined,
@@ -58,8 +59,6 @@ _SLAB_PIXELS = 2**22
 _SLAB_ROWS = (16, 1024)
 MOST_COLUMNS = 2**21
 """Of a map, unless insisted on: slabs are whole rows."""
-MOST_PIXELS = 10**11
-"""Of a map, unless insisted on: a file of a kilobyte may claim any size."""
 _PIXEL_BYTES = 60  # of a slab, about
 
 

@@ -173,3 +173,23 @@ def test_classes_in_another_order_are_told_by_their_names(numbered, write_raster
         RasterError, match="calls its class 0 'building', but schema 'loveda' calls class 0 'background'"
     ):
         ClassMap(path, LOVEDA)
+
+
+def test_a_map_or_label_of_absurd_size_is_refused_before_it_is_read(write_raster, tmp_path, monkeypatch):
+    huge = tmp_path / "huge.vrt"
+    huge.write_text(
+        '<VRTDataset rasterXSize="2000000" rasterYSize="2000000"><SRS>EPSG:32632</SRS>'
+        "<GeoTransform>5e5,.5,0,5.4e6,0,-.5</GeoTransform>"
+        '<VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'
+    )
+    refused = "is 2000000 x 2000000 pixels; more than 100,000,000,000 .* --allow-huge"
+    label = write_raster("a_label.tif", np.ones((6, 8), np.uint8), **at(0.5))
+    for schema in (SCHEMA, LOVEDA):  # the second has the numbers of maps found out, from all of their pixels
+        for pair in ((huge, label), (huge, huge)):
+            with pytest.raises(RasterError, match=refused):
+                evaluate(*pair, schema)
+    monkeypatch.setattr("rs_biformer.raster.sizes.MOST_PIXELS", 150)
+    fine = write_raster("a_fine.tif", np.ones((12, 16), np.uint8), **at(0.25))
+    with pytest.raises(RasterError, match="a_fine.tif is 12 x 16 pixels; more than 150 "):
+        evaluate(label, fine, SCHEMA)
+    assert evaluate(label, fine, SCHEMA, allow_huge=True).scores.confusion.evaluated == 192

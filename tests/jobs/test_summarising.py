@@ -250,3 +250,26 @@ def test_the_map_itself_is_not_overwritten(class_map, tmp_path):
     copied = write_zones(tmp_path / "zones.gpkg", zones())
     with pytest.raises(ConfigError):
         summarise_zones(class_map, copied, Output(copied))
+
+
+def test_maps_of_absurd_size_are_refused_before_they_are_counted(tmp_path, monkeypatch):
+    """In files of some bytes that claim years of work; who insists has them counted."""
+    huge = tmp_path / "huge.vrt"
+    huge.write_text(
+        '<VRTDataset rasterXSize="2000000" rasterYSize="2000000"><SRS>EPSG:32633</SRS>'
+        "<GeoTransform>5e5,.5,0,5.4e6,0,-.5</GeoTransform>"
+        '<VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'
+    )
+    before = write_map(tmp_path / "before.tif", np.ones((6, 8), np.uint8))
+    refused = "is 2000000 x 2000000 pixels; more than 100,000,000,000 .* --allow-huge"
+    with pytest.raises(RasterError, match=refused):
+        summarise_map(huge, Output())
+    with pytest.raises(RasterError, match=refused):
+        summarise_change(huge, before, Output())
+    monkeypatch.setattr("rs_biformer.raster.sizes.MOST_PIXELS", 47)
+    with pytest.raises(RasterError, match="6 x 8 pixels; more than 47 "):
+        summarise_map(before, Output())
+    assert summarise_map(before, Output(), allow_huge=True)["area_m2"][2] == pytest.approx(12, rel=0.01)
+    with pytest.raises(RasterError, match="6 x 8 pixels; more than 47 "):
+        summarise_change(before, before, Output())
+    assert len(summarise_change(before, before, Output(), allow_huge=True)["before"]) == 1
