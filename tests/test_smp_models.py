@@ -105,7 +105,7 @@ def test_what_is_no_architecture_of_smp_is_refused(tmp_path, capsys):
     assert main(["export", "--checkpoint", str(model), "--format", "smp", "--out", str(out)]) == 2
     assert "is no architecture of smp" in capsys.readouterr().err and not out.exists()
     out.mkdir()
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="it is a folder; choose another name"):
         publish(model, out, "smp")
 
 
