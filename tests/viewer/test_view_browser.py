@@ -105,6 +105,23 @@ def test_the_class_under_the_cursor_is_that_of_the_file(browser, site):
     assert len(seen) >= 3 and browser.complaints == []
 
 
+def test_the_class_under_the_divider_is_that_of_the_file_too(browser, site):
+    """It takes the cursor for 18 px on each side; what was told there was the class of the place before."""
+    browser.open(site, width=1280, height=800)
+    browser.wait(LOADED)
+    middle = browser.run("(b => b.left + b.width / 2)(document.querySelector('#divider').getBoundingClientRect())")
+    seen = set()
+    for y in range(150, 650, 25):
+        for x in (round(middle) - 12, round(middle), round(middle) + 12):
+            browser.move(x, y)
+            col, row = (int(one) for one in pixel_at(browser, x, y))
+            around = INDEX[max(0, row - 2) : row + 3, max(0, col - 2) : col + 3]
+            if 0 <= row < INDEX.shape[0] and 0 <= col < INDEX.shape[1] and (around == around[0, 0]).all():
+                browser.wait(f"{CURSOR} === '{NAMES[around[0, 0]]}'")
+                seen.add(around[0, 0])
+    assert len(seen) >= 2 and browser.complaints == []
+
+
 def test_the_divider_moves_by_mouse_and_keys_and_cuts_the_layers(browser, site):
     browser.open(site, width=1280, height=800)
     browser.wait(LOADED)

@@ -237,6 +237,7 @@
     $("divider").setPointerCapture(event.pointerId);
   });
   $("divider").addEventListener("pointermove", (event) => {
+    ask(map.mouseEventToLatLng(event)); // what lies under it is under the cursor too
     if (!$("divider").hasPointerCapture(event.pointerId)) return;
     const box = $("map").getBoundingClientRect();
     moveDivider((event.clientX - box.left) / box.width);
