@@ -23,7 +23,7 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Windows, grid, stride_of
 from rs_biformer.raster.bands import common_names, is_name, open_alike
 from rs_biformer.raster.correcting import settle_corrections
-from rs_biformer.raster.labelling import Note, settle, told
+from rs_biformer.raster.labelling import Note, settle, told, without_effect
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.layer import is_vector
 from rs_biformer.raster.paths import Location, absolute, locate
@@ -348,6 +348,8 @@ def _open(
             files.label, schema, scene, tolerance=options.tolerance, options=options.labels, area=options.area
         )
         notes += said
+        if not files.corrections:  # whose options these may be
+            notes += without_effect(files.label, options.labels)
         corrections, more = settle_corrections(
             files.corrections, schema, scene, tolerance=options.tolerance, options=options.labels
         )

@@ -17,7 +17,7 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.evaluation.maps import AnyPath, ClassMap, Numbers, Probabilities, find_numbers
 from rs_biformer.geometry import Window, cover
 from rs_biformer.raster.crs import names_a_place, same_crs
-from rs_biformer.raster.labelling import Label, Note, open_label, settle
+from rs_biformer.raster.labelling import Label, Note, open_label, settle, without_effect
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.layer import is_vector
 from rs_biformer.raster.paths import Location, absolute, folder_of, locate, stem_of
@@ -232,6 +232,7 @@ def label_for(
     options, notes = spelling.labelling, list[Note]()
     if not settled:
         options, notes = settle(path, spelling.schema, grid, tolerance=spelling.tolerance, options=options)
+        notes += without_effect(path, spelling.labelling)
     return open_label(path, spelling.schema, grid, tolerance=spelling.tolerance, options=options), options, notes
 
 

@@ -33,7 +33,7 @@ from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window, cells
 from rs_biformer.raster.labels import UNKNOWN, Key, LabelOptions, LabelRaster, ReadAs
 from rs_biformer.raster.layer import Features, is_vector, plain_value
-from rs_biformer.raster.paths import Location
+from rs_biformer.raster.paths import Location, locate
 from rs_biformer.raster.placing import apart, placed
 from rs_biformer.raster.polygons import Area, Polygons, Survey
 from rs_biformer.raster.regrid import Regridded
@@ -62,6 +62,22 @@ class Label(Grid, Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+_OF_RASTERS = {
+    "read_as": "--label-as",
+    "band": "--label-band",
+    "nodata": "--label-nodata",
+    "regrid": "--regrid-labels",
+}
+_OF_POLYGONS = {
+    "field": "--label-field",
+    "layer": "--label-layer",
+    "crs": "--label-crs",
+    "width": "--buffer-labels",
+    "order": "--label-order",
+}
+"""Fields of LabelOptions that concern labels of one kind alone, and the options that give them."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +176,14 @@ def settle(
         return chosen, notes
     finally:
         source.close()
+
+
+def without_effect(path: str | PathLike[str], options: LabelOptions) -> list[Note]:
+    """A note on options for labels of the other kind than this: of labels of both kinds each takes its own."""
+    names, what = (_OF_RASTERS, "polygons") if is_vector(path) else (_OF_POLYGONS, "a raster")
+    given = [name for field, name in names.items() if getattr(options, field) != getattr(LabelOptions(), field)]
+    text = f"{what}, on which {', '.join(given)} {'has' if len(given) == 1 else 'have'} no effect"
+    return [Note(locate(path), text, text)] if given else []
 
 
 def _settle_raster(

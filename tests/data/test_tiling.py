@@ -24,6 +24,7 @@ from rs_biformer.data.splits import Blocks
 from rs_biformer.data.tiling import TileOptions, tile_scenes
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window, Windows
+from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.values import RAW, Reading
 from rs_biformer.schema import IGNORE, ClassSchema
 
@@ -670,3 +671,13 @@ def test_polygons_and_an_area_are_read_back_as_they_were_tiled(tmp_path):
         counts = np.bincount(label[label != IGNORE], minlength=len(SCHEMA))
         assert (counts == index.table.histogram[number]).all()
     assert len(index) > 3
+
+
+def test_an_option_for_polygons_is_told_beside_a_raster_label(tmp_path):
+    scene = make_scene(tmp_path)[0]
+    options = TileOptions(16, labels=LabelOptions(field="kind"))
+    notes = tile_scenes([scene], SCHEMA, tmp_path / "out", options=options)[1]["notes"]
+    assert any("a_label.tif: a raster, on which --label-field has no effect" in note for note in notes)
+    later = replace(scene, corrections=(scene.label,))
+    notes = tile_scenes([later], SCHEMA, tmp_path / "again", options=options)[1]["notes"]
+    assert not any("no effect" in note for note in notes)

@@ -11,7 +11,7 @@ from rasterio.crs import CRS
 
 from rs_biformer.errors import RasterError
 from rs_biformer.geometry import Window
-from rs_biformer.raster.labelling import open_label, settle, told
+from rs_biformer.raster.labelling import open_label, settle, told, without_effect
 from rs_biformer.raster.labels import LabelOptions
 from rs_biformer.raster.regrid import PixelGrid
 from rs_biformer.schema import IGNORE, ClassSchema
@@ -313,3 +313,19 @@ def test_names_in_the_code_page_of_windows_are_understood(tmp_path):
     )
     index, unknown, _ = read(path, schema)
     assert (index[:, 30:] == 1).all() and not unknown
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("l.tif", {"field": "kind"}, "a raster, on which --label-field has no effect"),
+        ("l.tif", {"crs": "zzz", "width": 2.0, "order": "smallest"}, "--buffer-labels, --label-order have no effect"),
+        ("l.tif", {"read_as": "values", "band": 1, "nodata": 0, "regrid": True}, None),
+        ("l.gpkg", {"field": "kind", "layer": "a", "crs": "EPSG:4326", "width": 2.0}, None),
+        ("l.gpkg", {"read_as": "values"}, "polygons, on which --label-as has no effect"),
+        ("l.gpkg", {"nodata": "none", "band": 2, "regrid": True}, "--label-nodata, --regrid-labels have no effect"),
+    ],
+)
+def test_options_for_labels_of_the_other_kind_are_told(name, given, said):
+    lines = told(without_effect(name, LabelOptions(**given)))
+    assert (said is None and not lines) or (said in lines[0] and lines[0].startswith(name))
