@@ -13,11 +13,13 @@ where a run begins.
 import logging
 from collections import Counter
 from copy import copy
+from functools import cache
 from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from rs_biformer.nn.depthwise import DepthwiseConv2d
 
@@ -61,11 +63,26 @@ def _frozen(values: Tensor, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(values.detach().to(dtype), requires_grad=False)
 
 
-def is_available() -> bool:
-    """Whether this torch has the operations."""
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in ("_convolution_pointwise", "_reorder_convolution_weight")
-    )
+@cache
+def is_available(dtype: torch.dtype) -> bool:
+    """Whether the operation is there, and gives on this CPU what torch's own convolutions give.
+
+    It is not among those that torch promises, so that it is tried: a convolution and a depth-wise one, each with an
+    activation.
+    """
+    ramp = torch.linspace(-1, 1, 4 * 6 * 6).reshape(1, 4, 6, 6).to(memory_format=torch.channels_last)
+    for groups, activation in ((1, nn.ReLU()), (4, nn.GELU())):
+        conv = skip_init(nn.Conv2d, 4, 4, 3, padding=1, groups=groups).eval()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            for values in conv.parameters():
+                values.copy_(torch.linspace(-0.5, 1, values.numel()).reshape(values.shape))
+            try:
+                found = FusedConv2d(conv, dtype, activation)(ramp)
+            except Exception:  # no such operation, or none for this CPU, in whatever words
+                return False
+            if not torch.allclose(found.float(), activation(conv(ramp)).float(), atol=0.05, rtol=0.05):
+                return False
+    return True
 
 
 def fused(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -75,8 +92,8 @@ def fused(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     An activation goes with a convolution where it is the next in an nn.Sequential. Convolutions of other classes or
     with padding of other kinds stay as they are, and so do models with hooks, and parts that cannot be copied.
     """
-    if not is_available():
-        _LOG.warning("this torch comes without oneDNN's fused convolutions; passes are plain")
+    if not is_available(dtype):
+        _LOG.warning("oneDNN's fused convolutions are not there, or not right on this CPU; passes are plain")
         return model
     parts = [part for _, part in model.named_modules(remove_duplicate=False)]
     if any(part._forward_hooks or part._forward_pre_hooks for part in parts):

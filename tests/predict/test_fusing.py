@@ -130,12 +130,32 @@ def test_where_a_part_leaves_autocast_its_convolutions_still_give_numbers():
             torch.testing.assert_close(conv(IMAGE), conv(IMAGE.bfloat16()))
 
 
-def test_a_torch_without_the_operations_says_so_and_runs_the_model_as_it_is(monkeypatch, caplog):
-    monkeypatch.setattr(fusing, "is_available", lambda: False)
+def nothing(*_arguments):
+    raise NotImplementedError("no such kernel on this CPU")
+
+
+def another_activation(x, weight, bias, *how):
+    return torch.nn.functional.conv2d(x, weight, bias, padding=how[0], groups=weight.shape[0] // weight.shape[1])
+
+
+@pytest.mark.parametrize("operation", [nothing, another_activation])
+def test_where_the_operation_fails_or_is_wrong_it_is_said_and_the_model_runs_as_it_is(monkeypatch, caplog, operation):
+    fusing.is_available.cache_clear()
+    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", operation)
     model = trained(nn.Conv2d(3, 4, 3))
     with caplog.at_level(logging.WARNING):
         assert fused(model, torch.float32) is model
     assert "passes are plain" in caplog.text
+    fusing.is_available.cache_clear()
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch comes without oneDNN")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operation_is_there_and_trying_it_draws_no_random_numbers(dtype):
+    fusing.is_available.cache_clear()
+    state = torch.random.get_rng_state()
+    assert fusing.is_available(dtype)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_passes_are_fused_in_bfloat16_unless_the_model_is_compiled_or_none_of_ours():
