@@ -191,7 +191,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(pairs, tile, tmp_path, argument
 @pytest.mark.slow
 def test_the_czech_scenes_tile_by_folder(shared, tile, tmp_path):
     folders = [str(shared / "data" / "czech" / name) for name in ("train", "val", "test")]
-    schema = str(shared.parent / "main" / "configs" / "classes" / "czech.yaml")
+    schema = str(Path(__file__).parents[1] / "configs" / "classes" / "czech.yaml")
     code, _, _ = tile(*folders, *OWN[:2], "--classes", schema, "--out", "out", "--split", "by-folder")
     assert code == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
