@@ -28,9 +28,9 @@ class Outputs:
     """The files to write.
 
     figures: JSON, with the confusion matrix of a single result as NAME_confusion.png beside it, where there is
-    matplotlib. report: a page that
-    needs nothing else. card: a model card in Markdown. label_errors: a GeoPackage. title: of page and card.
-    curves: metrics.csv of the training, for the page. commands: what to type to get the figures again.
+    matplotlib. report: a page that needs nothing else. card: a model card in Markdown. label_errors: a GeoPackage.
+    title: of page and card. curves: metrics.csv of the training, for the page. commands: what to type to get the
+    figures again.
 
     Raises ConfigError for figures without a name, and for curves without a page, or that are none.
     """

@@ -134,28 +134,32 @@ def vectorize(
             watched.append(Scores(stack.enter_context(scores.opened())).source)
             require_same_grid(*watched)
         crs = placing.crs if source.crs is None else source.crs
-        areas = pixel_areas(crs, placing.transform, source.height, source.width)
         slabs = rows or int(np.clip(_SLAB_PIXELS // source.width, *_SLAB_ROWS))
         legend = Legend.of(maps[0], read_class_names(source.path))
         exact = () if regularise is None else _indices(regularise, legend.names, maps[0])
+        areas = None
+        if min_area > 0 or exact:
+            areas = pixel_areas(crs, placing.transform, source.height, source.width)
         tasks = list(shares_of(joined, scores, (source.height, source.width), slabs, simplify, exact))
         shares = stack.enter_context(executor(cluster))
         lines: Iterator[Traced] = stack.enter_context(
             closing(_traced(shares, tasks, areas if min_area > 0 else None, min_area))
         )
-        balance, report = Balance(areas, "square metres" if crs is not None else "square units"), Report()
-        if exact:
+        balance, report = None, Report()
+        if exact and areas is not None:
+            balance = Balance(areas, "square metres" if crs is not None else "square units")
             lines = regularised(balance.counted(lines), source.height, exact, tolerance, report)
         features = _features(lines, source.height, placing, legend.names, scores is not None, progress)
+        features = features if balance is None else balance.drawn(features)
         number = write_features(
             out,
-            _of_unchanged(watched, balance.drawn(features)),
+            _of_unchanged(watched, features),
             placing.crs,
             with_confidence=scores is not None,
             layer=layer or layer_name(out),
             legend=legend,
         )
-    if exact:
+    if balance is not None:
         for line in balance.lines(legend.names, report, tolerance):
             say(line)
     return number

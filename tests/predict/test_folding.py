@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from trained import trained
 
 from rs_biformer.nn.model import create_model
 from rs_biformer.predict.folding import folded
@@ -8,18 +9,6 @@ from rs_biformer.predict.folding import folded
 
 def norms(model: nn.Module) -> int:
     return sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
-
-
-def trained(model: nn.Module) -> nn.Module:
-    """As if it had seen data: batch norms that do something."""
-    torch.manual_seed(0)
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.3)
-            part.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias)
-    return model.eval()
 
 
 def block() -> nn.Sequential:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from trained import trained
 
 from rs_biformer.nn.blocks import IRFFN, ConvNormAct
 from rs_biformer.nn.depthwise import DepthwiseConv2d
@@ -18,18 +19,6 @@ from rs_biformer.predict.recipe import Recipe
 IMAGE = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(1)).contiguous(
     memory_format=torch.channels_last
 )
-
-
-def trained(model: nn.Module) -> nn.Module:
-    """As if it had seen data: batch norms that do something."""
-    torch.manual_seed(0)
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.3)
-            part.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias)
-    return model.eval().to(memory_format=torch.channels_last)
 
 
 def count(model: nn.Module, kind: type[nn.Module]) -> int:

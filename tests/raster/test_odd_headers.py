@@ -211,3 +211,9 @@ def test_an_interruption_stays_one_where_gdal_takes_it_for_an_error(write_raster
     with pytest.raises(RasterError, match="unable to open database file; choose another name or folder"):
         vectorize(path, tmp_path / "m.gpkg")
     assert [found.name for found in tmp_path.iterdir()] == ["m.tif"]
+
+
+def test_a_tall_map_makes_nothing_for_each_of_its_rows(tmp_path, monkeypatch):
+    """Areas of pixels are asked for by --min-area and --regularise alone: a header may claim a billion rows."""
+    monkeypatch.setattr("rs_biformer.raster.vector.pixel_areas", None)
+    assert vectorize(wide_vrt(tmp_path, 3, 20), tmp_path / "v.gpkg") == 1
