@@ -5,6 +5,8 @@ import logging
 import os
 import signal
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +152,47 @@ def test_advice_is_said_once(capsys):
     with pytest.raises(KeyboardInterrupt) as stop, interruptible(lambda: "outer"), interruptible(lambda: "inner"):
         raise KeyboardInterrupt
     assert stop.value.args == ("inner",)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_an_error_that_native_code_makes_of_a_signal_is_the_interruption(number, kind):
+
+    def native(made_of_it: BaseException) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise made_of_it from None
+
+    for made in (OSError("cannot be written"), KeyboardInterrupt(), RuntimeError()):
+        with pytest.raises(kind, match="^go on$") as stop, interruptible(str), interruptible(lambda: "go on"):
+            native(made)
+        assert stop.type is kind
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(kind, match="outer"), interruptible(lambda: "outer"):
+        with interruptible(lambda: "inner"), suppress(OSError):
+            native(OSError())
+        raise OSError("what came of it later")
+    with pytest.raises(OSError, match="its own"), interruptible(str):  # an earlier signal is no reason
+        raise OSError("its own")
+
+
+def test_ctrl_c_is_left_to_who_handles_it_and_to_forked_processes_as_it_was():
+    def own(*_: object) -> None:
+        pass
+
+    try:
+        signal.signal(signal.SIGINT, own)
+        with interruptible(str):
+            assert signal.getsignal(signal.SIGINT) is own
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with interruptible(str):
+        child = os.fork()
+        if not child:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                os._exit(0)
+            os._exit(6)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

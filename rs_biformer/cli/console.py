@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any
 
 PROGRESS = ("bar", "json", "none")
@@ -143,30 +144,47 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came."""
 
 
+_INTERRUPTIONS = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
+_came: list[type[KeyboardInterrupt]] = []  # in this process, whatever became of it: see `interruptible`
+
+
 @contextmanager
 def interruptible(advice: Callable[[], str]) -> Iterator[None]:
     """SIGTERM, which batch systems send before they kill, ends the block as Ctrl-C does; what `advice`
     gives is said with either.
 
-    Only in the main thread of a process, where signals are handled, and not in processes that it forks.
+    Native code that was calling Python back when the signal came makes an error of its own of it, such as "the batch
+    cannot be read", or another interruption: a block that ends by any error after a signal was interrupted. Where such
+    code passes over it altogether the block goes on to its end.
+
+    Only in the main thread of a process, where signals are handled, and not in processes that it forks. SIGINT is
+    watched where Python's own handler would have had it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    owner = os.getpid()
+    owner, already = os.getpid(), len(_came)
 
-    def interrupt(number: int, _: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         if os.getpid() == owner:
-            raise Terminated
+            _came.append(_INTERRUPTIONS[signal.Signals(number)])
+            raise _came[-1]
+        if number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    watched = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        watched.append(signal.SIGINT)
+    before = {number: signal.signal(number, interrupt) for number in watched}
     try:
         yield
-    except KeyboardInterrupt as stop:
-        if not stop.args:
-            raise type(stop)(*filter(None, [advice()])) from None
-        raise
+    except (Exception, KeyboardInterrupt) as stop:
+        kind = _came[-1] if len(_came) > already else type(stop)
+        if not issubclass(kind, KeyboardInterrupt) or (isinstance(stop, KeyboardInterrupt) and stop.args):
+            raise
+        raise kind(*filter(None, [advice()])) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -100,7 +100,7 @@ def layer_name(out: Path) -> str:
 def _not_written(out: Path, folder: Path, error: Exception) -> RasterError:
     """What to say where GDAL or Arrow could not write; an interruption, which both take for an error, goes on."""
     text = str(error).replace(f"{folder}/", "")
-    if "KeyboardInterrupt" in text or "Terminated" in text:
+    if re.search("KeyboardInterrupt|Terminated", text.replace(str(out), "").replace(out.name, "")):
         raise KeyboardInterrupt from None
     full = shutil.disk_usage(folder).free < _ROOM or re.search("disk|space left|polygons are in the file", text)
     advice = "make room or choose another folder" if full else "choose another name or folder"

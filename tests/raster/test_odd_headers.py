@@ -1,5 +1,8 @@
 """Headers that say what cannot be: the pixels are read all the same, and a line tells what was left aside."""
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -9,6 +12,7 @@ import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine
 
+from rs_biformer.cli import main
 from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.geometry import Window
 from rs_biformer.raster.height import find_ground, write_ndsm
@@ -211,6 +215,32 @@ def test_an_interruption_stays_one_where_gdal_takes_it_for_an_error(write_raster
     with pytest.raises(RasterError, match="unable to open database file; choose another name or folder"):
         vectorize(path, tmp_path / "m.gpkg")
     assert [found.name for found in tmp_path.iterdir()] == ["m.tif"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("suffix", ["gpkg", "fgb", "parquet"])
+def test_a_signal_between_arrow_and_what_it_calls_is_an_interruption(
+    write_raster, tmp_path, monkeypatch, capsys, number, code, suffix
+):
+    path = write_raster("m.tif", VALUES, nodata=255)
+
+    def interrupted(source: object) -> Iterator[object]:  # before there is one who remembers what ended the batches
+        os.kill(os.getpid(), number)
+        yield from ()
+
+    monkeypatch.setattr("rs_biformer.raster.features._Batches.record_batches", interrupted)
+    assert main(["vectorize", str(path), "--out", str(tmp_path / f"m.{suffix}")]) == code
+    assert capsys.readouterr().err.splitlines()[-1] == "rs-biformer vectorize: interrupted"
+    assert [found.name for found in tmp_path.iterdir()] == ["m.tif"]
+
+
+def test_a_file_called_as_an_interruption_is_none(write_raster, tmp_path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise RuntimeError("sqlite3_open(Terminated.gpkg) failed")
+
+    monkeypatch.setattr("rs_biformer.raster.features._write_by_gdal", refused)
+    with pytest.raises(RasterError, match="Terminated.gpkg. failed; choose another name or folder"):
+        vectorize(write_raster("m.tif", VALUES, nodata=255), tmp_path / "Terminated.gpkg")
 
 
 def test_a_tall_map_makes_nothing_for_each_of_its_rows(tmp_path, monkeypatch):
