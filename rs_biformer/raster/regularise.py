@@ -13,8 +13,8 @@ by then, and a ring stays as it was where
 So the lines stay a plane graph with the same faces after each step, and the polygons a coverage without gaps and
 overlaps, whatever the map.
 
-Slabs wait until no face that reaches into them, or near to them, can change any more. Faces taller than MOST_ROWS stay
-as they are, which bounds how many slabs wait.
+Slabs wait until no face that reaches into them, or near to them, can change any more. Faces taller or wider than MOST
+stay as they are, which bounds how many slabs wait, and what a face takes.
 """
 
 from collections import Counter, deque
@@ -33,8 +33,8 @@ from rs_biformer.raster.squaring import Floats, direction, squared
 from rs_biformer.raster.tracing import Traced
 from rs_biformer.schema import IGNORE
 
-MOST_ROWS = 2048
-"""Of a face that is squared."""
+MOST = 2048
+"""Rows, and columns, of a face that is squared."""
 
 MOST_TOLERANCE = 100.0
 """Pixels: so much of a map waits above and below each face."""
@@ -155,7 +155,7 @@ class _Squaring:
         self._row, self._number = 0, 0
         self._above = np.zeros(0, np.int64)
         self._classes = np.zeros(0, np.uint8)
-        self._open: dict[int, _Face | None] = {}  # None: too tall
+        self._open: dict[int, _Face | None] = {}  # None: too large
         self._complete: list[_Face] = []
         self._held: deque[_Held] = deque()
 
@@ -176,10 +176,10 @@ class _Squaring:
         self._open = {}
         for part, known in opened.items():
             if merged.growing[part]:
-                too_tall = known is None or held.row_stop - known.top > MOST_ROWS
-                self._open[int(number[part])] = None if too_tall else known
+                too_large = known is None or held.row_stop - known.top > MOST
+                self._open[int(number[part])] = None if too_large else known
             elif known is None:
-                self._report.left["too tall"] += 1
+                self._report.left["too large"] += 1
             else:
                 self._complete.append(known)
         self._above = number[merged.last_row]
@@ -230,6 +230,9 @@ class _Squaring:
         points = [np.concatenate([_line(joined, place)[:-1] for place in one]) for one in rings]
         sizes = [_doubled_area(one) for one in points]
         outer = int(np.argmax(np.abs(sizes)))
+        if np.ptp(points[outer], axis=0).max() > MOST:
+            self._report.left["too large"] += 1
+            return
         angle = direction(points[outer], self._tolerance)
         # The outer ring first: courtyards of a building that stays as it is stay, too.
         for place in sorted(range(len(rings)), key=lambda place: place != outer):
@@ -317,7 +320,7 @@ class _Squaring:
         others = np.array([self._at(number).drawn[line] for number, line in around], object)
         moved = np.array(list(lines.values()), object)
         crossed = (
-            any(shapely.relate_pattern(one, others, "T********").any() for one in sweeps)
+            _hold(sweeps, others)
             or _meet(moved, others)
             or _meet_each_other(moved)
             # Lines that end at the ring stay on their side of it.
@@ -341,7 +344,7 @@ class _Squaring:
 
 
 def _put(faces: dict[int, _Face | None], number: int, face: _Face | None) -> None:
-    """Add what is known of a face to what is known already; None, which is too tall, stays that."""
+    """Add what is known of a face to what is known already; None, which is too large, stays that."""
     if number not in faces:
         faces[number] = face
         return
@@ -459,15 +462,26 @@ def _between(old: Floats, new: Floats) -> shapely.Geometry:
     return shapely.union_all([shapely.convex_hull(shapely.multipoints(np.concatenate(pair))) for pair in ends])
 
 
+def _hold(faces: Sequence[shapely.Geometry], lines: NDArray[np.object_]) -> bool:
+    """Whether anything of some lines lies inside any of some faces."""
+    parts = shapely.get_parts(np.array(faces, object))
+    part, line = _touching(parts, lines)
+    return bool(shapely.relate_pattern(parts[part], lines[line], "T********").any())
+
+
 def _meet(some: NDArray[np.object_], others: NDArray[np.object_]) -> bool:
     """Whether any of some lines meets any of others elsewhere than both end."""
-    if not len(others):
-        return False
-    one, other = shapely.STRtree(others).query(some, predicate="intersects")
+    one, other = _touching(some, others)
     return bool((~shapely.relate_pattern(some[one], others[other], _AT_ENDS)).any())
 
 
 def _meet_each_other(lines: NDArray[np.object_]) -> bool:
-    one, other = np.triu_indices(len(lines), 1)
-    meet = shapely.intersects(lines[one], lines[other])
-    return bool((~shapely.relate_pattern(lines[one[meet]], lines[other[meet]], _AT_ENDS)).any())
+    one, other = _touching(lines, lines)
+    one, other = one[one < other], other[one < other]
+    return bool((~shapely.relate_pattern(lines[one], lines[other], _AT_ENDS)).any())
+
+
+def _touching(some: NDArray[np.object_], others: NDArray[np.object_]) -> NDArray[np.int64]:
+    """Pairs (2, k) of those that have a point in common."""
+    pairs: NDArray[np.int64] = shapely.STRtree(others).query(some, predicate="intersects")
+    return pairs

@@ -4,7 +4,9 @@ The direction of a building is that of its long walls: edges of the simplified o
 to angles that are alike for parallels and perpendiculars (four times the angle), averaged by their squared lengths, and
 the mean is refined by the principal axis of the pixel edges along all walls, as least squares over lines with one
 direction. Each wall then lies at the mean of its pixel edges, which along a straight wall of a raster is unbiased, so
-that areas stay; walls shorter than the tolerance go, and corners are where walls meet.
+that areas stay; walls shorter than the tolerance go, and corners are where walls meet. Where that moves a point too
+far, a side that runs aslant for longer than the tolerance allows becomes a wall along itself, as long as two thirds of
+the outline are square.
 
 What comes of it counts only if no point of either outline is farther than the tolerance from the other; simpler
 outlines are tried first.
@@ -12,6 +14,7 @@ outlines are tried first.
 Rings are closed without repeating their first point. Pixels; n points of a ring, e unit edges along it, w walls.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,18 +26,50 @@ Floats = NDArray[np.float64]
 _COARSE_TO_FINE = (1.0, 0.7, 0.4)
 """Shares of the tolerance by which outlines are simplified before their walls are told apart, in the order of trial."""
 
+_ASLANT = (np.inf, 1.0, 0.5)
+"""Shares of the tolerance by which the ends of a side may move for it to be square, in the order of trial."""
+
+_SQUARE = 2 / 3
+"""Of an outline: so much of its length at least lies along or across its direction, or it is not squared."""
+
 _LEAST = 1.1
 """Pixels: outlines of rasters are steps, which simplification by less would take for walls."""
 
 
 class _Wall(NamedTuple):
-    """A side of an outline. axis: 0 along the direction, 1 across. offset: from the origin along the normal of that.
+    """A side of an outline: a line. normal: of unit length. offset: of the line from the origin, along the normal.
     weight: pixel edges along it.
     """
 
-    axis: int
+    normal: tuple[float, float]
     offset: float
     weight: float
+
+    @classmethod
+    def through(cls, point: Floats, angle: float, weight: float) -> "_Wall":
+        """The wall at an angle, in radians from x to y, through a point (2,)."""
+        normal = (-math.sin(angle), math.cos(angle))
+        return cls(normal, float(normal[0] * point[0] + normal[1] * point[1]), weight)
+
+    def is_parallel(self, other: "_Wall") -> bool:
+        return abs(_sine(self, other)) < 1e-3
+
+    def meet(self, other: "_Wall") -> tuple[float, float]:
+        """Where two walls meet that are not parallel."""
+        (a, b), (c, d), sine = self.normal, other.normal, _sine(self, other)
+        return (d * self.offset - b * other.offset) / sine, (a * other.offset - c * self.offset) / sine
+
+    def merged(self, other: "_Wall") -> "_Wall":
+        """One wall at the mean of two that are parallel."""
+        same = self.normal[0] * other.normal[0] + self.normal[1] * other.normal[1] > 0
+        weight, offset = self.weight + other.weight, other.offset if same else -other.offset
+        share = self.weight / weight if weight else 0.5
+        return _Wall(self.normal, share * self.offset + (1 - share) * offset, weight)
+
+
+def _sine(one: _Wall, other: _Wall) -> float:
+    """Of the angle between two walls."""
+    return one.normal[0] * other.normal[1] - one.normal[1] * other.normal[0]
 
 
 def direction(ring: NDArray[np.int64], tolerance: float) -> float:
@@ -47,9 +82,11 @@ def direction(ring: NDArray[np.int64], tolerance: float) -> float:
     # Least squares: the scatter of the pixel edges of each wall around their mean, those across turned to lie along.
     middles, of_edge = _unit_edges(ring, corners)
     frame = _frame(angle)
-    along = np.abs(way @ frame[0]) >= np.abs(way @ frame[1])
+    turned = np.abs(way @ frame.T)
+    along = turned[:, 0] >= turned[:, 1]
+    straight = turned.min(axis=1) ** 2 < 0.07 * length2  # within 15 degrees
     scatter = np.zeros((2, 2))
-    for wall in np.flatnonzero(length2 >= max(9.0, 0.04 * length2.max())):
+    for wall in np.flatnonzero(straight & (length2 >= max(9.0, 0.04 * length2.max()))):
         offset = middles[of_edge == wall] - middles[of_edge == wall].mean(axis=0)
         offset = offset if along[wall] else offset @ np.array([[0.0, -1.0], [1.0, 0.0]])
         scatter += offset.T @ offset
@@ -64,25 +101,27 @@ def squared(ring: NDArray[np.int64], angle: float, tolerance: float) -> Floats |
 
     ring: (n, 2) corners of pixels. tolerance: pixels, between any point of either outline and the other outline.
     """
-    for share in _COARSE_TO_FINE:
-        corners = _corners(ring, max(_LEAST, share * tolerance))
-        if len(corners) < 4:
-            continue
-        walls = _without_steps(_walls(ring, corners, angle), share * tolerance)
-        if walls is None:
-            continue
-        found = _drawn(walls, angle)
-        if shapely.is_valid(shapely.Polygon(found)) and apart(ring, found) <= tolerance:
-            return found
+    for aslant in _ASLANT:
+        for share in _COARSE_TO_FINE:
+            corners = _corners(ring, max(_LEAST, share * tolerance))
+            if len(corners) < 3:
+                continue
+            walls = _without_steps(_walls(ring, corners, angle, aslant * tolerance), share * tolerance)
+            found = np.zeros((0, 2)) if walls is None else _drawn(walls)
+            if len(found) and _is_square(found, angle) and _is_simple(found) and close(ring, found, tolerance):
+                return found
     return None
 
 
-def apart(one: NDArray[np.int64] | Floats, other: NDArray[np.int64] | Floats) -> float:
-    """The farthest that a point of either closed ring (n, 2) is from the other, to a quarter of a pixel."""
-    first, second = (shapely.linearrings(ring.astype(np.float64)) for ring in (one, other))
-    there = shapely.distance(shapely.points(shapely.get_coordinates(shapely.segmentize(first, 0.5))), second).max()
-    back = shapely.distance(shapely.points(shapely.get_coordinates(shapely.segmentize(second, 0.5))), first).max()
-    return float(max(there, back))
+def close(one: NDArray[np.int64] | Floats, other: NDArray[np.int64] | Floats, distance: float) -> bool:
+    """Whether no point of either closed ring (n, 2) is farther than that from the other, to a quarter of a pixel."""
+    rings = [shapely.linearrings(ring.astype(np.float64)) for ring in (one, other)]
+    shapely.prepare(rings)
+    for some, others in (rings, rings[::-1]):
+        points = shapely.points(shapely.get_coordinates(shapely.segmentize(some, 0.5)))
+        if not shapely.dwithin(others, points, distance).all():
+            return False
+    return True
 
 
 def _corners(ring: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:
@@ -94,9 +133,12 @@ def _corners(ring: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:
     closed = shapely.linestrings(np.concatenate([turned, turned[:1]]))
     left = shapely.get_coordinates(shapely.simplify(closed, tolerance, preserve_topology=False))[:-1]
     # The points come in order; a ring may pass a point twice, then the next one in order is meant.
+    keys, wanted = (one[:, 1] * 2.0**26 + one[:, 0] for one in (turned, left))
+    order = np.argsort(keys, kind="stable")
+    low, high = np.searchsorted(keys, wanted, "left", order), np.searchsorted(keys, wanted, "right", order)
     corners, place = [], 0
-    for point in left:
-        place += int((turned[place:] == point).all(axis=1).argmax())
+    for first, last in zip(low.tolist(), high.tolist(), strict=True):
+        place = int(order[first + np.searchsorted(order[first:last], place)])
         corners.append(place)
         place += 1
     return np.sort((np.array(corners, np.int64) + start) % len(ring))
@@ -118,46 +160,71 @@ def _frame(angle: float) -> Floats:
     return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
 
-def _walls(ring: NDArray[np.int64], corners: NDArray[np.int64], angle: float) -> list[_Wall]:
-    """The walls between the corners of a ring, each with the nearer axis; one without weight between two alike."""
+def _walls(ring: NDArray[np.int64], corners: NDArray[np.int64], angle: float, most: float) -> list[_Wall]:
+    """The walls between the corners of a ring, each along the nearer axis; one without weight between two alike.
+
+    A side whose ends would move by more than `most` pixels by that is a wall along itself.
+    """
     middles, of_edge = _unit_edges(ring, corners)
-    frame = _frame(angle)
-    way = np.roll(ring[corners], -1, axis=0) - ring[corners]
-    axes = (np.abs(way @ frame[0]) < np.abs(way @ frame[1])).astype(np.int64)
-    place, ends = middles @ frame.T, np.roll(ring[corners], -1, axis=0) @ frame.T  # along and across
     count = np.bincount(of_edge, minlength=len(corners))
-    means = [np.bincount(of_edge, place[:, 1 - axis], len(corners)) / count for axis in (0, 1)]
+    centres = np.stack([np.bincount(of_edge, some, len(corners)) / count for some in middles.T], axis=1)
+    ends = np.roll(ring[corners], -1, axis=0)
+    way = ends - ring[corners]
+    turned = way @ _frame(angle).T
+    across = np.abs(turned[:, 0]) < np.abs(turned[:, 1])
+    angles = angle + np.where(across, np.pi / 2, 0.0)
+    aslant = np.abs(turned).min(axis=1) > 2 * most
+    angles[aslant] = np.arctan2(way[aslant, 1], way[aslant, 0])
     walls = []
-    for number, axis in enumerate(axes.tolist()):
-        walls.append(_Wall(axis, float(means[axis][number]), float(count[number])))
-        if axis == axes[(number + 1) % len(axes)]:
-            walls.append(_Wall(1 - axis, float(ends[number, axis]), 0.0))
+    for number, (along, centre, end) in enumerate(zip(angles.tolist(), centres, ends, strict=True)):
+        walls.append(_Wall.through(centre, along, float(count[number])))
+        following = float(angles[(number + 1) % len(angles)])
+        if abs(math.sin(following - along)) < 1e-3:
+            walls.append(_Wall.through(end, along + np.pi / 2, 0.0))
     return walls
 
 
 def _without_steps(walls: list[_Wall], least: float) -> list[_Wall] | None:
     """The walls, of which the shortest go until none is shorter than `least`; None where fewer than four are left.
 
-    The neighbours of a wall that goes become one, at their mean.
+    The neighbours of a wall that goes meet; those that are parallel become one, at their mean.
     """
+    lengths = np.array([_length(walls, place) for place in range(len(walls))])
     while len(walls) >= 4:
-        lengths = [abs(walls[place - 1].offset - walls[(place + 1) % len(walls)].offset) for place in range(len(walls))]
         shortest = int(np.argmin(lengths))
         if lengths[shortest] >= least:
             return walls
-        walls = walls[shortest:] + walls[:shortest]
+        # The wall that goes comes first, its neighbours stand at the end and next to it.
+        walls, lengths = walls[shortest:] + walls[:shortest], np.roll(lengths, -shortest)
         before, after = walls[-1], walls[1]
-        weight = before.weight + after.weight
-        share = before.weight / weight if weight else 0.5
-        walls = [*walls[2:-1], _Wall(before.axis, share * before.offset + (1 - share) * after.offset, weight)]
+        if before.is_parallel(after):
+            walls, lengths = [*walls[2:-1], before.merged(after)], np.append(lengths[2:-1], 0.0)
+        else:
+            walls, lengths = walls[1:], lengths[1:]
+        for place in (-2, -1, 0, 1):
+            lengths[place] = _length(walls, place % len(walls))
     return None
 
 
-def _drawn(walls: list[_Wall], angle: float) -> Floats:
+def _length(walls: list[_Wall], place: int) -> float:
+    """Of one of some walls, between its neighbours."""
+    before, wall, after = walls[place - 1], walls[place], walls[(place + 1) % len(walls)]
+    if wall.is_parallel(before) or wall.is_parallel(after):
+        return 0.0
+    return math.dist(wall.meet(before), wall.meet(after))
+
+
+def _drawn(walls: list[_Wall]) -> Floats:
     """The corners (w, 2) where walls meet; the first ends the first wall."""
-    frame = _frame(angle)
-    corners = []
-    for wall, following in zip(walls, [*walls[1:], walls[0]], strict=True):
-        across, along = (wall, following) if wall.axis == 0 else (following, wall)
-        corners.append(along.offset * frame[0] + across.offset * frame[1])
-    return np.array(corners)
+    return np.array([wall.meet(after) for wall, after in zip(walls, [*walls[1:], walls[0]], strict=True)])
+
+
+def _is_simple(ring: Floats) -> bool:
+    return bool(shapely.is_valid(shapely.Polygon(ring)))
+
+
+def _is_square(ring: Floats, angle: float) -> bool:
+    """Whether most of an outline (w, 2) runs along or across the angle."""
+    way = np.abs((np.roll(ring, -1, axis=0) - ring) @ _frame(angle).T)
+    lengths = np.hypot(*way.T)
+    return bool(lengths[way.min(axis=1) < 1e-3 * lengths].sum() >= _SQUARE * lengths.sum())

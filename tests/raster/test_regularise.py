@@ -16,7 +16,7 @@ from rs_biformer.errors import ConfigError
 from rs_biformer.raster import regularise
 from rs_biformer.raster.gdal import open_raster
 from rs_biformer.raster.outlines import trace
-from rs_biformer.raster.squaring import direction, squared
+from rs_biformer.raster.squaring import _corners, close, direction, squared
 from rs_biformer.raster.vector import vectorize
 
 NAMES = ["grass", "road", "building", "tree"]
@@ -73,6 +73,35 @@ def test_an_angle_of_buildings_has_six_corners_and_a_circle_none():
     assert shapely.hausdorff_distance(shapely.Polygon(found), angle) < 0.5
     ring = ring_of(shapely.Point(150, 150).buffer(40))
     assert squared(ring, direction(ring, 3.0), 3.0) is None
+
+
+def test_a_side_that_runs_aslant_stays_aslant_and_the_other_corners_are_right():
+    house = affinity.rotate(shapely.Polygon([(90, 90), (190, 90), (190, 130), (160, 160), (90, 160)]), 17)
+    ring = ring_of(house)
+    found = squared(ring, direction(ring, 3.0), 3.0)
+    assert shapely.hausdorff_distance(shapely.Polygon(found), house) < 0.75
+    way = np.roll(found, -1, axis=0) - found
+    after = np.roll(way, -1, axis=0)
+    turns = np.degrees(np.arctan2(way[:, 0] * after[:, 1] - way[:, 1] * after[:, 0], (way * after).sum(axis=1)))
+    assert sorted(np.abs(turns).round().tolist()) == [45, 45, 90, 90, 90]
+
+
+@pytest.mark.parametrize("tolerance", [2.0, 4.0])
+def test_no_point_of_either_outline_is_farther_than_the_tolerance_from_the_other(tolerance):
+    rng = np.random.default_rng(5)
+    drawn = shapely.union_all([rectangle(*rng.uniform(15, 90, 2), 30, *rng.uniform(110, 190, 2)) for _ in range(6)])
+    ring = ring_of(drawn.buffer(4).buffer(-4))
+    found = squared(ring, direction(ring, tolerance), tolerance)
+    one, other = shapely.linearrings(ring.astype(float)), shapely.linearrings(found)
+    assert shapely.hausdorff_distance(one, other, densify=0.02) <= tolerance + 0.3
+    # One corner of a pixel that is too far is seen, whichever of the two outlines it belongs to.
+    far = np.concatenate([found, found[:1] + [[0, -3 * tolerance]]])
+    assert close(found, found, 0.01) and not close(far, found, tolerance) and not close(found, far, tolerance)
+
+
+def test_corners_are_found_where_a_ring_passes_a_point_twice():
+    ring = np.array([(0, 0), (9, 0), (9, 9), (5, 5), (9, 2), (5, 5), (0, 5)])  # (5, 5) on the way there and back
+    assert _corners(ring, 0.1).tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
 def town():
@@ -156,18 +185,23 @@ def test_a_face_of_one_pixel_beside_a_building_keeps_it_as_it_is(tmp_path):
         assert shapely.coverage_is_valid(outlines) and len(classes) == len(np.unique(pixels))
 
 
-def test_buildings_that_touch_the_edge_or_are_too_tall_stay_and_are_counted(tmp_path, monkeypatch):
+def test_buildings_that_touch_the_edge_or_are_too_large_stay_and_are_counted(tmp_path, monkeypatch):
     index = np.zeros((200, 100), np.uint8)
-    shapes = [rectangle(30, 20, 20, 0, 60), rectangle(60, 20, 80, 60, 60), rectangle(20, 12, 30, 60, 150)]
+    shapes = [
+        rectangle(30, 20, 20, 0, 60),
+        rectangle(60, 20, 80, 60, 60),
+        rectangle(60, 16, 10, 50, 120),
+        rectangle(20, 12, 30, 60, 160),
+    ]
     index[rasterize([(one, 1) for one in shapes], index.shape) == 1] = BUILDING
     path = write(tmp_path / "map.tif", index)
-    monkeypatch.setattr(regularise, "MOST_ROWS", 40)
+    monkeypatch.setattr(regularise, "MOST", 40)
     said = []
     vectorize(path, tmp_path / "a.parquet", regularise=["building"], rows=16, say=said.append)
-    assert said[0].startswith("1 of 3 polygons have right angles")
+    assert said[0].startswith("1 of 4 polygons have right angles")
     assert sorted(said[1].removeprefix("left as they were: ").split(", ")) == [
         "1 at the edge of what is mapped",
-        "1 too tall",
+        "2 too large",
     ]
 
 
