@@ -85,17 +85,16 @@ def measure(args: argparse.Namespace) -> None:
     labels = [one.label for one in files]
     counted = {"boundary": (BOUNDARY,), "scenes": [one.images for one in files]}
     reference = None
-    regions = trained_regions(model)
     for window, overlap in grid(args, model.meta.window):
         for way in args.regions if window != model.meta.window else args.regions[:1]:
-            keep_regions(regions, way, window / model.meta.window)
+            runs = with_regions(model, way, window / model.meta.window)
             blends = args.blends if overlap else args.blends[:1]  # without overlap all are the same
             with tempfile.TemporaryDirectory() as folder:
                 maps = {blend: [Path(folder) / f"{one.name}_{blend}.tif" for one in files] for blend in blends}
                 cost = {"windows": 0, "inferred": 0, "mapped": 0, "cpu": 0.0, "wall": 0.0}
                 for number, one in enumerate(files):
                     paths = {blend: maps[blend][number] for blend in blends}
-                    for name, value in infer(model, one.images, paths, window, overlap, args).items():
+                    for name, value in infer(runs, one.images, paths, window, overlap, args).items():
                         cost[name] += value
                 for blend in blends:
                     metrics = evaluate(maps[blend], labels, model.schema, **counted)
@@ -130,18 +129,17 @@ def figures(metrics: Any, reference: Any) -> dict[str, Any]:
     }
 
 
-def trained_regions(model: Any) -> list[tuple[Any, int, int]]:
-    """Every routed attention with the regions and topk that it has."""
+def with_regions(model: Any, way: str, ratio: float) -> Any:
+    """The model as --regions wants it for windows `ratio` times as large as in training."""
     from rs_biformer.nn.attention.bra import BiLevelRoutingAttention
 
-    return [(part, part.regions, part.topk) for part in model.modules() if isinstance(part, BiLevelRoutingAttention)]
-
-
-def keep_regions(attentions: list[tuple[Any, int, int]], way: str, ratio: float) -> None:
-    """Set regions and topk for windows `ratio` times as large as in training."""
-    for part, regions, topk in attentions:
-        part.regions = regions if way == "number" else max(1, round(regions * ratio))
-        part.topk = max(1, round(topk * ratio**2)) if way == "share" else topk
+    if way == "number":
+        return model
+    kept = model.with_regions_of_training()
+    for part in kept.modules():
+        if isinstance(part, BiLevelRoutingAttention) and way == "share" and part.topk < part.regions**2:
+            part.topk = max(1, round(part.topk * ratio**2))
+    return kept
 
 
 def infer(

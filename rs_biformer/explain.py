@@ -21,7 +21,7 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.files import replacing
 from rs_biformer.geometry import Window, reflect_pad
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention, route
-from rs_biformer.nn.attention.regions import region_of_pixel, region_size
+from rs_biformer.nn.attention.regions import region_of_pixel
 from rs_biformer.nn.encoders.plain import PlainTransformer
 from rs_biformer.raster.overwriting import refuse_overwriting
 from rs_biformer.raster.scene import Scene
@@ -142,7 +142,7 @@ def _routing(name: str, module: BiLevelRoutingAttention, x: Tensor, stride: int,
     size = height, width = x.shape[1], x.shape[2]
     row, col = row // stride, col // stride
     q, k, _ = module.qkv(x).chunk(3, dim=-1)
-    region = region_size(height, width, module.regions)
+    region = module.region_on(height, width)
     per_row = -(-width // region[1])
     count = -(-height // region[0]) * per_row
     own = (row // region[0]) * per_row + col // region[1]

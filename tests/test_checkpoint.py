@@ -8,17 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_checkpoint import tiny_meta
+from trained import trained
 
 from rs_biformer.checkpoint import (
     FORMAT,
     META_KEY,
     NETWORK_PREFIX,
     CheckpointMeta,
+    TrainedModel,
     load_checkpoint,
     read_checkpoint,
     strip_checkpoint,
 )
 from rs_biformer.errors import CheckpointError
+from rs_biformer.nn.attention import BiLevelRoutingAttention
 from rs_biformer.schema import PRESETS
 
 META = CheckpointMeta(
@@ -69,6 +73,25 @@ def test_a_loaded_model_answers_like_the_one_that_was_saved(save, network):
     assert not model.training
     assert (model.schema, model.bands, model.meta) == (META.schema, META.bands, META)
     assert model.normalisation.mean.tolist() == list(META.mean)
+
+
+def test_a_model_with_regions_of_training_is_the_one_with_twice_as_many_in_images_twice_as_large():
+    torch.manual_seed(0)
+    meta = tiny_meta("resnet18_biformer", window=256)
+    model = TrainedModel(trained(meta.create_network()), meta)
+    kept = model.with_regions_of_training()
+    assert kept.meta is meta and model.routes and not kept.training
+    image = torch.randint(0, 255, (1, 3, 512, 512), dtype=torch.uint8)
+    with torch.no_grad():
+        small = image[..., :256, :256]
+        assert torch.equal(kept(small), model(small))
+        found, plain = kept(image), model(image)
+        for part in model.modules():
+            if isinstance(part, BiLevelRoutingAttention):
+                part.topk = part.topk if part.topk < 64 else 16**2
+                part.regions = 16
+        torch.testing.assert_close(found, model(image))
+    assert not torch.allclose(found, plain, atol=1e-3)
 
 
 def test_invalid_pixels_cannot_change_what_a_loaded_model_says(save):

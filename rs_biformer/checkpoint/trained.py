@@ -22,6 +22,7 @@ from rs_biformer.documents import shown
 from rs_biformer.errors import CheckpointError
 from rs_biformer.files import replacing
 from rs_biformer.nn.archive import require_intact
+from rs_biformer.nn.attention.bra import BiLevelRoutingAttention, keep_region_size
 from rs_biformer.nn.context import sees_alike
 from rs_biformer.nn.meta_device import without_memory
 from rs_biformer.nn.normalise import Normalisation
@@ -60,6 +61,19 @@ class TrainedModel(nn.Module):
     def sees_further(self) -> bool:
         """Whether it may look through larger windows than it was trained with, see nn/context.py."""
         return sees_alike(self.network)
+
+    @property
+    def routes(self) -> bool:
+        """Whether it has attention to regions, whose size may be kept in larger windows."""
+        return any(isinstance(part, BiLevelRoutingAttention) for part in self.network.modules())
+
+    def with_regions_of_training(self) -> "TrainedModel":
+        """The same model, and the same weights, whose routed attention has regions as large in images of any size as
+        in those of training. See `predict/quality.py` for what it is worth.
+        """
+        side = self.meta.window
+        kept = keep_region_size(self.network, torch.zeros(1, len(self.bands), side, side))
+        return TrainedModel(kept, self.meta, self.path)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the network, what it was trained on, and its classes."""

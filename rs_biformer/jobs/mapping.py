@@ -163,7 +163,8 @@ def map_listed(
     with ExitStack() as stack:
         runner = None
         if todo:
-            runner = stack.enter_context(open_runner(loaded.model, len(loaded.schema), layers, chosen))
+            sight = loaded.sight
+            runner = stack.enter_context(open_runner(loaded.model, len(loaded.schema), layers, chosen, sight=sight))
 
         def attempt(place: int, scene: Scene, hear: Tell) -> Outcome:
             try:

@@ -78,7 +78,11 @@ class Loaded:
     def sight(self) -> Sight:
         """What decides the windows that it looks through; those of an ensemble grow where all models' may."""
         each = [one.model for one in self.members] or [self.model]
-        return Sight(self.meta.window, all(getattr(model, "sees_further", False) for model in each))
+        return Sight(
+            self.meta.window,
+            grows=all(getattr(model, "sees_further", False) for model in each),
+            routes=any(getattr(model, "routes", False) for model in each),
+        )
 
     @property
     def facts(self) -> dict[str, Any]:

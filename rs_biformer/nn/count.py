@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention
-from rs_biformer.nn.attention.regions import region_size
 from rs_biformer.nn.meta_device import without_memory
 from rs_biformer.nn.model import SegmentationModel, create_model
 
@@ -119,7 +118,7 @@ def _note(counts: dict[str, int], name: str) -> Callable[[nn.Module, tuple[Tenso
 def routing_multiply_adds(attention: BiLevelRoutingAttention, shape: tuple[int, ...]) -> int:
     """Multiply-adds of bi-level routing attention over a map of `shape` (B, H, W, C), by its definition."""
     batch, height, width, dim = shape
-    rows, columns = region_size(height, width, attention.regions)
+    rows, columns = attention.region_on(height, width)
     pixels, regions = height * width, -(-height // rows) * -(-width // columns)
     keys = min(attention.topk * rows * columns, pixels)
     projections = 4 * pixels * dim**2

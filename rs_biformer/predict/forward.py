@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, model: Model, device: torch.device, copy: bool = Fal
     if isinstance(model, nn.Module):
         layout = _layout(model)
         model = (deepcopy(model) if copy else model).to(device).to(memory_format=layout)
-        model = _shortened(model, device, recipe)
+        model = _shortened(_with_regions(model, recipe).to(device), device, recipe)
     normalisation = deepcopy(recipe.normalisation).to(device) if recipe.normalisation is not None else None
     chosen = recipe.views
     first = [True]  # emptied by the first batch
@@ -130,6 +130,12 @@ def largest_batch(worker: Worker, size: int, image: NDArray[Any], valid: NDArray
         size = -(-size // 2)
         if one[0].device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _with_regions(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """The model with routed attention as the recipe wants it; `model` is left as it is."""
+    keep: Callable[[], nn.Module] | None = getattr(model, "with_regions_of_training", None)
+    return keep() if recipe.keep_regions and keep is not None else model
 
 
 def _shortened(model: nn.Module, device: torch.device, recipe: Recipe) -> nn.Module:

@@ -21,7 +21,7 @@ from rs_biformer.predict.ensemble import is_movable, members_of
 from rs_biformer.predict.options import Compute, Options, Windows
 from rs_biformer.predict.outputs import Layers
 from rs_biformer.predict.plan import Blocks, Plan, Strip, make_plan
-from rs_biformer.predict.quality import Seen, Sight, choices
+from rs_biformer.predict.quality import Seen, Sight, choices, keeps_regions
 from rs_biformer.predict.recipe import Device, Model, Recipe, Worker
 from rs_biformer.predict.resume import fingerprint, model_identity
 from rs_biformer.predict.shortage import memory_errors
@@ -140,7 +140,7 @@ def map_scene(
     windows, compute, output = options.windows, options.compute, options.output
     count = classes if isinstance(classes, int) else len(classes)
     models = len(members_of(model))
-    recipe = _recipe(model, count, tuple(paths), options, normalisation)
+    recipe = _recipe(model, count, tuple(paths), options, normalisation, sight)
     layers = Layers(tuple(paths), count, output.probability_dtype)
     schema = classes if isinstance(classes, ClassSchema) else None
     devices = _devices(model, compute) if runner is None else runner.devices
@@ -224,18 +224,24 @@ def open_runner(
     layers: Sequence[str],
     options: Options,
     normalisation: "Normalisation | None" = None,
+    sight: Sight | None = None,
 ) -> "Iterator[Runner]":
     """What infers, for many scenes: the model is looked through, put into eval mode and brought to its devices once.
 
     count: of classes. layers: the maps that are made of each scene. Raises like `map_scene`.
     """
-    recipe = _recipe(model, count, layers, options, normalisation)
+    recipe = _recipe(model, count, layers, options, normalisation, sight)
     with _opened(model, recipe, _devices(model, options.compute), options.compute) as runner:
         yield runner
 
 
 def _recipe(
-    model: Model, count: int, layers: Sequence[str], options: Options, normalisation: "Normalisation | None"
+    model: Model,
+    count: int,
+    layers: Sequence[str],
+    options: Options,
+    normalisation: "Normalisation | None",
+    sight: Sight | None,
 ) -> Recipe:
     windows, compute, models = options.windows, options.compute, len(members_of(model))
     differing = "disagreement" in layers
@@ -249,6 +255,7 @@ def _recipe(
         compute.compile,
         models,
         compute.passes,
+        keeps_regions(windows, sight),
     )
 
 

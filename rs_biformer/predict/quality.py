@@ -3,15 +3,17 @@
 What a network knows of a pixel is what lies around it. Near the edge of a window that is cut off, so windows overlap,
 and every pixel is inferred more than once: 4 times where windows share half. Windows twice as large have half as
 much edge for their area, and most networks can look through them, so that an overlap as wide as before costs less than
-half; and nothing was gained by sharing more than 64 pixels (`benchmarks/frontier.py`; the tables are in RESULTS.md).
+half, and half of that does as well: what is lost near an edge is told by pixels, how much edge there is by the window
+(`benchmarks/frontier.py`; the tables are in RESULTS.md).
 Networks whose answers depend on the size of the image (`nn/context.py`) and exported models keep the window that they
-have. Routed attention cuts larger windows into as many regions as ever: keeping the size of regions instead made no
-difference there that could be measured.
+have. Where a quality decides, routed attention has regions as large in larger windows as in those of training: with as
+many as ever, each four times as large, it took four times as long for its share of a window, and was no better. Where a
+window is given, and nothing else, there are as many as in training.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
+from math import isqrt, prod
 from typing import NamedTuple
 
 from rs_biformer.geometry import window_starts
@@ -31,19 +33,23 @@ LEAST = 256
 
 
 class _Choice(NamedTuple):
-    """times: side of a window in those of training. shared: of two neighbours, as a share of a window of training, and
-    pixels at most where windows are larger than that: what is missing beyond an edge is told by pixels and strides of
-    the network, and no longer by the window.
+    """times: side of a window in those of training, about. shared: of two neighbours, as a share of a window of
+    training. most: pixels that they share at most where windows are larger than that, up to 256; of larger windows
+    fewer, down to half.
     """
 
     times: int
     shared: float
-    most: int = 10**9
+    most: int = 0
+
+    def most_of(self, size: int) -> int:
+        """Pixels that windows of `size` share at most."""
+        return max(self.most * LEAST // max(size, LEAST), self.most // 2)
 
 
 _CHOICES: dict[Quality, _Choice] = {
-    "fast": _Choice(2, 0.25, 32),  # 1.31 pixels inferred for each with windows of training of 128, 1.14 with 256
-    "balanced": _Choice(2, 0.5, 64),  # 1.78 and 1.31
+    "fast": _Choice(2, 0.25, 32),  # 1.31 pixels inferred for each with windows of training of 128, 1.06 with 256
+    "balanced": _Choice(2, 0.5, 64),  # 1.78 and 1.12
     "best": _Choice(1, 0.5),  # 4
 }
 
@@ -53,11 +59,12 @@ class Sight:
     """What of a model decides how it looks at a scene.
 
     window: pixels on a side in training, or the only size that an exported model takes. grows: whether it sees alike in
-    larger ones.
+    larger ones. routes: whether it has routed attention.
     """
 
     window: int = 256
     grows: bool = False
+    routes: bool = False
 
 
 class Seen(NamedTuple):
@@ -79,7 +86,7 @@ def choices(windows: Windows, batch_size: int, sight: Sight | None, height: int,
     as at `best`.
     """
     known = sight or Sight()
-    if windows.quality is None and (sight is None or windows.window is not None or windows.overlap is not None):
+    if not _decides(windows, sight):
         yield Seen(
             known.window if windows.window is None else windows.window,
             OVERLAP if windows.overlap is None else windows.overlap,
@@ -89,6 +96,17 @@ def choices(windows: Windows, batch_size: int, sight: Sight | None, height: int,
     quality = windows.quality or DEFAULT
     for times in _times(windows, batch_size, known, _CHOICES[quality].times):
         yield _seen(windows, batch_size, known, times, quality, (height, width))
+
+
+def keeps_regions(windows: Windows, sight: Sight | None) -> bool:
+    """Whether regions of routed attention are as large as in training, and not as many: where a quality decides."""
+    return sight is not None and sight.grows and sight.routes and _decides(windows, sight)
+
+
+def _decides(windows: Windows, sight: Sight | None) -> bool:
+    """Whether the quality does, by a rule or because it was given."""
+    given = windows.window is not None or windows.overlap is not None
+    return windows.quality is not None or (sight is not None and not given)
 
 
 def _times(windows: Windows, batch_size: int, sight: Sight, wanted: int) -> list[int]:
@@ -102,10 +120,10 @@ def _times(windows: Windows, batch_size: int, sight: Sight, wanted: int) -> list
 def _seen(
     windows: Windows, batch_size: int, sight: Sight, times: int, quality: Quality, scene: tuple[int, int]
 ) -> Seen:
-    _, share, most = _CHOICES[quality]
-    shared = round(share * sight.window)
-    if (windows.window or times * sight.window) > sight.window:
-        shared = min(shared, most)
+    choice, pixels = _CHOICES[quality], batch_size * max(sight.window, LEAST) ** 2
+    shared, nominal = round(choice.shared * sight.window), windows.window or times * sight.window
+    if nominal > sight.window:
+        shared = min(shared, choice.most_of(nominal))
     if windows.window is not None:
         shared = min(shared, windows.window // 2)
         size = windows.window
@@ -114,11 +132,21 @@ def _seen(
     elif windows.overlap is not None:
         size = times * sight.window
     else:
-        size = fitted(scene, times * sight.window, sight.window, shared)
+        size = fitted(scene, _largest(nominal, pixels), sight.window, shared)
     overlap = shared / size if windows.overlap is None else windows.overlap
-    pixels = batch_size * max(sight.window, LEAST) ** 2
     batch = batch_size if windows.window is not None else max(1, min(batch_size, pixels // size**2))
-    return Seen(size, overlap, batch, f"quality {quality}")
+    kept = sight.grows and sight.routes and size > sight.window
+    return Seen(size, overlap, batch, f"quality {quality}{', regions as large as in training' * kept}")
+
+
+def _largest(nominal: int, pixels: int) -> int:
+    """The largest of windows that are to be about `nominal`: an eighth more, if a pass may hold its `pixels`.
+
+    Small ones are not enlarged: a network of windows of 128 lost a quarter of a point by it.
+    """
+    if nominal < 2 * LEAST:
+        return nominal
+    return max(nominal, min(nominal * 9 // 8, isqrt(pixels)) // STEP * STEP)
 
 
 def fitted(scene: tuple[int, int], largest: int, least: int, shared: int) -> int:

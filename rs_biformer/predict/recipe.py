@@ -33,7 +33,8 @@ class Recipe:
 
     classes: K. normalisation: None where the model wants raw values or normalises by itself. precision, tta, scales,
     compile, passes: as in `predict_scene`. models: how many are averaged, see ensemble.py. disagreement: of these, or
-    of the views of a single one, is wanted as one more plane.
+    of the views of a single one, is wanted as one more plane. keep_regions: routed attention has regions as large as in
+    training, see quality.py; a model that cannot have them (by a method `with_regions_of_training`) runs as it is.
 
     Raises ConfigError for options that cannot be meant.
     """
@@ -47,6 +48,7 @@ class Recipe:
     compile: bool = False
     models: int = 1
     passes: Passes = "auto"
+    keep_regions: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= 254:

@@ -74,6 +74,7 @@ def _recipe_options(recipe: Recipe) -> dict[str, object]:
         "scales": " ".join(f"{scale:g}" for scale in recipe.scales),
         "compile": recipe.compile,
         "passes": recipe.passes,
+        "regions": "as large as in training" if recipe.keep_regions else "as many as in training",
     }
 
 

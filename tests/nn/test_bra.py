@@ -8,7 +8,14 @@ from goldens import assert_equals_reference, case, published_weights, reference_
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.nn.attention import bra, routed
-from rs_biformer.nn.attention.bra import METHODS, BiLevelRoutingAttention, choose_method, route, use_method
+from rs_biformer.nn.attention.bra import (
+    METHODS,
+    BiLevelRoutingAttention,
+    choose_method,
+    keep_region_size,
+    route,
+    use_method,
+)
 from rs_biformer.nn.attention.routed import (
     attend_dense,
     attend_flex,
@@ -71,6 +78,76 @@ def test_each_method_equals_a_loop_over_regions_in_values_and_gradients(method, 
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("size", [(8, 8, 4, 3), (12, 8, 4, 5), (9, 13, 4, 2), (5, 3, 4, 1), (2, 19, 8, 3)])
+def test_where_nothing_is_learned_it_equals_the_loop_too(size):
+    height, width, regions, topk = size
+    q, k, v = (part.detach() for part in random_qkv(2, height, width, 8))
+    region = bra.region_size(height, width, regions)
+    out = attend_gathered(q, k, v, route(q, k, region, topk), region, 2, 0.3)
+    expected = torch.stack([attend_by_loop(*maps, regions, topk, 2, 0.3) for maps in zip(q, k, v, strict=True)])
+    torch.testing.assert_close(out, expected)
+
+
+class Encoder(torch.nn.Module):
+    """Two stages of routed attention, at strides 2 and 4; the second attends to all regions of 4 x 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = BiLevelRoutingAttention(16, 2, regions=4, topk=3)
+        self.second = BiLevelRoutingAttention(16, 2, regions=4, topk=16)
+        self.embed = torch.nn.Conv2d(3, 16, 2, stride=2)
+        self.norm = torch.nn.BatchNorm2d(16)
+
+    def forward(self, x):
+        x = self.first(self.norm(self.embed(x)).permute(0, 2, 3, 1))
+        return x, self.second(x[:, ::2, ::2])
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 96), (48, 32), (70, 32), (16, 8)])
+def test_regions_that_keep_their_size_are_as_many_more_as_the_map_is_larger(height, width):
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    kept = keep_region_size(model, torch.zeros(1, 3, 32, 32))
+    x = torch.randn(1, 3, height, width)
+    first, second = kept(x)
+    assert (kept.first.region, kept.second.region) == ((4, 4), (2, 2))
+    embedded = model.norm(model.embed(x)).permute(0, 2, 3, 1)
+
+    def by_definition(module, image, topk):
+        q, k, v = module.qkv(image).chunk(3, -1)
+        side = 4 if module is model.first else 2  # pixels: a quarter of the map of an image of 32 x 32
+        rows, columns = (range(0, length, side) for length in image.shape[1:3])
+        boxes = [(slice(row, row + side), slice(column, column + side)) for row in rows for column in columns]
+        out = torch.zeros_like(v[0])
+        for box in boxes:
+            affinity = torch.stack([q[0][box].flatten(0, 1).mean(0) @ k[0][o].flatten(0, 1).mean(0) for o in boxes])
+            chosen = [boxes[i] for i in affinity.topk(min(topk, len(boxes))).indices]
+            keys, values = (torch.cat([part[0][o].flatten(0, 1) for o in chosen]) for part in (k, v))
+            for head in torch.arange(16).chunk(2):
+                weights = (module.scale * q[0][box][..., head] @ keys[:, head].T).softmax(-1)
+                out[box][..., head] = weights @ values[:, head]
+        local = module.local(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return module.project(out[None] + local)
+
+    with torch.no_grad():
+        wanted = by_definition(model.first, embedded, 3)
+        torch.testing.assert_close(first, wanted)
+        torch.testing.assert_close(second, by_definition(model.second, wanted[:, ::2, ::2], 10**6))
+
+
+def test_keeping_the_size_of_regions_leaves_the_model_alone_and_shares_its_weights():
+    model = Encoder().eval()
+    kept = keep_region_size(model, torch.zeros(2, 3, 32, 32))
+    x = torch.randn(2, 3, 32, 32)
+    assert model.first.region is None
+    assert [id(one) for one in kept.parameters()] == [id(one) for one in model.parameters()]
+    assert [one.data_ptr() for one in kept.buffers()] == [one.data_ptr() for one in model.buffers()]
+    for one, other in zip(kept(x), model(x), strict=True):  # on the size that was kept, nothing is different
+        assert torch.equal(one, other)
+    plain = torch.nn.Conv2d(3, 3, 1)
+    assert keep_region_size(plain, x) is plain
+
+
 @pytest.mark.parametrize("size", [(16, 16), (11, 6), (3, 2), (1, 1)])
 def test_with_all_regions_it_is_ordinary_attention(size):
     module = BiLevelRoutingAttention(32, 2, regions=4, topk=16).double()
@@ -104,6 +181,8 @@ def test_what_padding_holds_cannot_change_the_result(monkeypatch, method):
     monkeypatch.setattr(routed, "pad_to_multiple", pad_with_rubbish)
     rubbish = method(q, k, v, routes, region, 2, 0.3)
     assert torch.equal(rubbish, clean)
+    with torch.no_grad():
+        torch.testing.assert_close(method(*(part.detach() for part in (q, k, v)), routes, region, 2, 0.3), clean)
     cotangent = torch.randn_like(clean)
     assert torch.equal(*(torch.stack(torch.autograd.grad(y, (q, k, v), cotangent)) for y in (rubbish, clean)))
 

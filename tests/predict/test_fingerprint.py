@@ -108,6 +108,7 @@ def test_a_plain_callable_has_no_identity_unless_it_brings_one(scene):
         ({"blend": "average"}, "blend"),
         ({"batch_size": 1}, "batch size"),
         ({"recipe": replace(RECIPE, precision="bf16")}, "precision"),
+        ({"recipe": replace(RECIPE, keep_regions=True)}, "regions"),
         ({"recipe": replace(RECIPE, tta="d4")}, "tta"),
         ({"recipe": replace(RECIPE, scales=(1.0, 1.5))}, "scales"),
         ({"recipe": replace(RECIPE, compile=True)}, "compile"),

@@ -10,10 +10,14 @@ import pytest
 import rasterio
 import torch
 from in_memory import CLASSES, brightest_band, looking_around, pixels, whole
+from tiny_checkpoint import tiny_meta
 from torch import Tensor, nn
+from trained import trained
 
+from rs_biformer.checkpoint import TrainedModel
 from rs_biformer.errors import ConfigError, RasterError, RsBiformerError
 from rs_biformer.geometry import Window
+from rs_biformer.jobs.models import Loaded
 from rs_biformer.nn.normalise import Normalisation
 from rs_biformer.predict import predict_scene
 from rs_biformer.predict.mapping import map_scene
@@ -195,6 +199,36 @@ def test_where_memory_is_short_windows_are_those_of_training(write_raster, tmp_p
     assert refused and small and large > 256
     assert sizes == [None] * refused + [256] * small + [large] * (len(sizes) - refused - small)
     assert "quality balanced" in str(found[refused])
+
+
+def test_regions_are_as_large_as_in_training_where_a_quality_chooses_the_windows(write_raster, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 150, 150), dtype=np.uint8)
+    scene, meta = write_raster("scene.tif", pixels), tiny_meta("resnet18_biformer", window=64)
+    torch.manual_seed(0)
+    model = TrainedModel(trained(meta.create_network()), meta)
+    kept = model.with_regions_of_training()
+    told, asked = [], []
+
+    def keep(self: TrainedModel) -> TrainedModel:
+        asked.append(self)
+        return kept
+
+    monkeypatch.setattr(TrainedModel, "with_regions_of_training", keep)
+
+    def mapped(by: TrainedModel, sight: Sight | None = None, **options: object) -> np.ndarray:
+        how = Options.of(device="cpu", precision="32", **options)
+        paths = {"classes": tmp_path / "map.tif"}
+        map_scene(by, scene, paths, classes=6, options=how, sight=sight, on_plan=lambda plan: told.append(str(plan)))
+        with rasterio.open(paths["classes"]) as made:
+            return made.read(1)
+
+    found = mapped(model, Loaded(model, meta).sight, quality="balanced")
+    assert "96 every 64 (quality balanced, regions as large as in training, a halo of 16" in told[0]
+    given = {"window": 96, "overlap": 1 / 3}
+    assert asked == [model]
+    np.testing.assert_array_equal(found, mapped(kept, **given))
+    mapped(model, Loaded(model, meta).sight, **given)  # the same windows, given
+    assert asked == [model]
 
 
 def test_a_scene_of_nothing_but_nodata_gives_a_map_of_nothing_but_nodata(write_raster, tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rs_biformer.errors import ConfigError
 from rs_biformer.geometry import window_starts
 from rs_biformer.predict.options import Windows
-from rs_biformer.predict.quality import Seen, Sight, choices, fitted
+from rs_biformer.predict.quality import Seen, Sight, choices, fitted, keeps_regions
 
 FAR = (100_000, 100_000)
 GROWS, STAYS = Sight(256, grows=True), Sight(256)
@@ -42,11 +42,13 @@ def test_balanced_shares_as_many_pixels_of_windows_twice_as_large_and_fast_half_
     assert first(Windows(quality="fast", overlap=0.3))[:3] == (512, 0.3, 2)
 
 
-def test_beyond_64_pixels_nothing_is_gained():
-    assert first(Windows()) == Seen(512, 64 / 512, 2, "quality balanced")
-    assert first(Windows(quality="fast")) == Seen(512, 32 / 512, 2, "quality fast")
+def test_larger_windows_have_less_edge_and_share_less_but_never_under_half_of_the_most():
     assert first(Windows(), Sight(128, grows=True))[:2] == (256, 64 / 256)
-    assert first(Windows(768, quality="balanced"))[:2] == (768, 64 / 768)
+    assert first(Windows(), Sight(192, grows=True))[:2] == (384, 42 / 384)  # 64 * 256 / 384
+    assert first(Windows()) == Seen(576, 32 / 576, 1, "quality balanced")
+    assert first(Windows(), Sight(512, grows=True), scene=(1152 + 1120 * 9,) * 2)[:2] == (1152, 32 / 1152)
+    assert first(Windows(quality="fast")) == Seen(576, 16 / 576, 1, "quality fast")
+    assert first(Windows(768, quality="balanced"))[:2] == (768, 32 / 768)
     assert first(Windows(256, quality="balanced"))[:2] == (256, 0.5)
     assert first(Windows(quality="best"), Sight(1024, grows=True))[:2] == (1024, 0.5)
 
@@ -59,14 +61,26 @@ def test_what_cannot_grow_keeps_its_window():
 
 def test_a_pass_holds_no_more_pixels_than_with_the_windows_of_training():
     assert first(Windows(), batch=3)[:3] == (256, 0.5, 3)
-    assert first(Windows(), batch=4)[:3] == (512, 64 / 512, 1)
-    assert first(Windows(), Sight(512, grows=True), scene=(1024 + 960 * 9,) * 2)[:3] == (1024, 64 / 1024, 2)
+    assert first(Windows(), batch=4)[:3] == (512, 32 / 512, 1)
+    assert first(Windows(), Sight(512, grows=True), scene=(1024 + 992 * 9,) * 2)[:3] == (1024, 32 / 1024, 2)
     # of 128 as many as of 256: a pass of so little is not worth a smaller one
-    assert first(Windows(), Sight(128, grows=True))[:3] == (256, 0.25, 8)
+    assert first(Windows(), Sight(128, grows=True))[:3] == (256, 64 / 256, 8)
 
 
 def test_the_next_choice_is_the_window_of_training():
-    assert [seen[:3] for seen in choices(Windows(), 8, GROWS, *FAR)] == [(512, 0.125, 2), (256, 0.5, 8)]
+    assert [seen[:3] for seen in choices(Windows(), 8, GROWS, *FAR)] == [(576, 32 / 576, 1), (256, 0.5, 8)]
+
+
+def test_where_a_quality_decides_regions_keep_their_size_and_old_command_lines_their_meaning():
+    routes = Sight(256, grows=True, routes=True)
+    assert keeps_regions(Windows(), routes)
+    assert keeps_regions(Windows(quality="fast"), routes)
+    assert keeps_regions(Windows(512, quality="balanced"), routes)
+    assert not keeps_regions(Windows(512), routes)
+    assert not keeps_regions(Windows(overlap=0.25), routes)
+    assert not keeps_regions(Windows(), GROWS)  # nothing is routed
+    assert not keeps_regions(Windows(quality="fast"), Sight(256, routes=True))  # its window stays
+    assert not keeps_regions(Windows(quality="fast"), None)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([64, 100, 128, 192, 256]), st.booleans())

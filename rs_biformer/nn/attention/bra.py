@@ -20,9 +20,12 @@ Where this differs from the published code (rayleizhu/BiFormer):
 
 import math
 import re
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rs_biformer.errors import ConfigError
@@ -37,8 +40,9 @@ METHODS: dict[str, Method] = {"dense": attend_dense, "gathered": attend_gathered
 class BiLevelRoutingAttention(nn.Module):
     """Multi-head attention from each region to its `topk` most related regions: (B, H, W, C) -> (B, H, W, C).
 
-    dim: channels C. num_heads: heads, a divisor of dim. regions: regions per side of the map, whatever its size.
-    topk: regions that each region attends to; all of them make it ordinary attention.
+    dim: channels C. num_heads: heads, a divisor of dim. regions: regions per side of the map, whatever its size, as
+    long as `region` is None: see `keep_region_size`. topk: regions that each region attends to; regions ** 2 of them or
+    more make it ordinary attention.
     local_kernel: side of the depth-wise convolution of v that is added to the output (the paper's LCE term).
     Raises ConfigError unless num_heads divides dim, local_kernel is odd, and the counts are positive.
     """
@@ -57,13 +61,18 @@ class BiLevelRoutingAttention(nn.Module):
         self.local = DepthwiseConv2d(dim, local_kernel)
         self.project = nn.Linear(dim, dim)
         self.method: Method | None = None  # the rule's; see use_method
+        self.region: tuple[int, int] | None = None
+
+    def region_on(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels of the regions of a map."""
+        return self.region or region_size(height, width, self.regions)
 
     def forward(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])
-        region = region_size(*size, self.regions)
+        region = self.region_on(*size)
         count = -(-size[0] // region[0]) * -(-size[1] // region[1])
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        if self.topk >= count:
+        if self.topk >= min(count, self.regions**2):
             out = attend_everywhere(q, k, v, self.num_heads, self.scale)
         else:
             routes = self._routes(x, q, k, region)
@@ -82,10 +91,9 @@ class BiLevelRoutingAttention(nn.Module):
         if q.dtype == exact:
             return route(q, k, region, self.topk)
         with without_autocast(x.device):
-            means = region_means(x.detach().to(exact), region)[
-                :, None
-            ]  # (B, 1, R, C), a map whose regions are single pixels
-            q, k, _ = self.qkv(means).chunk(3, dim=-1)
+            means = region_means(x.detach().to(exact), region)[:, None]  # (B, 1, R, C), a map of regions of one pixel
+            weight, bias = self.qkv.weight.detach(), self.qkv.bias.detach()
+            q, k = (F.linear(means, w, b) for w, b in zip(weight.chunk(3)[:2], bias.chunk(3)[:2], strict=True))
         return route(q, k, (1, 1), self.topk)
 
 
@@ -124,6 +132,41 @@ def use_method(model: nn.Module, name: str | None) -> None:
         module.method = None if name is None else METHODS[name]
 
 
+def keep_region_size(model: nn.Module, *inputs: Any) -> nn.Module:
+    """A copy of `model` in which every routed attention has, on maps of any size, regions as large as it has when the
+    model is called with `inputs`, and attends to as many; the model itself where nothing is routed.
+
+    Weights are shared. What attends to all regions goes on to do so. inputs: their sizes alone count: they and a second
+    copy are on torch's meta device, which computes nothing.
+    """
+    routed = {name: part for name, part in model.named_modules() if isinstance(part, BiLevelRoutingAttention)}
+    if not routed:
+        return model
+    weights = [*model.parameters(), *model.buffers()]
+    hollow = deepcopy(model, {id(one): _hollow(one) for one in weights})
+    found: dict[str, tuple[int, int]] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda part, given: found.update({name: routed[name].region_on(given[0].shape[1], given[0].shape[2])})
+
+    for name in routed:
+        hollow.get_submodule(name).register_forward_pre_hook(note(name))
+    with torch.no_grad():
+        hollow(*(one.to("meta") for one in inputs))
+    kept = deepcopy(model, {id(one): one for one in weights})
+    for name, size in found.items():
+        part = kept.get_submodule(name)
+        assert isinstance(part, BiLevelRoutingAttention)
+        part.region = size
+    return kept
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    """Its shape and type on the meta device."""
+    made = tensor.detach().to("meta")
+    return nn.Parameter(made, requires_grad=False) if isinstance(tensor, nn.Parameter) else made
+
+
 def route(q: Tensor, k: Tensor, region: tuple[int, int], topk: int) -> Tensor:
     """The `topk` regions that each region attends to: (B, H, W, C) twice -> (B, R, K) int64, no gradient.
 
@@ -146,7 +189,7 @@ def closest_ties(model: nn.Module, *inputs: Any) -> float:
     def look(module: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
         assert isinstance(module, BiLevelRoutingAttention)
         x = given[0]
-        region = region_size(x.shape[1], x.shape[2], module.regions)
+        region = module.region_on(x.shape[1], x.shape[2])
         q, k = (region_means(part.detach(), region) for part in module.qkv(x).chunk(3, dim=-1)[:2])
         if module.topk < q.shape[1]:
             affinity, magnitude = (q @ k.transpose(1, 2)), q.abs() @ k.abs().transpose(1, 2)
