@@ -82,8 +82,13 @@ def vectorize(
     min_area: float = 0.0,
     simplify: float | None = None,
     confidence: Sequence[str] = (),
+    square: Sequence[str] | None = None,
+    tolerance: str = "",
 ) -> list[str]:
-    """Polygons of class maps."""
+    """Polygons of class maps.
+
+    square: classes that get right angles, buildings where none is named. tolerance: of that, in pixels, or metres (1m).
+    """
     return [
         *_PROGRESS,
         "vectorize",
@@ -93,6 +98,8 @@ def vectorize(
         *([f"--min-area={min_area:g}"] if min_area else []),
         *_typed("simplify", None if simplify is None else f"{simplify:g}"),
         *(["--confidence", *confidence] if confidence else []),
+        *([] if square is None else ["--regularise", *square]),
+        *([] if square is None else _typed("tolerance", tolerance)),
     ]
 
 

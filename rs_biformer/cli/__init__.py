@@ -49,6 +49,8 @@ COMMANDS = (
 DESCRIPTION = "Semantic segmentation of large aerial and satellite rasters with hybrid CNN-BiFormer networks."
 
 
+_MISSING = "the following arguments are required:"  # argparse's words
+
 _MAY_BE_EMPTY = ("--title", "--label-field")  # whose value may be no text: of a page, of a layer of one class
 
 _SEVERAL_MODELS = ("predict", "suggest")  # commands with --checkpoint A B
@@ -58,6 +60,8 @@ class _Parser(argparse.ArgumentParser):
     """argparse with one-line errors: what is wrong and where the help is, without the usage block."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith(_MISSING) and not message.startswith(f"{_MISSING} -"):
+            message += " (before the options: one that takes several values takes what follows it, too)"
         self.exit(2, f"{self.prog}: {visible(message)}; see {self.prog} --help\n")
 
 

@@ -36,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--simplify",
-        type=float,
+        type=_length,
         default=1.0,
-        metavar="PIXELS",
-        help="how far outlines may leave the edges of the pixels, in pixels; neighbours stay joined without gaps or "
-        "overlaps; 0 keeps every corner (default: %(default)s)",
+        metavar="LENGTH",
+        help="how far outlines may leave the edges of the pixels, in pixels, or in metres with an m (0.5m); neighbours "
+        "stay joined without gaps or overlaps; 0 keeps every corner (default: %(default)s)",
     )
     parser.add_argument(
         "--confidence",
@@ -58,14 +58,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=_length,
         default=None,
-        metavar="PIXELS",
-        help="how far --regularise may move outlines; what has no right angles within that stays as it is (default: 3)",
+        metavar="LENGTH",
+        help="how far --regularise may move outlines, in pixels, or in metres with an m (0.5m); what has no right "
+        "angles within that stays as it is (default: 3)",
     )
     parser.add_argument("--allow-huge", action="store_true", help="take a map of more than 2^21 columns or 1e11 pixels")
 
     add_cluster(parser)
+
+
+def _length(text: str) -> float:
+    """A number of pixels, or of metres where an m follows."""
+    from rs_biformer.raster.ground import Metres
+
+    number = text.removesuffix("m")
+    try:
+        return float(number) if number == text else Metres(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length: 3 (pixels) or 0.5m (metres on the ground)") from None
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform as reproject
 
+from rs_biformer.errors import ConfigError
 from rs_biformer.raster.gdal import gdal_env
 from rs_biformer.raster.patches import sum_by
 from rs_biformer.raster.source import is_georeferenced
@@ -14,6 +15,23 @@ from rs_biformer.raster.source import is_georeferenced
 _AXIS = 6_378_137.0  # of the WGS 84 ellipsoid, metres
 _ECCENTRICITY = 0.081819190842622
 _LONLAT = CRS.from_epsg(4326)
+
+
+class Metres(float):
+    """A length on the ground, where a plain number would be one of pixels."""
+
+
+def in_pixels(length: float, crs: CRS | None, transform: Affine, shape: tuple[int, int]) -> float:
+    """A length in pixels of a grid of this shape (h, w); of Metres by the side of a square as large as a middle pixel.
+
+    Raises ConfigError for metres on a grid that lies nowhere.
+    """
+    if not isinstance(length, Metres):
+        return length
+    if crs is None or not is_georeferenced(transform):
+        raise ConfigError(f"{float(length):g} m cannot be told in pixels, as the map has no CRS; give pixels")
+    middle = transform * Affine.translation(0, shape[0] // 2)
+    return float(length) / float(np.sqrt(pixel_areas(crs, middle, 1, shape[1])[0]))
 
 
 def ground_areas(polygons: NDArray[np.object_], crs: CRS | None, transform: Affine) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from rs_biformer.errors import ConfigError, RasterError
 from rs_biformer.raster.balance import Balance
 from rs_biformer.raster.features import ClassPolygons, layer_name, require_format, write_features
 from rs_biformer.raster.georeference import Placing
-from rs_biformer.raster.ground import ground_areas, pixel_areas
+from rs_biformer.raster.ground import ground_areas, in_pixels, pixel_areas
 from rs_biformer.raster.legend import Legend
 from rs_biformer.raster.metadata import read_class_names
 from rs_biformer.raster.outlines import Outlines, faces_beside, outlines_of, polygons
@@ -92,27 +92,21 @@ def vectorize(
     confidence: a raster of one band on the map's grid (one for each of several maps); a polygon gets the mean of it
     over its pixels, null where it is masked everywhere.
     min_area: smaller patches are given to the neighbour with the longest common border before anything else (`sieve`
-    in patches.py); in the units of `area`. simplify: pixels by which an outline may leave the edges of the pixels; 0
-    keeps every corner. The frame of the map and the points where three classes meet stay. rows: height of a slab; the
-    default depends on the map alone. With `simplify=0` the polygons are the same for every height; otherwise the points
-    where borders pass from one slab to the next stay as well. cluster: whose workers read and trace the slabs, as
-    `shares.executor` takes it; this process without one, with the same bytes. allow_huge: take maps of more than
-    MOST_COLUMNS columns or MOST_PIXELS pixels, whatever memory and time that needs. regularise: names of classes whose
-    polygons get right angles where no point of their outlines moves by more than `tolerance` pixels (regularise.py);
-    those of BUILDINGS that the map has where no name is given; none unless asked for. say: gets a line for each class,
-    of its area in pixels and as polygons, and one of what was squared. progress: called with rows done and all rows.
+    in patches.py); in the units of `area`. simplify: pixels by which an outline may leave the edges of the pixels;
+    0 keeps every corner. It and `tolerance` may be ground.Metres. The frame of the map and the points where three
+    classes meet stay. rows: height of a slab; the default depends on the map alone. With `simplify=0` the polygons
+    are the same for every height; otherwise the points where borders pass from one slab to the next stay as well.
+    cluster: whose workers read and trace the slabs, as `shares.executor` takes it; this process without one, with
+    the same bytes. allow_huge: take maps of more than MOST_COLUMNS columns or MOST_PIXELS pixels, whatever memory
+    and time that needs. regularise: names of classes whose polygons get right angles where no point of their
+    outlines moves by more than `tolerance` pixels (regularise.py); those of BUILDINGS that the map has where no
+    name is given; none unless asked for. say: gets a line for each class, of its area in pixels and as polygons,
+    and one of what was squared. progress: called with rows done and all rows.
 
     Raises RasterError when a raster cannot be read, is no class map or not on its grid, when a map without a CRS is to
     become GeoJSON, or the disk is full; ConfigError when an option cannot be meant.
     """
     out = Path(out)
-    if not (min_area >= 0 and 0 <= simplify <= _FARTHEST):
-        raise ConfigError(
-            f"min_area is {min_area} and simplify is {simplify}; they must be numbers of 0 or more, "
-            f"and the second at most {_FARTHEST:g} pixels"
-        )
-    if not 0 < tolerance <= MOST_TOLERANCE:
-        raise ConfigError(f"tolerance is {tolerance}; it is a number of pixels above 0, {MOST_TOLERANCE:g} at most")
     if rows is not None and rows < 1:
         raise ConfigError(f"rows is {rows}; a slab is 1 row high or more")
     maps = [maps] if isinstance(maps, str | os.PathLike) else list(maps)
@@ -134,6 +128,10 @@ def vectorize(
             watched.append(Scores(stack.enter_context(scores.opened())).source)
             require_same_grid(*watched)
         crs = placing.crs if source.crs is None else source.crs
+        simplify, tolerance = (
+            in_pixels(length, crs, placing.transform, (source.height, source.width)) for length in (simplify, tolerance)
+        )
+        _require_lengths(min_area, simplify, tolerance)
         slabs = rows or int(np.clip(_SLAB_PIXELS // source.width, *_SLAB_ROWS))
         legend = Legend.of(maps[0], read_class_names(source.path))
         exact = () if regularise is None else _indices(regularise, legend.names, maps[0])
@@ -163,6 +161,16 @@ def vectorize(
         for line in balance.lines(legend.names, report, tolerance):
             say(line)
     return number
+
+
+def _require_lengths(min_area: float, simplify: float, tolerance: float) -> None:
+    if not (min_area >= 0 and 0 <= simplify <= _FARTHEST):
+        raise ConfigError(
+            f"min_area is {min_area} and simplify is {simplify}; they must be numbers of 0 or more, "
+            f"and the second at most {_FARTHEST:g} pixels"
+        )
+    if not 0 < tolerance <= MOST_TOLERANCE:
+        raise ConfigError(f"tolerance is {tolerance}; it is a number of pixels above 0, {MOST_TOLERANCE:g} at most")
 
 
 def _indices(wanted: Sequence[str], names: Mapping[int, str], path: PathLike) -> tuple[int, ...]:

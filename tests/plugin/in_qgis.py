@@ -143,6 +143,12 @@ seen["polygons"] = run(
 polygons = QgsVectorLayer(seen["polygons"]["made"]["OUTPUT"], "town", "ogr")
 seen["polygon legend"] = [[one.label(), one.symbol().color().name()] for one in polygons.renderer().categories()]
 picture([polygons], "polygons.png")
+names = polygons.uniqueValues(polygons.fields().indexOf("class_name"))
+square = {"SQUARE": True, "SQUARE_CLASSES": " , ".join(sorted(names)), "TOLERANCE": "2 m"}
+seen["square"] = run("polygons_from_map", MAPS=[path("town.tif")], MIN_AREA=5, OUTPUT=path("square.gpkg"), **square)
+seen["barns"] = run(
+    "polygons_from_map", MAPS=[path("town.tif")], SQUARE=True, SQUARE_CLASSES="barn", OUTPUT=path("no.gpkg")
+)["error"]
 
 seen["measured"] = run(
     "measure_map", MAP=map_layer, LABEL_RASTER=path("label.tif"), CLASSES=1, OUTPUT=path("page.html")

@@ -110,6 +110,12 @@ def test_polygons_are_drawn_as_the_map_is(seen):
     assert seen["polygon legend"] == LEGEND
 
 
+def test_polygons_of_named_classes_are_squared_and_what_became_of_them_is_told(seen):
+    assert seen["square"]["error"] is None
+    assert any("polygons have right angles, within" in line for line in seen["square"]["lines"])
+    assert "has no class barn" in seen["barns"]
+
+
 def test_a_map_is_measured_against_a_raster_and_against_its_own_polygons(seen, work):
     assert seen["measured"]["error"] is None
     assert 0 <= seen["measured"]["made"]["MEAN_IOU"] <= 1

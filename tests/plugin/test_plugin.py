@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 
 from rs_biformer.cli import _with_joined_numbers, build_parser
+from rs_biformer.raster.ground import Metres
 from rs_biformer.schema import ClassSchema
 from tests.plugin.loading import FOLDER, build_module, plugin_module
 
@@ -56,7 +57,11 @@ def test_the_command_line_reads_what_is_typed_as_it_is_meant():
 
     args = parsed(command.vectorize(["a.tif", "b.tif"], "o.gpkg", min_area=2.5, simplify=0, confidence=["c.tif", "d"]))
     assert (args.map, args.out, args.min_area, args.simplify) == (["a.tif", "b.tif"], "o.gpkg", 2.5, 0.0)
-    assert (args.confidence, args.layer) == (["c.tif", "d"], None)
+    assert (args.confidence, args.layer, args.regularise) == (["c.tif", "d"], None, None)
+    args = parsed(command.vectorize(["a.tif"], "o.gpkg", square=[], tolerance="0.5m"))
+    assert (args.map, args.regularise, args.tolerance, type(args.tolerance)) == (["a.tif"], [], 0.5, Metres)
+    args = parsed(command.vectorize(["a.tif"], "o.gpkg", confidence=["c.tif"], square=["tall roof", "barn"]))
+    assert (args.confidence, args.regularise, args.tolerance) == (["c.tif"], ["tall roof", "barn"], None)
 
     args = parsed(
         command.evaluate(

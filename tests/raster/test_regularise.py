@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.features import rasterize
 from scipy import ndimage
 from shapely import affinity
@@ -15,6 +16,7 @@ from rs_biformer.cli import main
 from rs_biformer.errors import ConfigError
 from rs_biformer.raster import regularise
 from rs_biformer.raster.gdal import open_raster
+from rs_biformer.raster.ground import Metres, in_pixels
 from rs_biformer.raster.outlines import trace
 from rs_biformer.raster.squaring import _corners, close, direction, squared
 from rs_biformer.raster.vector import vectorize
@@ -226,15 +228,60 @@ def test_a_courtyard_is_squared_with_its_building(tmp_path):
         ),
         (["--regularise", "--tolerance", "0"], "tolerance is 0.0; it is a number of pixels above 0, 100 at most"),
         (["--regularise", "--tolerance", "nan"], "tolerance is nan"),
+        (["--regularise", "--tolerance", "0m"], "tolerance is 0.0; it is a number of pixels above 0, 100 at most"),
+        (["--regularise", "--tolerance", "101m"], "tolerance is 101.0; it is a number of pixels above 0, 100 at most"),
+        (["--regularise", "--tolerance", "2 km"], "'2 km' is no length: 3 (pixels) or 0.5m (metres on the ground)"),
         (["--tolerance", "2"], "--tolerance is for --regularise; for other outlines it is --simplify"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_and_leaves_nothing(tmp_path, capsys, options, message):
     path = write(tmp_path / "map.tif", np.zeros((9, 9), np.uint8))
-    assert main(["vectorize", str(path), "--out", str(tmp_path / "a.gpkg"), *options]) == 2
+    try:
+        assert main(["vectorize", str(path), "--out", str(tmp_path / "a.gpkg"), *options]) == 2
+    except SystemExit as end:  # of argparse
+        assert end.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "a.gpkg").exists()
+
+
+def test_lengths_may_be_metres_on_the_ground(tmp_path):
+    index, _ = town()
+    path = tmp_path / "map.tif"
+    profile = {"driver": "GTiff", "count": 1, "height": 300, "width": 400, "nodata": 255, "dtype": "uint8"}
+    for crs, side in [("EPSG:25832", 0.5), ("EPSG:2263", 0.5 / 0.3048006)]:  # two pixels a metre, in feet as well
+        with open_raster(path, "w", crs=crs, transform=Affine(side, 0, 0, 0, -side, 0), **profile) as file:
+            file.write(index, 1)
+            file.update_tags(CLASS_NAMES=json.dumps(NAMES))
+        said = {}
+        for name, lengths in {"px": ["2.1", "4.1"], "m": ["1.05m", "2.05m"]}.items():
+            out = str(tmp_path / f"{name}.parquet")
+            simplify, tolerance = lengths
+            options = ["--regularise", "--tolerance", tolerance, "--simplify", simplify]
+            assert main(["vectorize", str(path), "--out", out, *options]) == 0
+            said[name] = read(out)[0]
+        assert shapely.equals_exact(said["px"], said["m"], 1e-6).all()
+    # In Mercator at 60 degrees two of its metres are one on the ground.
+    north = Affine(1, 0, 0, 0, -1, 8_399_738)
+    assert in_pixels(Metres(3), CRS.from_epsg(3857), north, (100, 100)) == pytest.approx(6, rel=0.01)
+
+
+def test_metres_on_a_map_that_lies_nowhere_are_refused(tmp_path, capsys):
+    path = str(tmp_path / "map.tif")
+    with open_raster(path, "w", driver="GTiff", count=1, height=9, width=9, dtype="uint8") as file:
+        file.write(np.zeros((9, 9), np.uint8), 1)
+    assert main(["vectorize", path, "--out", str(tmp_path / "a.gpkg"), "--simplify", "1m"]) == 2
+    assert "1 m cannot be told in pixels, as the map has no CRS; give pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--regularise"], ["--regularise", "building"], ["--confidence", "sure.tif"]])
+def test_a_map_that_an_option_took_for_its_own_is_asked_for(tmp_path, capsys, words):
+    path = str(write(tmp_path / "map.tif", np.zeros((9, 9), np.uint8)))
+    with pytest.raises(SystemExit) as end:
+        main(["vectorize", *words, path, "--out", str(tmp_path / "a.gpkg")])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "required: MAP (before the options: one that takes several values takes what follows it, too)" in line
 
 
 def test_a_map_without_buildings_asks_for_names(tmp_path, monkeypatch):
