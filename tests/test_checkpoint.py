@@ -3,6 +3,7 @@ import os
 import pickle
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,47 @@ def test_a_model_with_regions_of_training_is_the_one_with_twice_as_many_in_image
                 part.regions = 16
         torch.testing.assert_close(found, model(image))
     assert not torch.allclose(found, plain, atol=1e-3)
+
+
+class Scaled(torch.nn.Conv2d):
+    """Knows a factor beside its weights, as a buffer that is not saved, an attribute, or in a list of such."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(4, 6, 1)
+        factor = torch.full((6, 1, 1), 3.0)
+        if how == "buffer":
+            self.register_buffer("factor", factor, persistent=False)
+        else:
+            self.factor = factor if how == "attribute" else [factor]
+
+    def forward(self, x):
+        return super().forward(x) * (self.factor[0] if isinstance(self.factor, list) else self.factor)
+
+
+class Tied(torch.nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 6, 1))
+        self[1].weight = self[0].weight
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(pytest.param(partial(Scaled, how), id=how) for how in ("buffer", "attribute", "list")),
+        pytest.param(Tied, id="tied"),
+        pytest.param(lambda: torch.nn.Sequential(torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 6, 1)), id="plain"),
+    ],
+)
+def test_what_a_network_holds_beside_its_weights_is_there_after_loading(make, tmp_path, monkeypatch):
+    wanted = trained(make())
+    weights = {NETWORK_PREFIX + name: value for name, value in wanted.state_dict().items()}
+    torch.save({META_KEY: META.to_dict(), "state_dict": weights}, tmp_path / "model.ckpt")
+    monkeypatch.setattr(CheckpointMeta, "create_network", lambda self: make())
+    found = load_checkpoint(tmp_path / "model.ckpt").network
+    image = torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(found(image), wanted(image))
+    if make is Tied:
+        assert found[0].weight is found[1].weight
 
 
 def test_invalid_pixels_cannot_change_what_a_loaded_model_says(save):

@@ -184,8 +184,9 @@ class _Misfit(Exception):
 
 
 def _create_to_hold(weights: Mapping[str, Tensor], meta: CheckpointMeta) -> nn.Module:
-    """The network with fresh weights, seen to have a place for these before it takes any memory. Raises _Misfit."""
-    own = without_memory(meta.create_network).to("meta").state_dict()
+    """The network with any weights, seen to have a place for these before it takes any memory. Raises _Misfit."""
+    network = without_memory(meta.create_network)
+    own = network.state_dict()
     if missing := [name for name in own if name not in weights]:
         raise _Misfit(f"{len(missing)} are missing, such as {missing[0]}")
     if strange := [name for name in weights if name not in own]:
@@ -196,7 +197,28 @@ def _create_to_hold(weights: Mapping[str, Tensor], meta: CheckpointMeta) -> nn.M
             raise _Misfit(
                 f"{name} is {given.dtype} {list(given.shape)} where it takes {value.dtype} {list(value.shape)}"
             )
-    return meta.create_network()
+    return network.to_empty(device="cpu") if _is_its_state(network) else meta.create_network()
+
+
+def _is_its_state(network: nn.Module) -> bool:
+    """Whether a network that knows its state dict knows everything: it has no other tensors, and none twice."""
+    names = [name for name, _ in network.named_parameters(remove_duplicate=False)]
+    names += [name for name, _ in network.named_buffers(remove_duplicate=False)]
+    tensors = [*network.parameters(), *network.buffers()]
+    if len(tensors) != len(names) or set(names) != set(network.state_dict()):
+        return False
+    return not any(_holds_tensors(value) for part in network.modules() for value in _own(part))
+
+
+def _own(part: nn.Module) -> list[Any]:
+    """Attributes of a module that are no registered ones."""
+    return [value for name, value in vars(part).items() if name not in ("_parameters", "_buffers", "_modules")]
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(_holds_tensors, value)))
 
 
 def strip_checkpoint(path: str | Path) -> None:

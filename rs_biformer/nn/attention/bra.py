@@ -20,13 +20,13 @@ Where this differs from the published code (rayleizhu/BiFormer):
 
 import math
 import re
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.nn.attention.regions import pad_to_multiple, region_size
@@ -91,10 +91,10 @@ class BiLevelRoutingAttention(nn.Module):
         if q.dtype == exact:
             return route(q, k, region, self.topk)
         with without_autocast(x.device):
-            means = region_means(x.detach().to(exact), region)[:, None]  # (B, 1, R, C), a map of regions of one pixel
+            means = region_means(x.detach().to(exact), region)
             weight, bias = self.qkv.weight.detach(), self.qkv.bias.detach()
             q, k = (F.linear(means, w, b) for w, b in zip(weight.chunk(3)[:2], bias.chunk(3)[:2], strict=True))
-        return route(q, k, (1, 1), self.topk)
+        return _closest(q, k, self.topk)
 
 
 DENSE, DENSE_TO_INFER = 1024, 256
@@ -136,35 +136,32 @@ def keep_region_size(model: nn.Module, *inputs: Any) -> nn.Module:
     """A copy of `model` in which every routed attention has, on maps of any size, regions as large as it has when the
     model is called with `inputs`, and attends to as many; the model itself where nothing is routed.
 
-    Weights are shared. What attends to all regions goes on to do so. inputs: their sizes alone count: they and a second
-    copy are on torch's meta device, which computes nothing.
+    Weights are shared. What attends to all regions goes on to do so. inputs: their sizes alone count: the model is
+    called on torch's meta device, which computes nothing.
     """
-    routed = {name: part for name, part in model.named_modules() if isinstance(part, BiLevelRoutingAttention)}
+    routed = {part: name for name, part in model.named_modules() if isinstance(part, BiLevelRoutingAttention)}
     if not routed:
         return model
-    weights = [*model.parameters(), *model.buffers()]
-    hollow = deepcopy(model, {id(one): _hollow(one) for one in weights})
-    found: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda part, given: found.update({name: routed[name].region_on(given[0].shape[1], given[0].shape[2])})
-
-    for name in routed:
-        hollow.get_submodule(name).register_forward_pre_hook(note(name))
-    with torch.no_grad():
-        hollow(*(one.to("meta") for one in inputs))
-    kept = deepcopy(model, {id(one): one for one in weights})
-    for name, size in found.items():
-        part = kept.get_submodule(name)
+    def note(part: nn.Module, given: tuple[Tensor, ...]) -> None:
         assert isinstance(part, BiLevelRoutingAttention)
-        part.region = size
+        sizes[routed[part]] = part.region_on(given[0].shape[1], given[0].shape[2])
+
+    hooks = [part.register_forward_pre_hook(note) for part in routed]
+    hollow = {name: value.detach().to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
+    try:
+        with torch.no_grad():
+            functional_call(model, hollow, tuple(one.to("meta") for one in inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    kept = deepcopy(model, {id(one): one for one in (*model.parameters(), *model.buffers())})
+    for name, size in sizes.items():
+        found = kept.get_submodule(name)
+        assert isinstance(found, BiLevelRoutingAttention)
+        found.region = size
     return kept
-
-
-def _hollow(tensor: Tensor) -> Tensor:
-    """Its shape and type on the meta device."""
-    made = tensor.detach().to("meta")
-    return nn.Parameter(made, requires_grad=False) if isinstance(tensor, nn.Parameter) else made
 
 
 def route(q: Tensor, k: Tensor, region: tuple[int, int], topk: int) -> Tensor:
@@ -173,8 +170,13 @@ def route(q: Tensor, k: Tensor, region: tuple[int, int], topk: int) -> Tensor:
     Regions are compared by the means of q and k over the pixels that lie on the map, in float32 at least: autocast,
     which would round the means before it multiplies them, does not reach here.
     """
+    return _closest(region_means(q.detach(), region), region_means(k.detach(), region), topk)
+
+
+def _closest(q: Tensor, k: Tensor, topk: int) -> Tensor:
+    """`route` by the means of regions, (B, R, C) twice."""
     with without_autocast(q.device):
-        affinity = region_means(q.detach(), region) @ region_means(k.detach(), region).transpose(1, 2)  # (B, R, R)
+        affinity = q @ k.transpose(1, 2)  # (B, R, R)
         return affinity.topk(topk, dim=-1, sorted=False).indices
 
 
@@ -212,10 +214,13 @@ def region_means(x: Tensor, region: tuple[int, int]) -> Tensor:
 
     Rows are summed first and columns then, which PyTorch does several times faster on a CPU than both at once.
     """
-    rows, columns = (_counts(length, side, x.device) for length, side in zip(x.shape[1:3], region, strict=True))
+    height, width = x.shape[1:3]
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     x = pad_to_multiple(x, *region).unflatten(2, (-1, region[1])).unflatten(1, (-1, region[0]))
     sums = x.sum(2).sum(3)  # (B, rows of regions, columns, C)
+    if height % region[0] == 0 and width % region[1] == 0:
+        return (sums / (region[0] * region[1])).flatten(1, 2)
+    rows, columns = (_counts(length, side, x.device) for length, side in zip((height, width), region, strict=True))
     return (sums / (rows[:, None] * columns)[..., None]).flatten(1, 2)
 
 

@@ -48,6 +48,8 @@ def attend_gathered(
         return _attend_gathered(q, k, v, routes, region, num_heads, scale)
     # Larger copies are memory that the system hands out anew each time, and zeroes first.
     step = max(1, GATHERED_BYTES // (k[0].numel() * k.element_size() * routes.shape[-1]))
+    if step >= len(q):
+        return _attend_gathered(q, k, v, routes, region, num_heads, scale)
     parts = zip(q.split(step), k.split(step), v.split(step), routes.split(step), strict=True)
     return torch.cat([_attend_gathered(a, b, c, chosen, region, num_heads, scale) for a, b, c, chosen in parts])
 
