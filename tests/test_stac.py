@@ -78,6 +78,26 @@ def test_an_exported_model_takes_raw_values(folder):
     properties = item(folder, "onnx")["properties"]
     assert properties["mlm:input"][0]["value_scaling"] is None and properties["mlm:framework"] == "ONNX"
     assert properties["mlm:output"][0]["name"] == "probabilities"
+    assert "license" not in properties
+
+
+@pytest.mark.parametrize(
+    ("told", "said", "wanted"),
+    [("CC-BY-4.0", "", "CC-BY-4.0"), ("CC-BY-4.0", "MIT", "MIT"), ("ask me first", "", None), ("", "MIT", "MIT")],
+)
+def test_the_licence_of_an_exported_file_is_that_of_its_item_unless_another_is_given(
+    folder, tmp_path, told, said, wanted
+):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    if not (folder / "model.onnx").exists():
+        assert main(["export", "--checkpoint", str(folder / "model.ckpt"), "--out", str(folder / "model.onnx")]) == 0
+    model = onnx.load(folder / "model.onnx")
+    if told:
+        model.metadata_props.add(key="model_license", value=told)
+    onnx.save(model, tmp_path / "model.onnx")
+    (path,) = publish(tmp_path / "model.onnx", tmp_path / "m.stac.json", "stac", said)
+    assert json.loads(path.read_text())["properties"].get("license") == wanted
     assert item(folder, "onnx")["assets"]["model"]["mlm:artifact_type"] == "onnx"
 
 

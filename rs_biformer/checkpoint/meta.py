@@ -32,9 +32,14 @@ _NOT_FINITE = (float("inf"), float("-inf"))
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
 
 
+def is_licence(text: str) -> bool:
+    """Whether a text may be the SPDX identifier of a licence."""
+    return re.fullmatch(r"[\w.+-]{1,100}", text) is not None
+
+
 def require_licence(licence: str) -> None:
     """Raise ConfigError for what is no SPDX identifier of a licence; nothing says that none is told."""
-    if licence and not re.fullmatch(r"[\w.+-]+", licence):
+    if licence and not is_licence(licence):
         raise ConfigError(f"{licence!r} is no SPDX identifier of a licence; write one such as CC-BY-4.0")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rs_biformer import __version__
 from rs_biformer.checkpoint import CheckpointMeta
 from rs_biformer.checkpoint.hub import is_hub_name, located, origin
+from rs_biformer.checkpoint.meta import is_licence
 from rs_biformer.errors import CheckpointError, ConfigError
 from rs_biformer.predict.backends import needing_torch
 from rs_biformer.predict.ensemble import Ensemble
@@ -73,6 +74,12 @@ class Loaded:
             return sum(one.parameters for one in self.members)
         parameters: Any = getattr(self.model, "parameters", None)
         return sum(value.numel() for value in parameters()) if parameters else 0
+
+    @property
+    def licence(self) -> str:
+        """The SPDX identifier of its licence, where its file tells one."""
+        told = self.model.licence if isinstance(self.model, OnnxModel) else ""
+        return told if is_licence(told) else ""
 
     @property
     def sight(self) -> Sight:

@@ -23,7 +23,7 @@ def publish(source: PathLike, out: PathLike, kind: str = "safetensors", licence:
     kind: `safetensors` writes the weights with all that the checkpoint carries in the header of the file, and the same
         for people beside it as NAME.json: the header counts. `smp` writes a folder for smp's `from_pretrained`, see
         `converting.write_smp`. `stac` writes a STAC Item that describes the file at hand, see stac.py.
-    licence: of the model, an SPDX identifier, for the Item.
+    licence: of the model, an SPDX identifier, for the Item; that of an exported file unless given.
 
     Raises CheckpointError for a file that is no model, ConfigError for a name that would not be read
     again, or a licence that is none.
@@ -38,7 +38,7 @@ def publish(source: PathLike, out: PathLike, kind: str = "safetensors", licence:
         loaded = load_model(source)
         assert loaded.path is not None, "it was loaded from a file"
         asset = artefact(loaded.path, os.path.relpath(loaded.path, path.parent))
-        return [write_json(path, stac_item(loaded.meta, asset, loaded.parameters, licence))]
+        return [write_json(path, stac_item(loaded.meta, asset, loaded.parameters, licence or loaded.licence))]
     if path.suffix.lower() != SUFFIX:
         raise ConfigError(f"{path} would not be known again for what it is; let it end in {SUFFIX}")
     model = load_checkpoint(Path(source))

@@ -53,6 +53,7 @@ class OnnxModel:
     details: what the checkpoint carried, as plain values. window: the only size S that the file takes.
     normalisation: that of the file, which applies it itself.
     fingerprint: tells the file from every other, see resume.fingerprint. runtime: what runs it, and where.
+    licence: as the file has it; nothing where nobody said.
 
     Raises ConfigError when onnxruntime is not installed, CheckpointError when the file is no such model.
     """
@@ -86,6 +87,7 @@ class OnnxModel:
                 f"{self._path} was not written by `rs-biformer export`: it does not say what it was trained on"
             )
         self.details = self._details(metadata[METADATA_KEY])
+        self.licence: str = metadata.get("model_license", "")
         self.normalisation = Standardised(self.details["mean"])
         self.fingerprint = f"ONNX {hashlib.sha256(content).hexdigest()[:32]}"
         self._input = self._session.get_inputs()[0]

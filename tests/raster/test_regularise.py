@@ -187,6 +187,23 @@ def test_a_face_of_one_pixel_beside_a_building_keeps_it_as_it_is(tmp_path):
         assert shapely.coverage_is_valid(outlines) and len(classes) == len(np.unique(pixels))
 
 
+@pytest.mark.parametrize("gap", [0, 1])
+def test_a_wall_does_not_come_to_lie_on_the_border_of_another_face(tmp_path, monkeypatch, gap):
+    """Half of the wall ends at row 32, half at 30; it comes to lie at 31, where another face may begin."""
+    index = np.zeros((60, 60), np.uint8)
+    index[10:30, 14:46] = index[30:32, 22:38] = BUILDING
+    index[31 + gap : 34, 40:44] = 1
+    monkeypatch.setattr(regularise, "direction", lambda ring, tolerance: 0.0)
+    said = []
+    vectorize(write(tmp_path / "map.tif", index), tmp_path / "a.parquet", regularise=[], say=said.append)
+    outlines, classes = read(tmp_path / "a.parquet")
+    assert said[0].startswith(f"{gap} of 1 polygons"), said
+    assert shapely.is_valid(outlines).all() and shapely.coverage_is_valid(outlines)
+    assert sorted(classes.tolist()) == [0, 1, 2]
+    (house,) = outlines[classes == BUILDING]
+    assert house.bounds[3] == (31 if gap else 32)
+
+
 def test_buildings_that_touch_the_edge_or_are_too_large_stay_and_are_counted(tmp_path, monkeypatch):
     index = np.zeros((200, 100), np.uint8)
     shapes = [
