@@ -6,6 +6,7 @@ writes into the same folder.
 """
 
 import ctypes
+import errno
 import os
 import re
 import secrets
@@ -20,6 +21,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a file cannot grow: a full disk, a used up quota, the limit of a file system."""
 
 AnyPath = str | os.PathLike[str]
 
@@ -57,6 +61,10 @@ def replacing(path: AnyPath, *, sync: bool = True) -> Iterator[Path]:
     try:
         yield partial
         publish(partial, path, sync=sync)
+    except OSError as error:
+        if error.filename == str(partial) or (error.filename is None and error.errno in NO_ROOM):
+            error.filename, error.filename2 = str(path), None  # as the user knows it; writing names no file at all
+        raise
     finally:
         with suppress(OSError):  # what went wrong before tells more
             partial.unlink(missing_ok=True)

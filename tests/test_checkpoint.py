@@ -1,3 +1,4 @@
+import errno
 import lzma
 import os
 import pickle
@@ -23,6 +24,7 @@ from rs_biformer.checkpoint import (
     strip_checkpoint,
 )
 from rs_biformer.errors import CheckpointError
+from rs_biformer.nn.archive import write_archive
 from rs_biformer.nn.attention import BiLevelRoutingAttention
 from rs_biformer.schema import PRESETS
 
@@ -378,3 +380,11 @@ def test_stripping_leaves_the_model_and_drops_the_rest(save):
     for name, value in load_checkpoint(path).network.state_dict().items():
         assert torch.equal(value, weights[name])
     assert [item.name for item in path.parent.iterdir()] == ["model.ckpt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full")
+@pytest.mark.parametrize("bytes_of_weights", [4, 4_000_000])
+def test_a_disk_that_is_full_is_told_in_the_words_of_the_system(bytes_of_weights):
+    with pytest.raises(OSError) as told:
+        write_archive({"weights": torch.zeros(bytes_of_weights // 4)}, Path("/dev/full"))
+    assert told.value.errno == errno.ENOSPC

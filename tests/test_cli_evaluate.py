@@ -1,6 +1,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +250,9 @@ def test_a_checkpoint_maps_the_scenes_first_and_the_maps_are_kept_where_asked(
     assert result["evaluated_pixels"] == 2 * 50 * 40 and result["unpredicted_pixels"] == 0
     assert result["schema"]["name"] == "potsdam"
     assert maps.is_dir() == keep
+    named = [Path(scene["prediction"]) for scene in result["per_scene"]]
+    assert [path.name for path in named] == ["a_image_classes.tif", "b_image_classes.tif"]
+    assert {path.parent for path in named} == {maps if keep else Path()}  # a folder that is gone is no place
     if keep:
         assert sorted(path.name for path in maps.glob("*.tif")) == ["a_image_classes.tif", "b_image_classes.tif"]
         again = tmp_path / "again.json"

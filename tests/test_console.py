@@ -196,3 +196,10 @@ def test_ctrl_c_is_left_to_who_handles_it_and_to_forked_processes_as_it_was():
                 os._exit(0)
             os._exit(6)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_before_the_command_is_known_is_a_line_too(number, code, monkeypatch, capsys):
+    monkeypatch.setattr("rs_biformer.cli.build_parser", lambda: os.kill(os.getpid(), number))
+    assert main(["info"]) == code
+    assert capsys.readouterr().err == "rs-biformer: interrupted\n"

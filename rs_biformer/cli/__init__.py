@@ -9,7 +9,6 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
@@ -25,6 +24,7 @@ from rs_biformer.cli.console import (
     visible,
 )
 from rs_biformer.errors import ConfigError, RsBiformerError
+from rs_biformer.files import NO_ROOM
 from rs_biformer.machine import limit_threads
 
 COMMANDS = (
@@ -110,10 +110,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     141 when whoever reads the output stops reading.
     """
-    limit_threads()
-    prepare()
+    name = ""
+    try:
+        with interruptible(str):
+            limit_threads()
+            prepare()
+            module, args, words = _understood(sys.argv[1:] if argv is None else argv)
+            name = args.command
+            _require_text(words)
+            if not getattr(module, "OWN_SIGNALS", False):
+                module.run(args)
+        if getattr(module, "OWN_SIGNALS", False):
+            module.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        if not _reader_is_gone():  # a connection broke, not the output
+            return _fail(name, _describe(error))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (RsBiformerError, OSError, UnicodeEncodeError, ModuleNotFoundError, MemoryError) as error:
+        return _fail(name, _describe(error))
+    except KeyboardInterrupt as stop:
+        complain(": ".join([f"rs-biformer {name}".rstrip(), "interrupted", *map(str, stop.args)]))
+        return 143 if isinstance(stop, Terminated) else 130
+    return 0
+
+
+def _understood(words: Sequence[str]) -> tuple[ModuleType, argparse.Namespace, Sequence[str]]:
+    """The module of a command, its options, and the words that said so; what cannot be understood ends the process."""
     parser = build_parser()
-    words = sys.argv[1:] if argv is None else argv
     args, rest = parser.parse_known_args(_with_joined_numbers(words))
     module = _command(args.command)
     if rest and not getattr(module, "PASS_REST", False):
@@ -121,22 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.exit(2, f"rs-biformer {args.command}: unknown option {option}; see rs-biformer {args.command} --help\n")
     args.rest = rest
     show_progress_as(args.progress)
-    try:
-        _require_text(words)
-        with nullcontext() if getattr(module, "OWN_SIGNALS", False) else interruptible(str):
-            module.run(args)
-        sys.stdout.flush()
-    except BrokenPipeError as error:
-        if not _reader_is_gone():  # a connection broke, not the output
-            return _fail(args.command, _describe(error))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except (RsBiformerError, OSError, UnicodeEncodeError, ModuleNotFoundError, MemoryError) as error:
-        return _fail(args.command, _describe(error))
-    except KeyboardInterrupt as stop:
-        complain(": ".join([f"rs-biformer {args.command}", "interrupted", *map(str, stop.args)]))
-        return 143 if isinstance(stop, Terminated) else 130
-    return 0
+    return module, args, words
 
 
 def _require_text(words: Sequence[str]) -> None:
@@ -219,6 +229,7 @@ def _describe_missing(package: str) -> str:
 
 def _describe_system(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"{where}the disk is full; free some space or choose another --out and run the same command again"
+    if error.errno in NO_ROOM:
+        what = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error)).lower()
+        return f"{where}{what}; free some space or choose another --out and run the same command again"
     return f"{where}{error.strerror or error}"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +19,7 @@ from rs_biformer.evaluation import (
     read_results,
 )
 from rs_biformer.evaluation.maps import Numbers
+from rs_biformer.files import scratch_folder
 from rs_biformer.jobs.fitting import parted
 from rs_biformer.jobs.mapping import Tell, map_listed, quiet
 from rs_biformer.jobs.models import Loaded, load_model
@@ -139,8 +139,16 @@ def evaluate_maps(
                 progress=update,
                 shares=shares,
             )
-        results += [replace(metrics, name=part.name, about=part.about) for metrics in found]
+        results += [_of_set(metrics, part) for metrics in found]
     return Evaluation(tuple(results), _compared(results), tuple(sets), truths, rules)
+
+
+def _of_set(metrics: Metrics, part: MapSet) -> Metrics:
+    """What was measured, told to be of a set; maps that do not stay have no place, which would be another each time."""
+    scenes = metrics.scenes
+    if not part.kept:
+        scenes = tuple(replace(scene, prediction=Path(scene.prediction).name) for scene in scenes)
+    return replace(metrics, name=part.name, about=part.about, scenes=scenes)
 
 
 def evaluate_models(
@@ -216,12 +224,14 @@ def _seeing(connection: Cluster | None, maps: Path, truths: Truths, say: Say) ->
     """
     if connection is None:
         return None
-    with NamedTemporaryFile(prefix=".rs_biformer_", dir=maps) as probe:
+    with scratch_folder(maps / "probe") as folder:
+        probe = folder / "probe"
+        probe.touch()
         labels = [locate(absolute(locate(path))) for path in truths.labels]
-        why_not = connection.unseen([Path(probe.name), *labels])
+        why_not = connection.unseen([probe, *labels])
         if why_not is None:
             return connection
-        what = why_not if probe.name not in why_not else f"workers do not see the folder {maps}"
+        what = why_not if str(probe) not in why_not else f"workers do not see the folder {maps}"
     say(f"note: the maps are compared here and not on the cluster: {what}")
     return None
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from rasterio.warp import transform as reproject
 from rs_biformer.data.acquisition import PARTS, Choice, choose, class_shares, rarity
 from rs_biformer.data.footprints import CRS84, footprints
 from rs_biformer.errors import ConfigError
+from rs_biformer.files import scratch_folder
 from rs_biformer.jobs.candidates import (
     MEASURES,
     Candidates,
@@ -155,7 +155,7 @@ def suggest_from_model(
         folder = Path(maps) if maps is not None else None
         if folder is None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(stack.enter_context(TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.maps.")))
+            folder = stack.enter_context(scratch_folder(out.with_name(f"{out.stem}.maps")))
         report: MappingReport = map_scenes(inputs, model, folder, layers=[measure], tell=tell or quiet, **mapping)
         written = [one.maps["classes"] for one in report.mapped] + [one.maps["classes"] for one in report.skipped]
         return suggest_from_maps(

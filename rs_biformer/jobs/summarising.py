@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import shapely
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.evaluation.change import Change, Pair, count_change, write_change
 from rs_biformer.evaluation.zones import ZoneAreas, area_unit, class_areas, zone_areas
-from rs_biformer.files import replacing, scratch_folder, write_text
-from rs_biformer.raster.features import GPKG_VERSION, hand_over, layer_name, require_own_layer
-from rs_biformer.raster.gdal import raster_errors
+from rs_biformer.files import replacing, write_text
+from rs_biformer.raster.features import layer_name, require_own_layer, write_layer
 from rs_biformer.raster.georeference import Placing
 from rs_biformer.raster.legend import Legend
 from rs_biformer.raster.metadata import read_class_names
@@ -33,6 +32,10 @@ ZONE_TABLES = (*TABLES, ".gpkg")
 """What tables of classes and of zones are written as; zones of a GeoPackage keep their polygons."""
 
 NO_DATA = "no data"
+
+_KNOWN_BY = ("largest",)
+_WHAT, _ADVICE = "summary of zones", "choose another name with --layer, or another file"
+"""How a layer of zones that is ours is known, and what is said of another of its name."""
 
 Progress = Callable[[int, int], None]
 Columns = dict[str, NDArray[Any]]
@@ -97,9 +100,7 @@ def summarise_zones(
     output.check(ZONE_TABLES, [path, zones, *([confidence] if confidence is not None else [])])
     layer = output.layer or (layer_name(output.table) if output.table is not None else "zones")
     if output.table is not None and output.table.suffix.lower() == ".gpkg":
-        require_own_layer(
-            output.table, layer, ["largest"], "summary of zones", "choose another name with --layer, or another file"
-        )
+        require_own_layer(output.table, layer, _KNOWN_BY, _WHAT, _ADVICE)
     _require_free(path, zones, options, confidence is not None)
     areas = zone_areas(path, zones, options=options, confidence=confidence, fractional=fractional, progress=progress)
     for line in (*areas.notes, *_remarks(areas)):
@@ -108,7 +109,17 @@ def summarise_zones(
     if output.table is None:
         return columns
     if output.table.suffix.lower() == ".gpkg":
-        _write_polygons(output.table, layer, areas, columns)
+        crs = None if areas.crs is None else CRS.from_user_input(areas.crs)
+        write_layer(
+            output.table,
+            areas.features.shapes,
+            columns,
+            crs,
+            layer=layer,
+            what=_WHAT,
+            advice=_ADVICE,
+            known_by=_KNOWN_BY,
+        )
     else:
         write_table(output.table, columns)
     return columns
@@ -212,24 +223,3 @@ def _plain(columns: Columns) -> Columns:
         for name, values in columns.items()
         if not any(isinstance(value, dict | list | np.ndarray) for value in values.tolist())
     }
-
-
-def _write_polygons(out: Path, layer: str, areas: ZoneAreas, columns: Columns) -> None:
-    from pyogrio.raw import write
-
-    kinds = set(shapely.get_type_id(areas.features.shapes).tolist())
-    geometry = {(3,): "Polygon", (6,): "MultiPolygon"}.get(tuple(kinds), "Unknown")
-    values = list(columns.values())
-    with raster_errors(out, "written"), scratch_folder(out) as folder:
-        write(
-            folder / out.name,
-            shapely.to_wkb(areas.features.shapes),
-            values,
-            list(columns),
-            layer=layer,
-            driver="GPKG",
-            geometry_type=geometry,
-            crs=areas.crs,
-            dataset_options={"VERSION": GPKG_VERSION},
-        )
-        hand_over(folder / out.name, out, layer, None)

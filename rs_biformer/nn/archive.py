@@ -1,4 +1,4 @@
-"""Files that torch.save wrote, seen through before torch loads them.
+"""Files that torch.save wrote, seen through before torch loads them, and the writing of such files.
 
 torch trusts the archive: it inflates what is compressed, which torch.save never does, and looks at no checksum, so a
 file of some MB fills any memory and flipped bits become weights.
@@ -6,6 +6,8 @@ file of some MB fills any memory and flipped bits become weights.
 
 import zipfile
 from pathlib import Path
+
+import torch
 
 from rs_biformer.errors import CheckpointError
 
@@ -23,6 +25,19 @@ def require_intact(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise CheckpointError(f"{path} is no checkpoint, or a damaged one ({reason})") from None
+
+
+def write_archive(content: object, path: Path) -> None:
+    """Write what torch.save writes. Raises OSError where it cannot be written: torch says in words of its own, as a
+    RuntimeError, that it is not where it should be in a file on a full disk.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _problem(archive: zipfile.ZipFile, size: int) -> str:

@@ -102,6 +102,7 @@ def _not_written(out: Path, folder: Path, error: Exception) -> RasterError:
     text = str(error).replace(f"{folder}/", "")
     if re.search("KeyboardInterrupt|Terminated", text.replace(str(out), "").replace(out.name, "")):
         raise KeyboardInterrupt from None
+    text = re.sub(r"sqlite3_exec\(.*\) failed", "SQLite failed", text, flags=re.DOTALL)  # tells pages of SQL
     full = shutil.disk_usage(folder).free < _ROOM or re.search("disk|space left|polygons are in the file", text)
     advice = "make room or choose another folder" if full else "choose another name or folder"
     return RasterError(f"{out} cannot be written: {text}; {advice}")
@@ -157,21 +158,23 @@ def write_layer(
     crs: CRS | None,
     *,
     layer: str,
-    qml: str,
     what: str,
     advice: str,
+    qml: str | None = None,
+    known_by: Iterable[str] | None = None,
 ) -> None:
-    """Write polygons with attributes as a layer of a GeoPackage, which appears complete or not at all.
+    """Write polygons with attributes as a layer of a GeoPackage, which appears complete, with its index, or not at all.
 
     outlines: (multi)polygons; None for a row without a place. columns: equally long, by name. qml: the layer's style in
-    QGIS. what, advice: what a layer of ours holds, and what to do about another of its name, for the message. Of a
-    GeoPackage that exists only the layer of this name is added or replaced.
+    QGIS. what, advice: what a layer of ours holds, and what to do about another of its name, for the message; known_by:
+    the columns that tell one of ours, all of them unless given. Of a GeoPackage that exists only the layer of this name
+    is added or replaced.
 
     Raises RasterError when the file cannot be written.
     """
     from pyogrio.raw import write  # a second build of GDAL: loaded when it is needed
 
-    require_own_layer(out, layer, columns, what, advice)
+    require_own_layer(out, layer, columns if known_by is None else known_by, what, advice)
     in_parts = bool((shapely.get_type_id(outlines) == shapely.GeometryType.MULTIPOLYGON).any())
     with raster_errors(out, "written"):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +195,8 @@ def write_layer(
                         dataset_options={"VERSION": GPKG_VERSION},
                         crs=None if crs is None else crs.to_wkt(version="WKT2_2019"),
                     )
-                except RuntimeError as error:  # what GDAL raises here
+                    _verify(partial, len(outlines))
+                except (RuntimeError, OSError, pa.ArrowException) as error:  # what GDAL and Arrow raise
                     raise _not_written(out, folder, error) from error
             if not hand_over(partial, out, layer, qml):
                 _LOG.warning("the style of %s was edited and is kept", out)

@@ -324,8 +324,8 @@ def _is_nodata(band: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
 def places_pixels(transform: Affine, height: int, width: int) -> bool:
     """Whether the pixels of a raster have an area and its corners lie at places whose squares are numbers."""
     a, b, c, d, e, f = tuple(transform)[:6]
-    far = max(abs(c) + abs(a) * width + abs(b) * height, abs(f) + abs(d) * width + abs(e) * height)
-    return bool(far < _FURTHEST and a * e - b * d)  # false for NaN, too
+    east, north = abs(c) + abs(a) * width + abs(b) * height, abs(f) + abs(d) * width + abs(e) * height
+    return bool(east < _FURTHEST and north < _FURTHEST and a * e - b * d)  # false for NaN, too
 
 
 def is_georeferenced(transform: Affine) -> bool:

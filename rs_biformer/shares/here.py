@@ -1,6 +1,7 @@
 """Shares done on this machine: in this process, or spread over several."""
 
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -66,7 +67,7 @@ class Here:
         pool = ProcessPoolExecutor(len(first), mp_context=spawn, initializer=_end_with, initargs=(going,))
         try:
             yield from in_order(
-                lambda task: pool.submit(whole, function, task), chain(first, coming), IN_FLIGHT * len(first)
+                lambda task: pool.submit(_interruptibly, function, task), chain(first, coming), IN_FLIGHT * len(first)
             )
         except BrokenProcessPool:
             raise RasterError(
@@ -100,16 +101,51 @@ def whole(function: Callable[[Task], Result], task: Task) -> Result:
     return list(found) if isinstance(found, Iterator) else found  # type: ignore[return-value]
 
 
+class _Work:
+    """Whether this worker is at a task: only then may it end at once.
+
+    One that ended while it sent a result would leave half a message in the pipe, for the rest of which the process that
+    began it would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.going = False
+        self.over = False
+
+
+_work = _Work()
+
+
+def _interruptibly(function: Callable[[Task], Result], task: Task) -> Result:
+    with _work.lock:
+        if _work.over:
+            os._exit(1)
+        _work.going = True
+    try:
+        return whole(function, task)
+    finally:
+        with _work.lock:
+            _work.going = False
+
+
 def _end_with(going: Connection) -> None:
     """Let this worker end when the process that began it does, however that ends, or closes its end of the pipe.
 
-    A worker waits for tasks on a pipe of which it holds both ends, so it would not notice and wait for ever.
+    A worker waits for tasks on a pipe of which it holds both ends, so it would not notice and wait for ever. Ctrl-C
+    in a terminal comes to all processes; it is for the one that began them to act on.
     """
     parent = parent_process()
     assert parent is not None
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         wait([parent.sentinel, going])
+        with _work.lock:
+            if _work.going:
+                os._exit(1)
+            _work.over = True
+        wait([parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from rs_biformer.files import replacing, write_text
+from rs_biformer.nn.archive import write_archive
 
 Rows = list[dict[str, str]]
 """Of metrics.csv: the text of each figure by its name."""
@@ -34,7 +34,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            torch.save(checkpoint, partial)
+            write_archive(checkpoint, partial)
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Nothing: whoever asks has the path from a file, which may name anything."""

@@ -5,13 +5,12 @@ import math
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from rs_biformer.errors import RasterError
+from rs_biformer.files import temporary_folder
 from rs_biformer.geometry import Window
 from rs_biformer.notebook import picture, stacked, swatch, table
 from rs_biformer.raster.crs import names_a_place
@@ -100,7 +99,7 @@ class View(Closing):
         """A label of polygons as a raster, which lasts as long as the view; any other as it is."""
         if label is None or not is_vector(label):
             return label
-        folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="rs_biformer_view_")))
+        folder = self._stack.enter_context(temporary_folder())
         drawn, self._told = draw_polygons(label, first, self.schema, folder)
         return drawn
 

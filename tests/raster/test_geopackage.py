@@ -1,5 +1,6 @@
 """Polygons in a GeoPackage that holds other things or that another program has open; how GIS programs draw them."""
 
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import pyogrio
 import pytest
 import rasterio
 import shapely
+from every_command import content
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
 from rs_biformer.errors import RasterError
+from rs_biformer.raster.features import write_layer
 from rs_biformer.raster.metadata import class_tags
 from rs_biformer.raster.vector import vectorize
 
@@ -349,3 +352,46 @@ def test_maps_that_cannot_be_one_layer_are_refused(tmp_path, quarters):
     with pytest.raises(RasterError, match="maps of other classes"):
         vectorize([whole, renamed], tmp_path / "out.gpkg")
     assert not (tmp_path / "out.gpkg").exists()
+
+
+def test_a_layer_of_which_a_full_disk_has_taken_the_tail_or_the_index_is_not_handed_over(tmp_path):
+    """GDAL says nothing where the disk is full when it closes a file; a bound on the size of files stands in for it."""
+    squares = shapely.box(5e5 + 10 * np.arange(40.0), 5e6, 5e5 + 10 * np.arange(40.0) + 5, 5e6 + 5)
+    columns = {"number": np.arange(40), "name": np.array(["n"] * 40, object)}
+
+    def write(name: str) -> Path:
+        about = {"layer": "squares", "qml": "<qgis/>", "what": "squares", "advice": "no"}
+        write_layer(tmp_path / name, squares, columns, CRS.from_epsg(32633), **about)
+        return tmp_path / name
+
+    most = write("whole.gpkg").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    refused = 0
+    for size in range(0, most, 4096):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            write(f"{size}.gpkg")
+        except RasterError as error:
+            refused += 1
+            assert f"{size}.gpkg cannot be written" in str(error) and len(str(error)) < 500
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        if (path := tmp_path / f"{size}.gpkg").exists():
+            assert pyogrio.read_info(path, layer="squares")["capabilities"]["fast_spatial_filter"], size
+            assert content(path) == content(tmp_path / "whole.gpkg"), size
+    assert refused > 15
+    assert all(path.suffix == ".gpkg" for path in tmp_path.iterdir())
+
+
+def test_zones_written_beside_somebody_s_layers_have_an_index_and_keep_their_parts(project):
+    parts = np.array(
+        [shapely.box(0, 0, 1, 1), shapely.MultiPolygon([shapely.box(2, 0, 3, 1), shapely.box(4, 0, 5, 1)])]
+    )
+    about = {"layer": "zones", "what": "zones", "advice": "no", "known_by": ["largest"]}
+    for number in range(2):  # the second replaces the first, which has other columns
+        columns = {"largest": np.array(["a", "b"], object), f"other{number}": np.arange(2)}
+        write_layer(project, parts, columns, CRS.from_string(UTM), **about)
+    meta, _, shapes, values = pyogrio.raw.read(project, layer="zones")
+    assert list(meta["fields"]) == ["largest", "other1"] and values[0].tolist() == ["a", "b"]
+    assert [shapely.area(shape) for shape in shapely.from_wkb(shapes)] == [1, 2]
+    assert names(project) == ["field_points", "site", "zones"]

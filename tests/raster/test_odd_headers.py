@@ -20,7 +20,7 @@ from rs_biformer.raster.legend import Legend
 from rs_biformer.raster.metadata import describe_map
 from rs_biformer.raster.remarks import remarks
 from rs_biformer.raster.scene import Scene
-from rs_biformer.raster.source import Source
+from rs_biformer.raster.source import Source, places_pixels
 from rs_biformer.raster.vector import vectorize
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -215,6 +215,17 @@ def test_an_interruption_stays_one_where_gdal_takes_it_for_an_error(write_raster
     with pytest.raises(RasterError, match="unable to open database file; choose another name or folder"):
         vectorize(path, tmp_path / "m.gpkg")
     assert [found.name for found in tmp_path.iterdir()] == ["m.tif"]
+
+
+@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
+def test_a_transform_that_is_no_numbers_places_nothing_wherever_it_has_none(value, place):
+    numbers = [0.5, 0.0, 5e5, 0.0, -0.5, 5e6]
+    assert places_pixels(Affine(*numbers), 3, 4)
+    numbers[place] = value
+    assert not places_pixels(Affine(*numbers), 3, 4)
+    if place in (3, 4):  # as GDAL reads such a scale from a GeoTIFF
+        assert not places_pixels(Affine(*numbers[:5], float("nan")), 3, 4)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

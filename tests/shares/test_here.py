@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -64,3 +65,25 @@ def test_workers_end_with_the_process_that_began_them(tmp_path, number):
 
 def test_results_come_in_the_order_of_the_tasks():
     assert list(Here(2).map(str, [3, 1, 2])) == ["3", "1", "2"]
+
+
+def large(number: int) -> bytes:
+    return bytes(30_000_000)
+
+
+def test_who_gives_up_while_results_are_sent_does_not_wait_for_the_rest_of_one():
+    """A worker that ended while it sent a result would leave half a message, for whose rest nobody would come."""
+    done: list[int] = []
+
+    def rounds() -> None:
+        for number in range(4):
+            results = Here(2).map(large, range(40))
+            next(results)
+            time.sleep(0.02 * number)
+            results.close()
+            done.append(number)
+
+    thread = threading.Thread(target=rounds, daemon=True)
+    thread.start()
+    thread.join(180)
+    assert done == [0, 1, 2, 3]
