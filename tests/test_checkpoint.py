@@ -78,6 +78,16 @@ def test_a_loaded_model_answers_like_the_one_that_was_saved(save, network):
     assert model.normalisation.mean.tolist() == list(META.mean)
 
 
+@pytest.mark.parametrize("window", [256, 200, 129, 97, 64])
+def test_on_windows_of_training_regions_of_training_change_nothing(window):
+    torch.manual_seed(0)
+    meta = tiny_meta("resnet18_biformer", window=window)
+    model = TrainedModel(trained(meta.create_network()), meta)
+    image = torch.randint(0, 255, (1, 3, window, window), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(model.with_regions_of_training()(image), model(image))
+
+
 def test_a_model_with_regions_of_training_is_the_one_with_twice_as_many_in_images_twice_as_large():
     torch.manual_seed(0)
     meta = tiny_meta("resnet18_biformer", window=256)

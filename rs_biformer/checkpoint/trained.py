@@ -32,6 +32,9 @@ from rs_biformer.schema import ClassSchema
 NETWORK_PREFIX = "model."
 """What the names of the network's weights begin with in the checkpoint's state dict."""
 
+_SMALL = 64
+"""Side of an image that no network pads."""
+
 _LIGHTNING_KEYS = ("epoch", "global_step", "pytorch-lightning_version")
 
 
@@ -71,9 +74,8 @@ class TrainedModel(nn.Module):
         """The same model, and the same weights, whose routed attention has regions as large in images of any size as
         in those of training. See `predict/quality.py` for what it is worth.
         """
-        side = self.meta.window
-        kept = keep_region_size(self.network, torch.zeros(1, len(self.bands), side, side))
-        return TrainedModel(kept, self.meta, self.path)
+        image = torch.zeros(1, len(self.bands), _SMALL, _SMALL, device=self.normalisation.mean.device)
+        return TrainedModel(keep_region_size(self.network, self.meta.window, image), self.meta, self.path)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the network, what it was trained on, and its classes."""

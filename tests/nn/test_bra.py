@@ -107,7 +107,7 @@ class Encoder(torch.nn.Module):
 def test_regions_that_keep_their_size_are_as_many_more_as_the_map_is_larger(height, width):
     torch.manual_seed(0)
     model = Encoder().eval()
-    kept = keep_region_size(model, torch.zeros(1, 3, 32, 32))
+    kept = keep_region_size(model, 32, torch.zeros(1, 3, 8, 8))
     x = torch.randn(1, 3, height, width)
     first, second = kept(x)
     assert (kept.first.region, kept.second.region) == ((4, 4), (2, 2))
@@ -137,7 +137,7 @@ def test_regions_that_keep_their_size_are_as_many_more_as_the_map_is_larger(heig
 
 def test_keeping_the_size_of_regions_leaves_the_model_alone_and_shares_its_weights():
     model = Encoder().eval()
-    kept = keep_region_size(model, torch.zeros(2, 3, 32, 32))
+    kept = keep_region_size(model, 32, torch.zeros(1, 3, 8, 8))
     x = torch.randn(2, 3, 32, 32)
     assert model.first.region is None
     assert [id(one) for one in kept.parameters()] == [id(one) for one in model.parameters()]
@@ -145,7 +145,7 @@ def test_keeping_the_size_of_regions_leaves_the_model_alone_and_shares_its_weigh
     for one, other in zip(kept(x), model(x), strict=True):  # on the size that was kept, nothing is different
         assert torch.equal(one, other)
     plain = torch.nn.Conv2d(3, 3, 1)
-    assert keep_region_size(plain, x) is plain
+    assert keep_region_size(plain, 32, x) is plain
 
 
 @pytest.mark.parametrize("size", [(16, 16), (11, 6), (3, 2), (1, 1)])

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from rs_biformer.errors import ConfigError
 from rs_biformer.nn.attention.regions import pad_to_multiple, region_size
@@ -132,35 +131,35 @@ def use_method(model: nn.Module, name: str | None) -> None:
         module.method = None if name is None else METHODS[name]
 
 
-def keep_region_size(model: nn.Module, *inputs: Any) -> nn.Module:
-    """A copy of `model` in which every routed attention has, on maps of any size, regions as large as it has when the
-    model is called with `inputs`, and attends to as many; the model itself where nothing is routed.
+def keep_region_size(model: nn.Module, window: int, image: Tensor) -> nn.Module:
+    """A copy of `model` in which every routed attention has, on images of any size, regions as large as on images of
+    `window` pixels, and attends to as many; the model itself where nothing is routed.
 
-    Weights are shared. What attends to all regions goes on to do so. inputs: their sizes alone count: the model is
-    called on torch's meta device, which computes nothing.
+    Weights are shared. What attends to all regions goes on to do so. image: (1, C, S, S), a small one that the model
+    takes without padding: it is called once to see at which stride its maps are.
     """
     routed = {part: name for name, part in model.named_modules() if isinstance(part, BiLevelRoutingAttention)}
     if not routed:
         return model
-    sizes: dict[str, tuple[int, int]] = {}
+    maps: dict[str, int] = {}
 
     def note(part: nn.Module, given: tuple[Tensor, ...]) -> None:
         assert isinstance(part, BiLevelRoutingAttention)
-        sizes[routed[part]] = part.region_on(given[0].shape[1], given[0].shape[2])
+        maps[routed[part]] = given[0].shape[1]
 
     hooks = [part.register_forward_pre_hook(note) for part in routed]
-    hollow = {name: value.detach().to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
     try:
-        with torch.no_grad():
-            functional_call(model, hollow, tuple(one.to("meta") for one in inputs))
+        with torch.inference_mode():
+            model(image)
     finally:
         for hook in hooks:
             hook.remove()
     kept = deepcopy(model, {id(one): one for one in (*model.parameters(), *model.buffers())})
-    for name, size in sizes.items():
-        found = kept.get_submodule(name)
-        assert isinstance(found, BiLevelRoutingAttention)
-        found.region = size
+    for name, side in maps.items():
+        part = kept.get_submodule(name)
+        assert isinstance(part, BiLevelRoutingAttention)
+        length = -(-window * side // image.shape[-1])
+        part.region = part.region_on(length, length)
     return kept
 
 
