@@ -308,23 +308,23 @@ class _Squaring:
         """The area that changes sides; None where that would change which faces there are."""
         old = _polygon([self._oriented(line, back) for line, back in zip(ring.lines, ring.backward, strict=True)])
         new = _polygon(drawn.forward)
-        lines = {line: shapely.linestrings(points) for line, points in changes.items()}
-        if not (old.is_valid and new.is_valid and all(_is_line(line) for line in lines.values())):
-            return None
         aside = [line for line in changes if line not in drawn.passing]
+        ends = {line: shapely.linestrings(changes[line]) for line in aside}
+        moved = np.array([*drawn.walls(), *ends.values()], object)
+        if not (old.is_valid and new.is_valid and all(_is_line(line) for line in moved)):
+            return None
         swept = shapely.symmetric_difference(old, new)
         sweeps = [one for one in (swept, *(_between(self._points(line), changes[line]) for line in aside)) if one.area]
         low = np.array([one.bounds for one in (old, new, *sweeps)])
         box = shapely.box(*(low[:, :2].min(axis=0) - self._margin), *(low[:, 2:].max(axis=0) + self._margin))
         around = [line for held in self._held for line in held.near(box) if line not in changes]
         others = np.array([self._at(number).drawn[line] for number, line in around], object)
-        moved = np.array(list(lines.values()), object)
         crossed = (
             _hold(sweeps, others)
             or _meet(moved, others)
             or _meet_each_other(moved)
             # Lines that end at the ring stay on their side of it.
-            or any(shapely.relate_pattern(new, lines[line], _INSIDE if ring.is_outer else _OUTSIDE) for line in aside)
+            or any(shapely.relate_pattern(new, end, _INSIDE if ring.is_outer else _OUTSIDE) for end in ends.values())
         )
         return None if crossed else float(swept.area)
 
@@ -359,12 +359,26 @@ def _put(faces: dict[int, _Face | None], number: int, face: _Face | None) -> Non
 class _Drawn:
     """A ring with its new points. forward: of each of its lines, in the order of travel; points: in that of the line.
 
-    passing: see Lines, for each line.
+    dropped: whether the start of each line only cuts a straight. passing: see Lines, for each line.
     """
 
     forward: list[Floats]
     points: list[Floats]
+    dropped: list[int]
     passing: dict[Line, tuple[int, int]]
+
+    def walls(self) -> list[shapely.LineString]:
+        """The lines as polygons will have them: two that a cut parts are one, whose rounding is gone with it."""
+        start = next((place for place, dropped in enumerate(self.dropped) if not dropped), 0)
+        walls: list[Floats] = []
+        for place in range(len(self.forward)):
+            at = (start + place) % len(self.forward)
+            piece = self.forward[at]
+            if place and self.dropped[at]:
+                walls[-1] = np.concatenate([walls[-1][:-1], piece[1:]])
+            else:
+                walls.append(piece)
+        return [shapely.linestrings(wall) for wall in walls]
 
 
 @dataclass(frozen=True)
@@ -422,7 +436,7 @@ class _Ring:
             flags = (dropped[place], dropped[(place + 1) % len(dropped)])
             points.append(forward[place][::-1] if back else forward[place])
             passing[line] = flags[::-1] if back else flags
-        return _Drawn(forward, points, passing)
+        return _Drawn(forward, points, dropped, passing)
 
 
 def _snapped(places: Floats, bends: Floats) -> tuple[Floats, NDArray[np.bool_]]:

@@ -204,6 +204,26 @@ def test_a_wall_does_not_come_to_lie_on_the_border_of_another_face(tmp_path, mon
     assert house.bounds[3] == (31 if gap else 32)
 
 
+LEFT = "24 23 22 21 19 18 17 16 14 13 12 11 9 8 7 6 5 3 2 1 1 2 3 3 4 5 6 7 7 8 9 10 11 11 12 13 14 15 16 16 17 18"
+RIGHT = (
+    "26 27 28 28 29 30 31 32 33 33 34 35 36 37 37 38 39 40 41 41 42 43 "
+    "43 42 41 39 38 37 36 35 33 32 31 30 28 27 26 25 23 22 21 20"
+)
+
+
+@pytest.mark.parametrize("rows", [None, 18, 19, 20])
+def test_a_face_is_not_squeezed_flat_between_a_wall_that_a_seam_cuts_and_another_line(tmp_path, rows):
+    """With the seam at row 19 as much was left of the pixel beside the wall as the rounding of the cut makes."""
+    index = np.zeros((44, 44), np.uint8)
+    for row, (left, right) in enumerate(zip(LEFT.split(), RIGHT.split(), strict=True), start=1):
+        index[row, int(left) : int(right)] = BUILDING
+    index[18, 2] = 1
+    vectorize(write(tmp_path / "map.tif", index), tmp_path / "a.parquet", regularise=[], rows=rows)
+    outlines, classes = read(tmp_path / "a.parquet")
+    assert shapely.is_valid(outlines).all() and shapely.coverage_is_valid(outlines)
+    assert sorted(classes.tolist()) == [0, 1, 2]
+
+
 def test_buildings_that_touch_the_edge_or_are_too_large_stay_and_are_counted(tmp_path, monkeypatch):
     index = np.zeros((200, 100), np.uint8)
     shapes = [
