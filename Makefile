@@ -5,6 +5,8 @@ OLDEST ?= .venv-oldest
 OUT ?= demo
 # more options for the benchmark, such as --beside SCRIPT.py
 BENCH ?=
+# names of notebooks to run, such as "tour heights"
+NOTEBOOKS ?=
 # options of qgis/build.py
 PLUGIN ?=
 # mutated files of each kind in `make fuzz`
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: install demo test test-slow test-install predict-env fuzz soak kills test-oldest constraints-oldest mutants wheel plugin
-.PHONY: lint lint-packaging format bench docs clean
+.PHONY: lint lint-packaging format bench docs notebooks clean
 
 install: $(READY)
 
@@ -108,6 +110,10 @@ bench: $(READY)
 # The site of the documentation, in site/: open site/index.html. A warning, such as a dead link, is an error.
 docs: $(READY)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs -d build/doctrees . site
+
+# Runs the notebooks, or those that are named (make notebooks NOTEBOOKS="tour heights"), and stores what they show.
+notebooks: $(READY)
+	$(BIN)/python docs/run_notebooks.py $(NOTEBOOKS)
 
 # The zip that QGIS's plugin manager installs. plugins.qgis.org also wants PLUGIN="--email ... --repository ... --tracker ..."
 plugin: $(READY)

@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and what is stored in them is small and tells nothing of a machine."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -25,11 +26,21 @@ def test_the_notebooks_that_are_promised_are_there():
 def test_what_a_notebook_holds_is_small_whole_and_of_no_machine(path):
     assert path.stat().st_size < 500_000
     counts = [cell["execution_count"] for cell in cells(path)]
-    assert counts in ([None] * len(counts), list(range(1, len(counts) + 1)))  # not run, or once from top to bottom
+    assert counts == list(range(1, len(counts) + 1))  # run once, from top to bottom
     outputs = [output for cell in cells(path) for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error"]
     said = re.sub(r"base64,[\w+/=]+", "", json.dumps(outputs))
     assert not re.search(r"/(tmp|home|root|Users|work)/|site-packages|Warning", said)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_outputs_that_are_stored_are_those_of_the_code(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    digest = hashlib.sha256(json.dumps(code).encode()).hexdigest()
+    assert notebook["metadata"]["rs_biformer"]["outputs_of"] == digest, (
+        f"the code of {path.name} was changed after it was run: make notebooks NOTEBOOKS={path.stem}"
+    )
 
 
 @pytest.mark.slow
