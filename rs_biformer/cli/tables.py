@@ -57,7 +57,8 @@ def tiles(summary: Mapping[str, Any]) -> None:
     bands = [[band["name"], f"{band['mean']:.4g}", f"{band['std']:.4g}"] for band in summary["bands"]]
     console.table(f"Bands ({summary['statistics_of']})", ["band", "mean", "std"], bands)
     for key, count in summary["dropped_windows"].items():
-        console.show(f"dropped windows {key.replace('_', ' ')}: {count}")
+        cure = "; larger --block-size or smaller --window keeps more" if count and key == "between_splits" else ""
+        console.show(f"dropped windows {key.replace('_', ' ')}: {count}{cure}")
     for unknown in summary["unknown"]:
         console.show("unknown: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in unknown.items()))
     for note in summary["notes"]:
