@@ -103,6 +103,8 @@ class Source:
             with raster_errors(self.path, "opened"):
                 self.height, self.width, self.count = int(handle.height), int(handle.width), int(handle.count)
                 self.dtypes: tuple[str, ...] = handle.dtypes
+                if any("complex" in dtype for dtype in self.dtypes):  # some of which are no types of numpy's
+                    raise RasterError(f"{self.path} holds complex numbers; convert it to amplitude or intensity first")
                 self.nodatavals: tuple[float | None, ...] = tuple(
                     nodata if own is None else own for own in handle.nodatavals
                 )
@@ -138,8 +140,6 @@ class Source:
         self._masked = frozenset(number for number, flag in enumerate(flags, 1) if not flag)
         if self.count == 0:
             raise RasterError(f"{self.path} holds no bands (a container of several rasters?); give one of its rasters")
-        if any("complex" in dtype for dtype in self.dtypes):
-            raise RasterError(f"{self.path} holds complex numbers; convert it to amplitude or intensity first")
 
     def _handle(self) -> Any:
         key = (os.getpid(), threading.get_ident())

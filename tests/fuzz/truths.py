@@ -58,6 +58,7 @@ def outlined(folder: Path) -> str:
         size = abs(source.transform.determinant)
         pixels = int((source.read_masks(1) > 0).sum()) if source.count == 1 else None
         plain = source.crs is not None and not source.gcps[0] and 1e-6 < size < 1e6 and abs(source.transform.f) < 1e8
+        plain &= source.nodata is None or float(source.nodata).is_integer()  # GDAL masks 0 where 0.0001 is no data
     if pixels is None or not plain:
         return ""
     area = float(shapely.area(shapely.from_wkb(shapes)).sum())
