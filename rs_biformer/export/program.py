@@ -1,5 +1,6 @@
 """A trained model as a program of torch (.pt2) that runs without this package, in Python or compiled into C++."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,11 @@ def export_program(
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(deployed, (example(deployed, size),), dynamic_shapes={INPUT: {0: batch}})
     with published(path) as (folder, files):
+        archive = io.BytesIO()  # where the disk is full, torch's own writing to a file ends the process
         with tracing("by torch.export", deployed.name):
-            torch.export.save(program, folder / path.name, extra_files=metadata(model, size, overlap, licence))
+            torch.export.save(program, archive, extra_files=metadata(model, size, overlap, licence))
+        (folder / path.name).write_bytes(archive.getbuffer())
+        with tracing("by torch.export", deployed.name):
             loaded = torch.export.load(folder / path.name).module()
 
         def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
