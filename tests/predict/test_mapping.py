@@ -201,6 +201,21 @@ def test_where_memory_is_short_windows_are_those_of_training(write_raster, tmp_p
     assert "quality balanced" in str(found[refused])
 
 
+@pytest.mark.parametrize(("value", "told"), [(1e30, True), (-1e30, True), (1e4, False)])
+def test_values_beyond_what_a_network_can_add_up_give_no_map(write_raster, tmp_path, value, told):
+    scene = write_raster("scene.tif", np.random.default_rng(0).random((3, 70, 70), np.float32) * np.float32(value))
+    meta = tiny_meta("resnet18_biformer", dtype="float32")
+    model = TrainedModel(trained(meta.create_network()), meta)
+    options = {"classes": 6, "device": "cpu", "precision": "32"}
+    if not told:
+        predict_scene(model, scene, tmp_path / "map.tif", **options)
+        assert (read(tmp_path / "map.tif") < 6).all()
+        return
+    with pytest.raises(RsBiformerError, match="NaN for the window at row 0, column 0; no map was written"):
+        predict_scene(model, scene, tmp_path / "map.tif", **options)
+    assert not (tmp_path / "map.tif").exists()
+
+
 def test_regions_are_as_large_as_in_training_where_a_quality_chooses_the_windows(write_raster, tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 255, (3, 150, 150), dtype=np.uint8)
     scene, meta = write_raster("scene.tif", pixels), tiny_meta("resnet18_biformer", window=64)
