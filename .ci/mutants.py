@@ -25,6 +25,7 @@ OWN_TESTS = {
     "schema": ["tests/test_schema.py"],
     "data/splits": ["tests/data/test_splits.py", "tests/data/test_ground.py"],
     "predict/plan": ["tests/predict/test_plan.py"],
+    "predict/quality": ["tests/predict/test_quality.py"],
     "predict/blending": ["tests/predict/test_exact.py"],
     "evaluation/confusion": ["tests/evaluation/test_confusion.py"],
     "evaluation/protocols": ["tests/evaluation/test_protocols.py"],

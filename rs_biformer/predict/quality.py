@@ -40,7 +40,7 @@ class _Choice(NamedTuple):
 
     times: int
     shared: float
-    most: int = 0
+    most: int = 10**9
 
     def most_of(self, size: int) -> int:
         """Pixels that windows of `size` share at most."""

@@ -48,7 +48,9 @@ def test_larger_windows_have_less_edge_and_share_less_but_never_under_half_of_th
     assert first(Windows()) == Seen(576, 32 / 576, 1, "quality balanced")
     assert first(Windows(), Sight(512, grows=True), scene=(1152 + 1120 * 9,) * 2)[:2] == (1152, 32 / 1152)
     assert first(Windows(quality="fast")) == Seen(576, 16 / 576, 1, "quality fast")
+    assert first(Windows(quality="fast"), Sight(192, grows=True))[:2] == (384, 21 / 384)
     assert first(Windows(768, quality="balanced"))[:2] == (768, 32 / 768)
+    assert first(Windows(768, quality="best"))[:2] == (768, 128 / 768)  # as wide as ever
     assert first(Windows(256, quality="balanced"))[:2] == (256, 0.5)
     assert first(Windows(quality="best"), Sight(1024, grows=True))[:2] == (1024, 0.5)
 
