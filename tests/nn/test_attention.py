@@ -65,7 +65,7 @@ def test_checkpointing_gives_the_same_gradients(kind, autocast):
 
 def test_it_trains_in_bfloat16(kind, monkeypatch):
     routes = torch.rand(2, 12, 12).topk(5).indices  # rounding may well decide between regions that are alike
-    monkeypatch.setattr("rs_biformer.nn.attention.bra.route", lambda _q, _k, _region, topk: routes[..., :topk])
+    monkeypatch.setattr("rs_biformer.nn.attention.bra._closest", lambda _q, _k, topk: routes[..., :topk])
     module = KINDS[kind]()
     x = torch.randn(2, 9, 14, DIM, requires_grad=True)
     expected = gradients(module(x), module, x)
