@@ -99,8 +99,11 @@ def choices(windows: Windows, batch_size: int, sight: Sight | None, height: int,
 
 
 def keeps_regions(windows: Windows, sight: Sight | None) -> bool:
-    """Whether regions of routed attention are as large as in training, and not as many: where a quality decides."""
-    return sight is not None and sight.grows and sight.routes and _decides(windows, sight)
+    """Whether regions of routed attention are as large as in training, and not as many: where a quality decides that
+    windows may be larger.
+    """
+    larger = _CHOICES[windows.quality or DEFAULT].times > 1
+    return sight is not None and sight.grows and sight.routes and larger and _decides(windows, sight)
 
 
 def _decides(windows: Windows, sight: Sight | None) -> bool:
@@ -135,7 +138,7 @@ def _seen(
         size = fitted(scene, _largest(nominal, pixels), sight.window, shared)
     overlap = shared / size if windows.overlap is None else windows.overlap
     batch = batch_size if windows.window is not None else max(1, min(batch_size, pixels // size**2))
-    kept = sight.grows and sight.routes and size > sight.window
+    kept = keeps_regions(windows, sight) and size > sight.window
     return Seen(size, overlap, batch, f"quality {quality}{', regions as large as in training' * kept}")
 
 

@@ -78,6 +78,9 @@ def test_where_a_quality_decides_regions_keep_their_size_and_old_command_lines_t
     assert keeps_regions(Windows(), routes)
     assert keeps_regions(Windows(quality="fast"), routes)
     assert keeps_regions(Windows(512, quality="balanced"), routes)
+    assert not keeps_regions(Windows(quality="best"), routes)  # the default of before, whatever the views' scales
+    assert first(Windows(512, quality="best"), routes).rule == "quality best"
+    assert first(Windows(512, quality="fast"), routes).rule == "quality fast, regions as large as in training"
     assert not keeps_regions(Windows(512), routes)
     assert not keeps_regions(Windows(overlap=0.25), routes)
     assert not keeps_regions(Windows(), GROWS)  # nothing is routed
