@@ -7,8 +7,8 @@ half, and half of that does as well: what is lost near an edge is told by pixels
 (`benchmarks/frontier.py`; the tables are in RESULTS.md).
 Networks whose answers depend on the size of the image (`nn/context.py`) and exported models keep the window that they
 have. Where a quality decides, routed attention has regions as large in larger windows as in those of training: with as
-many as ever, each four times as large, it took four times as long for its share of a window, and was no better. Where a
-window is given, and nothing else, there are as many as in training.
+many as ever, each pixel attends to four times as many others, which cost about a tenth of a pass and was no better.
+Where a window is given, and nothing else, there are as many as in training.
 """
 
 from collections.abc import Iterator

@@ -74,8 +74,8 @@ def _attend_by_heads(
 ) -> Tensor:
     """`_attend_gathered` with heads before regions, so that what is gathered lies as the products take it.
 
-    The other way round both products copy all that was gathered: twice the time to infer. The backward pass, which
-    then adds rows as short as a head, takes up to four times as long, so that learning gathers whole pixels.
+    The other way round both products copy all that was gathered, which takes up to twice the time. The backward pass
+    would add rows as short as a head and take up to four times as long, so that learning gathers whole pixels.
     """
     size, (batch, count, _) = (q.shape[1], q.shape[2]), routes.shape
     groups = batch * num_heads
